@@ -1,0 +1,24 @@
+"""Fill contrastive batches from one topic: cluster batches for sentence-transformers trainers.
+
+train = attach_clusters(train, "all-MiniLM-L6-v2")
+args = SentenceTransformerTrainingArguments("out", batch_sampler=ClusterBatchSampler)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from st_cluster_batches.sampler import ClusterBatchSampler
+
+__all__ = ["ClusterBatchSampler"]
+
+_HOMES = {"ClusterBatchSampler": "sampler"}
+
+
+def __getattr__(name: str) -> Any:
+    # The libraries below take seconds to import; `st-cluster-batches --help` need not wait for them.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,264 @@
+"""Cut rows into global batches that repeat no false-negative group, without a Python loop over rows.
+
+The primitives of a plan: count how many batches are possible at all, group rows by stratum, deal a stratum out, and
+fill batches along a path. All of it is sorts of packed 64-bit keys, in chunks that bound the memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.labels import Integers
+
+Rows = npt.NDArray[np.signedinteger[Any]]
+
+PURE, POOLED, MIXED = 0, 1, 2
+
+# Rows that are grouped or shuffled at once: enough to hide numpy's call cost, few enough to keep memory down.
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class PlanCounts:
+    """How many rows of an epoch go where; `dropped` are in no batch."""
+
+    pure: int
+    pooled: int
+    mixed: int
+    dropped: int
+
+    def __str__(self) -> str:
+        total = max(sum(asdict(self).values()), 1)
+        return ", ".join(f"{count:,} {name} ({count / total:.1%})" for name, count in asdict(self).items())
+
+
+class Filler:
+    """Fills a fixed number of global batches, level by level."""
+
+    def __init__(self, groups: npt.NDArray[np.uint32] | None, global_size: int, n_batches: int) -> None:
+        self.groups = groups
+        self.size = global_size
+        self.rows: Rows = np.empty((n_batches, global_size), dtype=_row_dtype(n_batches * global_size))
+        self.kinds = np.empty(n_batches, dtype=np.uint8)
+        self.filled = 0
+
+    def fill_pure(self, rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
+        """Cut consecutive strata of `sizes` rows into pure batches; return the leftovers, stratum by stratum."""
+        if len(rows) <= CHUNK or len(sizes) > 1:
+            return self._deal(rows, sizes, rng)
+        # One large stratum: part it at random, groups whole, and deal what is left of the parts in a second round.
+        parts = np.empty(len(rows), dtype=np.uint32)
+        n_parts = -(-len(rows) // CHUNK)
+        key = _draw_key(rng)
+        for low in range(0, len(rows), CHUNK):
+            hashed = _hash_bijectively(self._ids(rows[low : low + CHUNK]), key).astype(np.uint64)
+            parts[low : low + CHUNK] = hashed * np.uint64(n_parts) >> np.uint64(32)
+        order, part_sizes = group_by_stratum(parts, n_parts)
+        ends = np.cumsum(part_sizes)
+        left = [
+            self._deal(rows[order[end - size : end]], np.array([size]), rng)
+            for end, size in zip(ends, part_sizes, strict=True)
+            if size
+        ]
+        rest = np.concatenate(left)
+        return self._deal(rest, np.array([len(rest)]), rng) if len(rest) else rest
+
+    def _deal(self, rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
+        """Shuffle strata and deal each out to its pure batches; return the leftovers, stratum by stratum.
+
+        One sort does the shuffling: by stratum, then by a keyed bijective hash of the group. Rows of one group thus
+        lie side by side, and dealing a stratum out like cards, row i to batch i mod q, keeps them apart wherever
+        the group has no more rows than the stratum has batches.
+        """
+        keys = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes) << np.uint64(32)
+        keys |= _hash_bijectively(self._ids(rows), _draw_key(rng))
+        keys, order = _sort_by(keys)
+        rows = rows[order]
+        quota = sizes // self.size
+        if self.groups is None or not (keys[1:] == keys[:-1]).any():
+            position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            placed = position < np.repeat(quota * self.size, sizes)
+            self._append(rows[placed], PURE)
+            return rows[~placed]
+        occurrence = _count_earlier(keys)
+        starts = np.cumsum(sizes) - sizes
+        while True:
+            fits = occurrence < np.repeat(quota, sizes)
+            fitting = np.add.reduceat(fits, starts, dtype=np.int64)
+            if np.array_equal(quota, fitting // self.size):
+                break
+            quota = fitting // self.size
+        position = np.cumsum(fits) - fits - np.repeat(np.cumsum(fitting) - fitting, sizes)
+        placed = fits & (position < np.repeat(quota * self.size, sizes))
+        first_batch = np.cumsum(quota) - quota
+        batch = np.repeat(first_batch, sizes)[placed] + position[placed] % np.repeat(quota, sizes)[placed]
+        self._append(rows[placed][_sort_by(batch.astype(np.uint64))[1]], PURE)
+        return rows[~placed]
+
+    def fill_along_path(self, path: Rows, rng: np.random.Generator) -> Rows:
+        """Cut the leftovers of one source, in the order of its path, into pooled batches; return what is left."""
+        # A random start on the path, or clusters smaller than a batch would meet the same neighbours every epoch.
+        start = int(rng.integers(len(path) + 1))
+        block = max(CHUNK // self.size, 16) * self.size
+        left = path[:0]
+        for arc in (path[start:], path[:start]):
+            for low in range(0, len(arc), block):
+                left = self._fill_block(np.concatenate([left, arc[low : low + block]]), POOLED)
+        return left
+
+    def finish(self, rest: Rows, kind: int) -> Rows:
+        """Fill the remaining batches from the rows that are left; return at most one row of each group left over."""
+        opened = 0
+        while True:
+            filled = self.filled
+            leftover = self._fill_block(rest, kind)
+            if self.filled == len(self.rows):
+                break
+            # Take this attempt back and open some batches. With all of them open, dealing is sure to fill every one.
+            opened = min(max(2 * opened, len(self.rows) - self.filled), filled)
+            self.filled = filled - opened
+            rest = np.concatenate([self.rows[self.filled : filled].ravel(), rest])
+        if self.groups is None:
+            return leftover
+        return leftover[np.sort(np.unique(self.groups[leftover], return_index=True)[1])]
+
+    def count_rows(self, n_rows: int, n_last: int, last_kind: int) -> PlanCounts:
+        """Count the rows of full batches by kind, and those of the last short batch."""
+        by_kind = np.bincount(self.kinds, minlength=3) * self.size
+        by_kind[last_kind] += n_last
+        pure, pooled, mixed = (int(count) for count in by_kind)
+        return PlanCounts(pure, pooled, mixed, dropped=n_rows - self.rows.size - n_last)
+
+    def _fill_block(self, rows: Rows, kind: int) -> Rows:
+        """Cut rows into as many batches as can be had, neighbours together; return the leftovers in order.
+
+        Rows whose group repeats here choose first: a group takes consecutive batches from the one where its first
+        row would lie. The others then fill the gaps in order.
+        """
+        if self.groups is None:
+            n_placed = min(len(rows) // self.size, len(self.rows) - self.filled) * self.size
+            self._append(rows[:n_placed], kind)
+            return rows[n_placed:]
+        keys, position = _sort_by(self.groups[rows].astype(np.uint64))
+        occurrence = _count_earlier(keys)
+        n_batches = min(len(rows) // self.size, len(self.rows) - self.filled)
+        while (possible := int(np.count_nonzero(occurrence < n_batches)) // self.size) < n_batches:
+            n_batches = possible
+        if n_batches == 0:
+            return rows
+        repeats = np.zeros(len(rows), dtype=bool)
+        repeats[1:] = keys[1:] == keys[:-1]
+        repeats[:-1] |= repeats[1:]
+        batch = np.full(len(rows), n_batches)  # n_batches stands for none
+        batch[position[repeats]] = self._spread(position[repeats], occurrence[repeats], n_batches)
+        room = self.size - np.bincount(batch, minlength=n_batches)[:n_batches]
+        gaps = np.repeat(np.arange(n_batches), room)
+        singles = np.sort(position[~repeats])[: len(gaps)]
+        batch[singles] = gaps
+        order = _sort_by(batch.astype(np.uint64))[1]
+        n_placed = n_batches * self.size
+        self._append(rows[order[:n_placed]], kind)
+        return rows[order[n_placed:]]
+
+    def _spread(
+        self, position: npt.NDArray[np.int64], occurrence: npt.NDArray[np.int64], n_batches: int
+    ) -> npt.NDArray[np.int64]:
+        """Choose a batch for every row of repeated groups, given group by group; `n_batches` stands for none."""
+        fits = occurrence < n_batches
+        home = np.minimum(position // self.size, n_batches - 1)
+        home = home[np.maximum.accumulate(np.where(occurrence == 0, np.arange(len(position)), 0))]
+        batch = np.where(fits, (home + occurrence) % n_batches, n_batches)
+        if len(batch) and np.bincount(batch, minlength=n_batches)[:n_batches].max() > self.size:
+            # Too many groups start at one place: give up nearness and deal them out, which always fits.
+            dealt: npt.NDArray[np.int64] = np.cumsum(fits) - fits
+            batch = np.where(fits & (dealt < n_batches * self.size), dealt % n_batches, n_batches)
+        return batch
+
+    def _ids(self, rows: Rows) -> npt.NDArray[np.uint32]:
+        return rows.astype(np.uint32) if self.groups is None else self.groups[rows]
+
+    def _append(self, rows: Rows, kind: int) -> None:
+        end = self.filled + len(rows) // self.size
+        self.rows[self.filled : end] = rows.reshape(-1, self.size)
+        self.kinds[self.filled : end] = kind
+        self.filled = end
+
+
+def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, size: int) -> int:
+    """Return the largest number T of batches of `size` rows in which no group appears twice.
+
+    T batches can be filled exactly when the groups offer T * size rows, none of them more than T: dealing the rows
+    out group by group then does it. The left side is concave in T, so the iteration ends at the largest.
+    """
+    n_batches = n_rows // size
+    if groups is None:
+        return n_batches
+    ordered = np.sort(groups)
+    repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
+    multiplicity = np.unique(ordered[repeats], return_counts=True)[1] + 1
+    while True:
+        possible = (n_rows - int(np.maximum(multiplicity - n_batches, 0).sum())) // size
+        if possible == n_batches or n_batches == 0:
+            return n_batches
+        n_batches = possible
+
+
+def group_by_stratum(strata: Integers, n_strata: int) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Return the rows sorted by stratum, and the size of each stratum; a counting sort in chunks, to save memory."""
+    chunks = [slice(low, low + CHUNK) for low in range(0, len(strata), CHUNK)]
+    sizes = np.zeros(n_strata, dtype=np.int64)
+    for chunk in chunks:
+        sizes += np.bincount(strata[chunk], minlength=n_strata)
+    rows: Rows = np.empty(len(strata), dtype=_row_dtype(len(strata)))
+    free = np.cumsum(sizes) - sizes
+    for chunk in chunks:
+        _, order = _sort_by(strata[chunk].astype(np.uint64))
+        counts = np.bincount(strata[chunk], minlength=n_strata)
+        target = np.arange(len(order)) + np.repeat(free - (np.cumsum(counts) - counts), counts)
+        rows[target] = order + chunk.start
+        free += counts
+    return rows, sizes
+
+
+def _sort_by(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Sort keys stably; return them and their old positions.
+
+    The position goes into the low bits of the key: numpy sorts plain integers several times faster than it argsorts.
+    """
+    bits = np.uint64(max(len(keys) - 1, 1).bit_length())
+    packed = (keys << bits) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    return packed >> bits, (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+def _count_earlier(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Count, for each element of a sorted array, the equal ones before it."""
+    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
+    return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+
+
+def _draw_key(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
+    return rng.integers(1 << 32, size=2, dtype=np.uint32)
+
+
+def _hash_bijectively(ids: npt.NDArray[np.uint32], keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Scramble 32-bit numbers one to one, by two keyed rounds of MurmurHash3's finaliser.
+
+    Being one to one, it never lets two groups share a key, which a table of random numbers would.
+    """
+    hashed = ids.copy()
+    for key in keys:
+        hashed ^= key
+        for multiplier, shift in ((0x85EBCA6B, 13), (0xC2B2AE35, 16)):
+            hashed ^= hashed >> np.uint32(16)
+            hashed *= np.uint32(multiplier)
+            hashed ^= hashed >> np.uint32(shift)
+    return hashed
+
+
+def _row_dtype(n_rows: int) -> type[np.int32] | type[np.int64]:
+    return np.int32 if n_rows <= np.iinfo(np.int32).max else np.int64

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import label_pairs, make_pairs, make_static_model
+from datasets import Dataset, DatasetDict, load_from_disk
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    CoSENTLoss,
+    MultipleNegativesRankingLoss,
+)
+
+from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches.labels import hide_labels, read_labels
+
+
+def make_trainer(
+    tmp_path: Path, train: Any, *, model: SentenceTransformer | None = None, loss: Any = None, **options: Any
+) -> SentenceTransformerTrainer:
+    model = model or make_static_model()
+    trainer_options = {key: options.pop(key) for key in ("eval_dataset", "data_collator") if key in options}
+    arguments = {
+        "per_device_train_batch_size": 16,
+        "num_train_epochs": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "batch_sampler": ClusterBatchSampler,
+        **options,
+    }
+    return SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(str(tmp_path / "out"), **arguments),
+        train_dataset=train,
+        loss=loss(model) if isinstance(loss, type) else loss or MultipleNegativesRankingLoss(model),
+        **trainer_options,
+    )
+
+
+def record_texts(trainer: SentenceTransformerTrainer) -> list[list[dict[str, Any]]]:
+    """Record the rows that reach the collator, batch by batch."""
+    seen: list[list[dict[str, Any]]] = []
+    collate = trainer.data_collator
+
+    class Recorder:
+        valid_label_columns = collate.valid_label_columns
+
+        def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+            seen.append(rows)
+            result: dict[str, Any] = collate(rows)
+            return result
+
+    trainer.data_collator = Recorder()
+    return seen
+
+
+def topic(text: str) -> str:
+    from conftest import TOPICS
+
+    return next(name for name, words in TOPICS.items() if text.split()[0] in words)
+
+
+def is_pure(batch: list[dict[str, Any]]) -> bool:
+    return len({topic(row["query"]) for row in batch}) == 1
+
+
+def test_one_argument_makes_the_stock_trainer_train_on_single_topic_batches(tmp_path: Path, labelled: Dataset) -> None:
+    trainer = make_trainer(tmp_path, labelled)
+    seen = record_texts(trainer)
+    before = trainer.model[0].embedding.weight.clone()
+    trainer.train()
+    assert not torch.equal(before, trainer.model[0].embedding.weight)
+    assert all(set(row) == {"query", "passage"} for batch in seen for row in batch)
+    assert sum(map(is_pure, seen)) >= len(seen) - 3
+    assert sum(len(batch) for batch in seen) == 300, "no row is lost on one process"
+
+
+def through_parquet(dataset: Dataset, tmp_path: Path) -> Dataset:
+    dataset.to_parquet(str(tmp_path / "train.parquet"))
+    return Dataset.from_parquet(str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "cache"))
+
+
+def through_disk(dataset: Dataset, tmp_path: Path) -> Dataset:
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    return load_from_disk(str(tmp_path / "saved"))
+
+
+def shout(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {**batch, "query": [text.upper().lower() for text in batch["query"]]}
+
+
+def bring_back(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {"query": batch["query"], "passage": batch["passage"], "cluster": [1] * len(batch["query"])}
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        pytest.param(through_parquet, id="parquet"),
+        pytest.param(through_disk, id="save_to_disk"),
+        pytest.param(lambda data, _: data.select(range(0, 300, 2)), id="select"),
+        pytest.param(lambda data, _: data.shuffle(seed=1), id="shuffle"),
+        pytest.param(lambda data, _: data.train_test_split(0.2, seed=1)["train"], id="train_test_split"),
+        pytest.param(lambda data, _: data.with_format("torch"), id="torch format"),
+        pytest.param(
+            lambda data, _: data.with_format("numpy", columns=["cluster"], output_all_columns=True), id="numpy labels"
+        ),
+        pytest.param(
+            lambda data, _: data.with_format("torch", columns=["cluster"], output_all_columns=True), id="all columns"
+        ),
+        pytest.param(lambda data, _: data.with_format(None, columns=["query", "passage"]), id="columns"),
+        pytest.param(lambda data, _: data.with_transform(shout), id="transform"),
+        pytest.param(lambda data, _: data.with_transform(bring_back), id="transform that adds labels"),
+        pytest.param(
+            lambda data, _: data.with_transform(shout, columns=["query"], output_all_columns=True),
+            id="transform and all columns",
+        ),
+    ],
+)
+def test_labels_never_reach_the_collator(
+    tmp_path: Path, labelled: Dataset, prepare: Callable[[Dataset, Path], Dataset]
+) -> None:
+    trainer = make_trainer(tmp_path, prepare(labelled, tmp_path))
+    seen = record_texts(trainer)
+    trainer.train()
+    assert all(set(row) == {"query", "passage"} for batch in seen for row in batch)
+    assert sum(map(is_pure, seen)) >= len(seen) - 3
+    assert sum(len(batch) for batch in seen) == len(trainer.train_dataset)
+
+
+def test_hiding_twice_and_training_twice_change_nothing(tmp_path: Path, labelled: Dataset) -> None:
+    transformed = labelled.with_transform(shout)
+    for data in (labelled, transformed):
+        for _ in range(2):
+            trainer = make_trainer(tmp_path, data)
+            seen = record_texts(trainer)
+            trainer.train()
+            assert all(list(row) == ["query", "passage"] for batch in seen for row in batch)
+    assert transformed.format["format_kwargs"]["transform"].keywords["transform"] is shout
+
+
+def test_other_label_columns_stay_visible(tmp_path: Path, labelled: Dataset) -> None:
+    scored = labelled.add_column("score", np.linspace(0, 1, 300).tolist())
+    trainer = make_trainer(tmp_path, scored, loss=CoSENTLoss)
+    seen = record_texts(trainer)
+    trainer.train()
+    assert all(set(row) == {"query", "passage", "score"} for batch in seen for row in batch)
+
+
+@pytest.mark.parametrize("with_dict_of_losses", [False, True])
+@pytest.mark.parametrize("sampler", ["proportional", "round_robin"])
+def test_a_dict_of_datasets_trains(tmp_path: Path, with_dict_of_losses: bool, sampler: str) -> None:
+    train = DatasetDict({name: label_pairs(make_pairs(size, size)) for name, size in {"a": 200, "b": 120}.items()})
+    model = make_static_model()
+    losses = {"a": MultipleNegativesRankingLoss(model), "b": CachedMultipleNegativesRankingLoss(model)}
+    trainer = make_trainer(
+        tmp_path,
+        train,
+        model=model,
+        loss=losses if with_dict_of_losses else losses["a"],
+        multi_dataset_batch_sampler=sampler,
+        eval_dataset=DatasetDict({"a": make_pairs(20, 9), "b": make_pairs(20, 10)}),
+        eval_strategy="epoch",
+    )
+    seen = record_texts(trainer)
+    trainer.train()
+    names = {"query", "passage", "dataset_name"} if with_dict_of_losses else {"query", "passage"}
+    assert all(set(row) == names for batch in seen for row in batch)
+    assert sum(map(is_pure, seen)) >= 10
+
+
+@pytest.mark.parametrize("eval_labels", ["none", "all", "source only"])
+def test_evaluation_data_needs_no_labels(tmp_path: Path, labelled: Dataset, eval_labels: str) -> None:
+    held_out = make_pairs(50, seed=5)
+    if eval_labels == "source only":
+        held_out = held_out.add_column("source", ["all"] * 50)
+    elif eval_labels == "all":
+        held_out = label_pairs(held_out).select(range(5))
+    trainer = make_trainer(
+        tmp_path, labelled, eval_dataset=held_out, eval_strategy="steps", eval_steps=7, dataloader_drop_last=False
+    )
+    seen = record_texts(trainer)
+    trainer.train()
+    assert "eval_loss" in trainer.state.log_history[-2]
+    assert {len(held_out)} <= {sum(len(batch) for batch in seen) - 300 - k * len(held_out) for k in range(9)}
+
+
+def test_training_data_without_labels_fails_before_the_first_step(tmp_path: Path, pairs: Dataset) -> None:
+    trainer = make_trainer(tmp_path, pairs)
+    with pytest.raises(ValueError, match=r"attach_clusters\(dataset, encoder\)"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    with pytest.raises(ValueError, match="no column 'cluster'"):
+        ClusterBatchSampler(pairs, 16)
+
+
+def test_single_source_batches_need_no_clusters(tmp_path: Path, pairs: Dataset) -> None:
+    with_source = pairs.add_column("source", [topic(query) for query in pairs["query"]])
+    trainer = make_trainer(tmp_path, with_source, batch_sampler=ClusterBatchSampler.configure(strata="source"))
+    seen = record_texts(trainer)
+    trainer.train()
+    assert sum(map(is_pure, seen)) >= len(seen) - 3
+    with pytest.raises(ValueError, match="no column 'source'"):
+        ClusterBatchSampler(pairs, 16, strata=("source",))
+
+
+def test_sparse_encoders_train(tmp_path: Path, labelled: Dataset) -> None:
+    from sentence_transformers.sparse_encoder import (
+        SparseEncoder,
+        SparseEncoderTrainer,
+        SparseEncoderTrainingArguments,
+        losses,
+        modules,
+    )
+
+    static = make_static_model()
+    sparse = SparseEncoder(modules=[*static, modules.SparseAutoEncoder(input_dim=16, hidden_dim=32, k=8)])
+    arguments = SparseEncoderTrainingArguments(
+        str(tmp_path), batch_sampler=ClusterBatchSampler, report_to="none", save_strategy="no", max_steps=3
+    )
+    loss = losses.CSRLoss(sparse)
+    SparseEncoderTrainer(model=sparse, args=arguments, train_dataset=labelled, loss=loss).train()
+
+
+def test_cross_encoders_train(tmp_path: Path, labelled: Dataset, tiny_bert: Path) -> None:
+    from sentence_transformers.cross_encoder import (
+        CrossEncoder,
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+        losses,
+    )
+
+    scored = labelled.add_column("label", [1.0, 0.0] * 150)
+    model = CrossEncoder(str(tiny_bert), num_labels=1, device="cpu")
+    arguments = CrossEncoderTrainingArguments(
+        str(tmp_path / "out"), batch_sampler=ClusterBatchSampler, report_to="none", save_strategy="no", max_steps=3
+    )
+    trainer = CrossEncoderTrainer(
+        model=model, args=arguments, train_dataset=scored, loss=losses.BinaryCrossEntropyLoss(model)
+    )
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_len_matches_iteration_in_every_epoch(labelled: Dataset) -> None:
+    sampler = ClusterBatchSampler(labelled, 16, drop_last=False, seed=3)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert len(orders[-1]) == len(sampler) == 19
+    assert orders[0] != orders[1] != orders[2]
+    sampler.set_epoch(0)
+    assert list(sampler) == orders[0]
+
+
+def test_global_generators_are_left_alone(labelled: Dataset) -> None:
+    shared = torch.Generator().manual_seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), shared.get_state()  # noqa: NPY002
+    sampler = ClusterBatchSampler(labelled, 16, generator=shared)
+    list(sampler)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(before[2], shared.get_state())
+
+
+def test_a_configured_sampler_is_picklable_with_the_training_arguments(tmp_path: Path) -> None:
+    configured = ClusterBatchSampler.configure(strata=("cluster",), distinct=None)
+    assert pickle.loads(pickle.dumps(configured)) == configured
+    arguments = SentenceTransformerTrainingArguments(str(tmp_path), batch_sampler=configured, report_to="none")
+    torch.save(arguments, tmp_path / "training_args.bin")
+    assert torch.load(tmp_path / "training_args.bin", weights_only=False).batch_sampler == configured
+
+
+def test_two_datasets_of_one_size_get_different_orders() -> None:
+    first, second = (label_pairs(make_pairs(200, seed)) for seed in (1, 2))
+    assert list(ClusterBatchSampler(first, 8)) != list(ClusterBatchSampler(second, 8))
+
+
+def test_counts_are_available_before_training(labelled: Dataset) -> None:
+    counts = ClusterBatchSampler(labelled, 16).counts
+    assert counts.pure + counts.pooled + counts.mixed + counts.dropped == 300
+    assert counts.pure >= 250 and counts.mixed == counts.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "message"),
+    [
+        ([0.5] * 4, TypeError, "holds double"),
+        ([1, None, 2, 3], ValueError, "1 nulls, the first in row 1"),
+        ([[1], [2], [3], [4]], TypeError, "needed are integers or strings"),
+    ],
+)
+def test_labels_of_the_wrong_type_are_refused(column: list[Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_labels(Dataset.from_dict({"query": list("abcd"), "cluster": column}))
+
+
+def test_strata_are_numbered_source_by_source_whatever_the_label_type() -> None:
+    data = Dataset.from_dict({"source": ["b", "a", "b", "a"], "cluster": [-5, 10**12, 7, 3]})
+    labels = read_labels(data)
+    assert labels.strata.tolist() == [2, 1, 3, 0]
+    assert labels.source_of_stratum.tolist() == [0, 0, 1, 1]
+    assert labels.groups is None
+
+
+def test_labels_are_read_through_an_indices_mapping_and_behind_a_transform(labelled: Dataset) -> None:
+    expected = read_labels(labelled)
+    shuffled = labelled.shuffle(seed=0).with_transform(shout)
+    hide_labels(shuffled)
+    order = labelled.add_column("row", list(range(300))).shuffle(seed=0)["row"][:]
+    assert read_labels(shuffled).strata.tolist() == expected.strata[order].tolist()
+
+
+def test_a_missing_distinct_column_is_an_error_unless_it_is_the_default(labelled: Dataset) -> None:
+    assert read_labels(labelled.remove_columns("false_negative_group")).groups is None
+    with pytest.raises(ValueError, match="distinct='passage_id' is no column"):
+        read_labels(labelled, distinct="passage_id")
+
+
+def test_a_dataset_of_labels_alone_is_refused(labelled: Dataset) -> None:
+    with pytest.raises(ValueError, match="needs columns of text"):
+        ClusterBatchSampler(labelled.select_columns(["source", "cluster"]), 8)
