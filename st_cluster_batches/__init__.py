@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_cluster_batches.attach import attach_clusters
+    from st_cluster_batches.clustering import Clustering
     from st_cluster_batches.sampler import ClusterBatchSampler
 
-__all__ = ["ClusterBatchSampler"]
+__all__ = ["ClusterBatchSampler", "Clustering", "attach_clusters"]
 
-_HOMES = {"ClusterBatchSampler": "sampler"}
+_HOMES = {"ClusterBatchSampler": "sampler", "Clustering": "clustering", "attach_clusters": "attach"}
 
 
 def __getattr__(name: str) -> Any:

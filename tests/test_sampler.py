@@ -16,7 +16,6 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
     CoSENTLoss,
     MultipleNegativesRankingLoss,
 )
@@ -164,7 +163,7 @@ def test_other_label_columns_stay_visible(tmp_path: Path, labelled: Dataset) -> 
 def test_a_dict_of_datasets_trains(tmp_path: Path, with_dict_of_losses: bool, sampler: str) -> None:
     train = DatasetDict({name: label_pairs(make_pairs(size, size)) for name, size in {"a": 200, "b": 120}.items()})
     model = make_static_model()
-    losses = {"a": MultipleNegativesRankingLoss(model), "b": CachedMultipleNegativesRankingLoss(model)}
+    losses = {"a": MultipleNegativesRankingLoss(model), "b": MultipleNegativesRankingLoss(model, scale=10)}
     trainer = make_trainer(
         tmp_path,
         train,
@@ -226,7 +225,7 @@ def test_sparse_encoders_train(tmp_path: Path, labelled: Dataset) -> None:
     )
 
     static = make_static_model()
-    sparse = SparseEncoder(modules=[*static, modules.SparseAutoEncoder(input_dim=16, hidden_dim=32, k=8)])
+    sparse = SparseEncoder(modules=[*static, modules.SparseAutoEncoder(input_dim=16, hidden_dim=32, k=8, k_aux=16)])
     arguments = SparseEncoderTrainingArguments(
         str(tmp_path), batch_sampler=ClusterBatchSampler, report_to="none", save_strategy="no", max_steps=3
     )
