@@ -13,7 +13,14 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clustering import Clustering, ClusterOptions, assign, fit_centroids, require_faiss
-from st_cluster_batches.embedding import STATIC_PREFIX, Key, embed_rows, fingerprint_model, load_encoder
+from st_cluster_batches.embedding import (
+    STATIC_PREFIX,
+    Key,
+    default_cache_dir,
+    embed_rows,
+    fingerprint_model,
+    load_encoder,
+)
 from st_cluster_batches.labels import SOURCE
 from st_cluster_batches.pairs import Pairs, hash_values
 from st_cluster_batches.texts import group_false_negatives
@@ -97,12 +104,12 @@ def cluster_dataset(
         ValueError: If rows, columns or options do not fit; before anything is embedded.
         ImportError: If faiss is missing.
     """
-    from datasets import Dataset, DatasetDict, config
+    from datasets import Dataset, DatasetDict
 
     if not isinstance(dataset, (Dataset, DatasetDict)):
         raise TypeError(f"attach_clusters takes a Dataset or a DatasetDict, not {type(dataset).__name__}")
     faiss_version = require_faiss().__version__
-    cache = Path(cache_dir) if cache_dir is not None else Path(config.HF_DATASETS_CACHE) / "st_cluster_batches"
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
     named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
     parts = [

@@ -30,6 +30,13 @@ STATIC_PREFIX = "static:"
 CHUNK = 4096
 
 
+def default_cache_dir() -> Path:
+    """Return the folder for embeddings, labels and distilled models: one inside the datasets cache."""
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE) / "st_cluster_batches"
+
+
 def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
     """Load the model that embeds the texts to be clustered.
 

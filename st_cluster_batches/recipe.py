@@ -1,0 +1,166 @@
+"""One YAML file, all parameters of one run: the dataclasses, and how file and command line fill them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers
+from transformers import HfArgumentParser
+
+from st_cluster_batches.clustering import ClusterOptions
+from st_cluster_batches.embedding import Key
+from st_cluster_batches.labels import SOURCE
+from st_cluster_batches.sampler import ClusterBatchSampler
+
+Strategy = Literal["random", "source", "cluster"]
+
+
+@dataclass
+class DataArguments:
+    """What to train and evaluate on."""
+
+    train_data: list[str] = field(
+        metadata={"help": "Pairs: parquet files, folders of them, save_to_disk folders or Hub ids, taken together."}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
+    )
+    max_rows_per_source: int | None = field(
+        default=None, metadata={"help": "Take this many rows of each source at most, at random."}
+    )
+    eval_tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders in BEIR layout or names of mteb tasks to evaluate the trained model on."},
+    )
+
+    def find_tasks(self) -> list[str]:
+        """Return the tasks, with folders found below data_dir."""
+        below = Path(self.data_dir or ".")
+        return [str(below / task) if (below / task).exists() else task for task in self.eval_tasks]
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train, with which loss."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Model to start from: path or Hub id; `static:` before it distils it to token embeddings."}
+    )
+    static_dim: int | None = field(
+        default=None,
+        metadata={"help": "Train new static token embeddings of this many dimensions, with the model's tokenizer."},
+    )
+    max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
+    loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+
+
+@dataclass
+class ClusterArguments:
+    """How to cluster; used where batches come from clusters."""
+
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Model that embeds the pairs, `static:` before it distils it. Default: the trained one."},
+    )
+    n_clusters: int | None = field(default=None, metadata={"help": "Clusters of each source; 10 by default."})
+    cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
+    key: Key = field(default="query", metadata={"help": "Text that decides the cluster."})
+    cluster_seed: int = field(default=0, metadata={"help": "Seed of k-means; the run's own seed is `seed`."})
+    encoder_batch_size: int = field(default=32, metadata={"help": "Texts that the encoder sees at once."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where embeddings, centroids and labels are kept."})
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> ClusterOptions:
+        """Return the options of the clustering, checked."""
+        return ClusterOptions(self.n_clusters, self.cluster_size, self.key, self.cluster_seed)
+
+
+@dataclass
+class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  # the host library has no types
+    """The trainer's own arguments; `batch_sampler` names a strategy."""
+
+    batch_sampler: Strategy = field(
+        default="cluster", metadata={"help": "Who shares a batch: random rows, one source, or one cluster."}
+    )
+    report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
+
+    def __post_init__(self) -> None:
+        self.strategy: Strategy = self.batch_sampler
+        samplers: dict[Strategy, Any] = {
+            "random": BatchSamplers.BATCH_SAMPLER,
+            "source": ClusterBatchSampler.configure(strata=(SOURCE,)),
+            "cluster": ClusterBatchSampler,
+        }
+        self.batch_sampler = samplers[self.strategy]
+        super().__post_init__()
+
+
+@dataclass
+class Recipe:
+    """All parameters of one run."""
+
+    data: DataArguments
+    model: ModelArguments
+    clusters: ClusterArguments
+    training: TrainingArguments
+    given: dict[str, Any]
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has no types
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; later values win: file, then `--key value` overrides.
+
+    Args:
+        path: YAML file of flat `key: value` lines.
+        overrides: Words of the command line after the file.
+
+    Returns:
+        The checked parameters.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a key is unknown or missing, or a value is of the wrong kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not a {type(values).__name__}")
+    groups = (DataArguments, ModelArguments, ClusterArguments, TrainingArguments)
+    known = {one.name for group in groups for one in fields(group) if one.init}
+    flags = [word[2:].split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
+    for key in [*values, *flags]:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}"))
+    words = [word for key, value in values.items() for word in _to_words(key, value)]
+    # Abbreviations would let a typing error through as another key.
+    parsed = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses([*words, *overrides])
+    data, model, clusters, training = parsed
+    return Recipe(data, model, clusters, training, {**values, "overrides": list(overrides)} if overrides else values)
+
+
+def _to_words(key: str, value: Any) -> list[str]:
+    """Spell a YAML value as the words of a command line, so that one parser checks both."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value)]
+    return [f"--{key}", *(str(one) for one in (value if isinstance(value, list) else [value]))]

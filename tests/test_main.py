@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_pairs, make_static_model
+from datasets import load_from_disk
+from sentence_transformers import SentenceTransformer
+
+from st_cluster_batches import Clustering
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.collection import Collection
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    make_static_model().save(str(tmp_path / "encoder"))
+    make_pairs(120).to_parquet(str(tmp_path / "pairs.parquet"))
+    held_out = make_pairs(20, seed=9)
+    Collection(
+        {f"q{at}": text for at, text in enumerate(held_out["query"])},
+        {f"d{at}": ("", text) for at, text in enumerate(held_out["passage"])},
+        {f"q{at}": {f"d{at}": 1} for at in range(20)},
+    ).write(tmp_path / "held_out")
+    (tmp_path / "recipe.yaml").write_text(
+        f"train_data: [pairs.parquet]\ndata_dir: {tmp_path}\nmodel_name_or_path: {tmp_path / 'encoder'}\n"
+        f"eval_tasks: [held_out]\nn_clusters: 3\nper_device_train_batch_size: 8\nnum_train_epochs: 1\n"
+        f"save_strategy: 'no'\nuse_cpu: true\ndisable_tqdm: true\noutput_dir: {tmp_path / 'run'}\n"
+        f"cache_dir: {tmp_path / 'cache'}\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_help_answers_within_a_second(words: list[str]) -> None:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "st_cluster_batches", *words], capture_output=True, text=True)
+    assert time.perf_counter() - start < 1
+    assert done.returncode == 0
+    assert "st-cluster-batches" in done.stdout
+
+
+def test_attach_writes_labelled_data_with_its_clustering(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["attach", f"{workspace}/pairs.parquet", f"{workspace}/out", "--encoder", f"{workspace}/encoder"]
+    assert main([*words, "--n_clusters", "3"]) == 0
+    assert "120" in capsys.readouterr().out
+    assert set(load_from_disk(str(workspace / "out")).column_names) >= {"cluster", "false_negative_group"}
+    assert Clustering.load(workspace / "out").centroids["all"].shape == (3, 16)
+    assert main([*words, "--n_clusters", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["statistics"]["all"]["clusters"] == 2
+
+
+@pytest.mark.parametrize("strategy", ["random", "cluster"])
+def test_train_leaves_a_model_its_recipe_its_plan_and_its_scores(
+    workspace: Path, capsys: pytest.CaptureFixture[str], strategy: str
+) -> None:
+    assert main(["train", f"{workspace}/recipe.yaml", "--batch_sampler", strategy]) == 0
+    out = capsys.readouterr().out
+    assert "held_out" in out and "train_runtime" not in out
+    run = workspace / "run"
+    SentenceTransformer(str(run / "model")).encode(["soup"])
+    assert json.loads((run / "plan.json").read_text())["strategy"] == strategy
+    assert "overrides" in (run / "recipe.yaml").read_text()
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    assert summary["held_out"]["queries"] == 20
+    assert (run / "clustering").exists() == (strategy == "cluster")
+
+
+def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", f"{workspace}/encoder", "--tasks", f"{workspace}/held_out", "--output", f"{workspace}/scores"]
+    assert main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    per_query = json.loads((workspace / "scores" / "per_query" / "held_out.json").read_text())
+    assert printed["held_out"]["ndcg_at_10"] == pytest.approx(sum(per_query.values()) / 20)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "{}/missing.yaml"], "There is no recipe"),
+        (["train", "{}/recipe.yaml", "--learning_rat", "1"], "did you mean 'learning_rate'"),
+        (["train", "{}/recipe.yaml", "--train_data", "missing.parquet"], "There is no missing.parquet in"),
+        (["train", "{}/recipe.yaml", "--eval_tasks", "missing"], "neither a folder here nor the name of an mteb task"),
+        (["train", "{}/recipe.yaml", "--batch_sampler", "source"], "no column 'source'"),
+        (["train", "{}/recipe.yaml", "--per_device_train_batch_size", "500", "--dataloader_drop_last"], "120 rows make no"),
+        (["attach", "{}/none", "{}/out", "--encoder", "x"], "neither a file or folder here nor a dataset"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/none"], "none"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "0"], "must be at least 1"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
+        (["evaluate", "{}/encoder", "--tasks", "{}", "--output", "{}/scores"], "has no corpus.parquet"),
+        (["demo", "--seeds", "0", "--output", "{}/demo"], "must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    workspace: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main([word.format(workspace) for word in words]) == 2
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("st-cluster-batches: error:")]
+    assert len(errors) == 1 and message in errors[0]
+    assert captured.out == ""
+    assert not (workspace / "run" / "model").exists()
