@@ -84,7 +84,10 @@ def prepare_run(recipe: Recipe) -> Run:
                 cache_dir=clusters.cache_dir,
                 show_progress_bar=not arguments.disable_tqdm,
             )
-    return Run(build_trainer(model, dataset, arguments, recipe.model.loss_scale), clustering, recipe)
+    trainer = build_trainer(model, dataset, arguments, recipe.model.loss_scale)
+    # Asking for the length makes a sampler check its labels and the batch size, before any training.
+    logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
+    return Run(trainer, clustering, recipe)
 
 
 def build_trainer(

@@ -58,15 +58,27 @@ def test_queries_without_a_relevant_document_are_left_out(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda at: append(at / "qrels.jsonl", **{"query-id": "q1", "corpus-id": "d9", "score": 1}), "1 judged documents"),
-        (lambda at: append(at / "qrels.jsonl", **{"query-id": "q9", "corpus-id": "d1", "score": 1}), "1 judged queries"),
+        (
+            lambda at: append(at / "qrels.jsonl", **{"query-id": "q1", "corpus-id": "d9", "score": 1}),
+            "1 judged documents",
+        ),
+        (
+            lambda at: append(at / "qrels.jsonl", **{"query-id": "q9", "corpus-id": "d1", "score": 1}),
+            "1 judged queries",
+        ),
         (lambda at: append(at / "corpus.jsonl", _id="d1", text="again"), "1 ids appear twice in corpus, such as d1"),
         (lambda at: append(at / "corpus.jsonl", _id="d7"), "no column 'text'"),
         (lambda at: append(at / "queries.jsonl", _id="q2", text="again"), "1 ids appear twice in queries, such as q2"),
         (lambda at: (at / "queries.jsonl").write_text(""), "has no rows"),
-        (lambda at: (at / "qrels.jsonl").write_text('{"query-id": "q1", "corpus-id": "d1", "score": 0}'), "no query has"),
+        (
+            lambda at: (at / "qrels.jsonl").write_text('{"query-id": "q1", "corpus-id": "d1", "score": 0}'),
+            "no query has",
+        ),
         (lambda at: (at / "corpus.jsonl").unlink(), "has no corpus.parquet or corpus.jsonl"),
-        (lambda at: CLEAN.__class__({**CLEAN.queries, "q1": " "}, CLEAN.corpus, CLEAN.qrels).write(at), "no text, such as q1"),
+        (
+            lambda at: CLEAN.__class__({**CLEAN.queries, "q1": " "}, CLEAN.corpus, CLEAN.qrels).write(at),
+            "no text, such as q1",
+        ),
     ],
 )
 def test_dirty_collections_are_refused(folder: Path, spoil: Callable[[Path], object], message: str) -> None:

@@ -87,7 +87,7 @@ def test_tasks_are_checked_before_anything_is_encoded(folder: Path, tmp_path: Pa
     model.encode = refuse
     broken = tmp_path / "broken"
     Collection(collection.queries, {"d0": ("", "x")}, collection.qrels).write(broken)
-    with pytest.raises(ValueError, match="39 judged documents|20 judged documents|judged documents are not"):
+    with pytest.raises(ValueError, match="judged documents are not in the corpus"):
         evaluate(model, [folder, broken])
     with pytest.raises(ValueError, match="NoSuchTask is neither a folder here nor"):
         evaluate(model, [folder, "NoSuchTask"])

@@ -87,7 +87,10 @@ def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixtu
         (["train", "{}/recipe.yaml", "--train_data", "missing.parquet"], "There is no missing.parquet in"),
         (["train", "{}/recipe.yaml", "--eval_tasks", "missing"], "neither a folder here nor the name of an mteb task"),
         (["train", "{}/recipe.yaml", "--batch_sampler", "source"], "no column 'source'"),
-        (["train", "{}/recipe.yaml", "--per_device_train_batch_size", "500", "--dataloader_drop_last"], "120 rows make no"),
+        (
+            ["train", "{}/recipe.yaml", "--per_device_train_batch_size", "500", "--dataloader_drop_last"],
+            "120 rows make no",
+        ),
         (["attach", "{}/none", "{}/out", "--encoder", "x"], "neither a file or folder here nor a dataset"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/none"], "none"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "0"], "must be at least 1"),
