@@ -52,7 +52,6 @@ class Pairs:
             if not overwrite:
                 raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
             dataset = dataset.remove_columns(present)
-        shown = dataset.format
         if source_column is not None and source_column not in dataset.column_names and source_column != SOURCE:
             raise ValueError(f"{where} has no column {source_column!r}, only {dataset.column_names}")
         if source_column not in (None, SOURCE):
@@ -61,7 +60,7 @@ class Pairs:
         if key != "query" and len(text_columns) < 2:
             raise ValueError(f"{where} has one column of text, {text_columns}; key={key!r} needs a passage beside it")
         text_hash = check_texts(dataset, text_columns, show_progress_bar)
-        part = cls(name, dataset, text_columns, text_hash, shown)
+        part = cls(name, dataset, text_columns, text_hash, dataset.format)
         n_sources = len(part.sources()[0])
         if n_sources > max(20, len(dataset) // 2):
             raise ValueError(
