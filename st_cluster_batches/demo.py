@@ -74,18 +74,21 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Train a lower-casing WordPiece tokenizer on texts."""
+    """Train a lower-casing tokenizer on texts by byte-pair encoding.
+
+    Not WordPiece: the `tokenizers` library numbers its `##` pieces in hash order, so no two trainings would agree.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=_VOCABULARY, special_tokens=["[UNK]"], show_progress=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace()])
+    trainer = trainers.BpeTrainer(vocab_size=_VOCABULARY, special_tokens=["[UNK]"], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def fit_encoder(tokenizer: Tokenizer, texts: list[str]) -> SentenceTransformer:
+def fit_encoder(tokenizer: Tokenizer, texts: list[str], dimensions: int = _ENCODER_DIMENSIONS) -> SentenceTransformer:
     """Fit static token embeddings by latent semantic analysis: TF-IDF, then a truncated SVD (scikit-learn).
 
     It stands in for the pretrained encoder that one would cluster with, so that the demo needs no weights.
@@ -93,6 +96,7 @@ def fit_encoder(tokenizer: Tokenizer, texts: list[str]) -> SentenceTransformer:
     Args:
         tokenizer: Splits texts into the tokens to be embedded.
         texts: The documents of the analysis.
+        dimensions: Length of a vector.
 
     Returns:
         A model whose embedding of a text is the mean of its tokens' vectors.
@@ -110,7 +114,7 @@ def fit_encoder(tokenizer: Tokenizer, texts: list[str]) -> SentenceTransformer:
     )
     counts.sum_duplicates()
     tfidf = TfidfTransformer(sublinear_tf=True)
-    svd = TruncatedSVD(_ENCODER_DIMENSIONS, random_state=0).fit(tfidf.fit_transform(counts))
+    svd = TruncatedSVD(dimensions, random_state=0).fit(tfidf.fit_transform(counts))
     weights = (tfidf.idf_[:, None] * svd.components_.T).astype(np.float32)
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
 

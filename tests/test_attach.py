@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOPICS, make_pairs, make_static_model
 from datasets import Dataset, DatasetDict, load_from_disk
 from sentence_transformers import SentenceTransformer
 
+from conftest import TOPICS, make_pairs, make_static_model
 from st_cluster_batches import ClusterBatchSampler, attach_clusters
 from st_cluster_batches.attach import cluster_dataset
 from st_cluster_batches.clustering import ClusterOptions

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import make_pairs
 from datasets import Dataset, DatasetDict
 
+from conftest import make_pairs
 from st_cluster_batches.data import load_data, load_training_data
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_static_model
 from sentence_transformers import SentenceTransformer
 
+from conftest import make_static_model
 from st_cluster_batches.embedding import fingerprint_model, load_encoder, write_atomically
 
 

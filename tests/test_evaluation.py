@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
+from conftest import make_pairs, make_static_model
 from st_cluster_batches.collection import Collection
 from st_cluster_batches.evaluation import check_tasks, evaluate
 

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_pairs, make_static_model
 from datasets import load_from_disk
 from sentence_transformers import SentenceTransformer
 
+from conftest import make_pairs, make_static_model
 from st_cluster_batches import Clustering
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.collection import Collection

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import label_pairs, make_pairs, make_static_model
 from datasets import Dataset, DatasetDict, load_from_disk
 from sentence_transformers import (
     SentenceTransformer,
@@ -20,6 +19,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss,
 )
 
+from conftest import label_pairs, make_pairs, make_static_model
 from st_cluster_batches import ClusterBatchSampler
 from st_cluster_batches.labels import hide_labels, read_labels
 

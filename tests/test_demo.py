@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from st_cluster_batches.demo import STRATEGIES, fit_encoder, run_demo, train_tokenizer
+from st_cluster_batches.docstrings import Docstring, split_docstrings
+
+
+@pytest.fixture
+def docstrings() -> list[Docstring]:
+    """Six packages of 250 docstrings, of 40 modules each."""
+    return [
+        Docstring(f"p{package}", f"p{package}/m{at % 40}", f"Summary {at} of p{package}", f"Rest {at} of p{package}")
+        for package in range(6)
+        for at in range(250)
+    ]
+
+
+def test_split_keeps_held_out_modules_and_packages_out_of_training(docstrings: list[Docstring]) -> None:
+    pairs, collections = split_docstrings(docstrings, None)
+    trained = set(pairs["query"])
+    for collection in collections.values():
+        assert collection.queries and not trained & set(collection.queries.values())
+    assert not set(pairs["source"]) & {text.split()[-1] for text in collections["unseen_packages"].queries.values()}
+    held_out_modules = {one.module for one in docstrings if one.is_held_out}
+    assert len(trained) == sum(
+        one.package in set(pairs["source"]) and one.module not in held_out_modules for one in docstrings
+    )
+
+
+def test_split_says_what_it_found_when_there_is_too_little(docstrings: list[Docstring]) -> None:
+    with pytest.raises(RuntimeError, match=r"Only 2 installed packages .*'p0', 'p1'"):
+        split_docstrings(docstrings[:500], None)
+
+
+def test_fitted_encoder_is_the_same_every_time_and_knows_words_that_meet() -> None:
+    texts = ["soup oven bread", "oven bread butter", "boat mast rope", "mast rope sail"] * 40
+    vectors = []
+    for _ in range(2):
+        encoder = fit_encoder(train_tokenizer(texts), texts, dimensions=2)
+        vectors.append(encoder.encode(["soup", "butter", "boat"], normalize_embeddings=True))
+    assert (vectors[0] == vectors[1]).all()
+    similarity = vectors[0] @ vectors[0].T
+    assert similarity[0, 1] > similarity[0, 2]
+
+
+@pytest.mark.slow
+def test_demo_compares_all_strategies_and_leaves_a_model_that_plain_sentence_transformers_loads(
+    tmp_path: Path,
+) -> None:
+    result = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    assert tuple(result["ndcg_at_10"]) == STRATEGIES
+    for by_task in result["ndcg_at_10"].values():
+        assert all(0 < score < 1 for scores in by_task.values() for score in scores)
+    again = run_demo(tmp_path / "again", n_seeds=1, max_pairs=2000)
+    assert again["ndcg_at_10"] == result["ndcg_at_10"]
+    assert SentenceTransformer(result["model"]).encode(["Return the mean of an array."]).shape == (1, 256)
