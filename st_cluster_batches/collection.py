@@ -72,7 +72,9 @@ def read_collection(folder: Path) -> Collection:
     _refuse([query for query in qrels if query not in queries], folder, "judged queries are not among the queries")
     documents = dict.fromkeys(document for judged in qrels.values() for document in judged)
     _refuse(
-        [document for document in documents if document not in corpus], folder, "judged documents are not in corpus"
+        [document for document in documents if document not in corpus],
+        folder,
+        "judged documents are not in the corpus",
     )
     qrels = {query: judged for query, judged in qrels.items() if any(score > 0 for score in judged.values())}
     if not qrels:

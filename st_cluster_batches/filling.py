@@ -6,7 +6,7 @@ fill batches along a path. All of it is sorts of packed 64-bit keys, in chunks t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from st_cluster_batches.labels import Integers
 
 Rows = npt.NDArray[np.signedinteger[Any]]
 
-PURE, POOLED, MIXED = 0, 1, 2
+PURE, POOLED, MIXED, RANDOM = 0, 1, 2, 3
 
 # Rows that are grouped or shuffled at once: enough to hide numpy's call cost, few enough to keep memory down.
 CHUNK = 1 << 18
@@ -24,16 +24,37 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class PlanCounts:
-    """How many rows of an epoch go where; `dropped` are in no batch."""
+    """What an epoch is made of, known before training.
 
+    Args:
+        global_batch_size: Rows of a global batch.
+        pure: Global batches of one stratum.
+        pooled: Global batches of neighbouring strata in one source.
+        mixed: Global batches of leftovers from several sources.
+        random: Global batches drawn across all strata on purpose.
+        last: Rows of a final short batch.
+        dropped: Rows in no batch.
+        unplaced_groups: False-negative groups with more rows than there are batches, so that some rows are dropped.
+    """
+
+    global_batch_size: int
     pure: int
     pooled: int
     mixed: int
+    random: int
+    last: int
     dropped: int
+    unplaced_groups: int
 
     def __str__(self) -> str:
-        total = max(sum(asdict(self).values()), 1)
-        return ", ".join(f"{count:,} {name} ({count / total:.1%})" for name, count in asdict(self).items())
+        kinds = {"pure": self.pure, "neighbour-pooled": self.pooled, "source-mixed": self.mixed, "random": self.random}
+        total = max(sum(kinds.values()), 1)
+        shares = ", ".join(f"{count:,} {kind} ({count / total:.1%})" for kind, count in kinds.items())
+        unplaced = f", some from {self.unplaced_groups:,} false-negative groups" if self.unplaced_groups else ""
+        return (
+            f"{total:,} global batches of {self.global_batch_size:,} rows: {shares}; {self.last:,} rows in a last "
+            f"short batch; {self.dropped:,} rows dropped{unplaced}"
+        )
 
 
 class Filler:
@@ -74,6 +95,7 @@ class Filler:
         lie side by side, and dealing a stratum out like cards, row i to batch i mod q, keeps them apart wherever
         the group has no more rows than the stratum has batches.
         """
+        sizes = sizes[sizes > 0]
         keys = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes) << np.uint64(32)
         keys |= _hash_bijectively(self._ids(rows), _draw_key(rng))
         keys, order = _sort_by(keys)
@@ -98,6 +120,22 @@ class Filler:
         batch = np.repeat(first_batch, sizes)[placed] + position[placed] % np.repeat(quota, sizes)[placed]
         self._append(rows[placed][_sort_by(batch.astype(np.uint64))[1]], PURE)
         return rows[~placed]
+
+    def fill_random(self, shuffled: Rows, n_batches: int) -> npt.NDArray[np.bool_]:
+        """Fill batches across strata from rows in random order; return which rows they took, by row number."""
+        taken = np.zeros(len(shuffled), dtype=bool)
+        left, low = shuffled[:0], 0
+        while self.filled < n_batches and (len(left) + len(shuffled) - low) >= self.size:
+            first = self.filled
+            # As many rows as are missing and no more, so that the surplus of large groups is what is carried along.
+            wanted = min((n_batches - first) * self.size, max(CHUNK, self.size))
+            block = shuffled[low : low + max(wanted - len(left), self.size)]
+            low += len(block)
+            if not len(block):
+                break
+            left = self._fill_block(np.concatenate([left, block]), RANDOM, most=n_batches - first)
+            taken[self.rows[first : self.filled].ravel()] = True
+        return taken
 
     def fill_along_path(self, path: Rows, rng: np.random.Generator) -> Rows:
         """Cut the leftovers of one source, in the order of its path, into pooled batches; return what is left."""
@@ -126,26 +164,19 @@ class Filler:
             return leftover
         return leftover[np.sort(np.unique(self.groups[leftover], return_index=True)[1])]
 
-    def count_rows(self, n_rows: int, n_last: int, last_kind: int) -> PlanCounts:
-        """Count the rows of full batches by kind, and those of the last short batch."""
-        by_kind = np.bincount(self.kinds, minlength=3) * self.size
-        by_kind[last_kind] += n_last
-        pure, pooled, mixed = (int(count) for count in by_kind)
-        return PlanCounts(pure, pooled, mixed, dropped=n_rows - self.rows.size - n_last)
-
-    def _fill_block(self, rows: Rows, kind: int) -> Rows:
+    def _fill_block(self, rows: Rows, kind: int, most: int | None = None) -> Rows:
         """Cut rows into as many batches as can be had, neighbours together; return the leftovers in order.
 
         Rows whose group repeats here choose first: a group takes consecutive batches from the one where its first
         row would lie. The others then fill the gaps in order.
         """
+        n_batches = min(len(rows) // self.size, len(self.rows) - self.filled if most is None else most)
         if self.groups is None:
-            n_placed = min(len(rows) // self.size, len(self.rows) - self.filled) * self.size
+            n_placed = n_batches * self.size
             self._append(rows[:n_placed], kind)
             return rows[n_placed:]
         keys, position = _sort_by(self.groups[rows].astype(np.uint64))
         occurrence = _count_earlier(keys)
-        n_batches = min(len(rows) // self.size, len(self.rows) - self.filled)
         while (possible := int(np.count_nonzero(occurrence < n_batches)) // self.size) < n_batches:
             n_batches = possible
         if n_batches == 0:
@@ -188,22 +219,25 @@ class Filler:
         self.filled = end
 
 
-def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, size: int) -> int:
-    """Return the largest number T of batches of `size` rows in which no group appears twice.
+def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, size: int) -> tuple[int, int]:
+    """Count how many batches of `size` rows can be made in which no group appears twice.
 
     T batches can be filled exactly when the groups offer T * size rows, none of them more than T: dealing the rows
     out group by group then does it. The left side is concave in T, so the iteration ends at the largest.
+
+    Returns:
+        T, and the number of groups with more than T rows.
     """
     n_batches = n_rows // size
     if groups is None:
-        return n_batches
+        return n_batches, 0
     ordered = np.sort(groups)
     repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
     multiplicity = np.unique(ordered[repeats], return_counts=True)[1] + 1
     while True:
         possible = (n_rows - int(np.maximum(multiplicity - n_batches, 0).sum())) // size
         if possible == n_batches or n_batches == 0:
-            return n_batches
+            return n_batches, int((multiplicity > n_batches).sum())
         n_batches = possible
 
 

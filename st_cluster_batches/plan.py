@@ -22,6 +22,7 @@ from st_cluster_batches.filling import (
     MIXED,
     POOLED,
     PURE,
+    RANDOM,
     Filler,
     PlanCounts,
     Rows,
@@ -40,10 +41,10 @@ class EpochPlan:
 
     Args:
         rows: (global batches, rows of a global batch) row numbers.
-        kinds: (global batches,) PURE, POOLED or MIXED.
+        kinds: (global batches,) PURE, POOLED, MIXED or RANDOM.
         order: (global batches,) the order in which they are yielded.
         last: Row numbers of a final short batch, often empty.
-        counts: Where the rows went.
+        counts: What the epoch is made of.
     """
 
     rows: Rows
@@ -53,7 +54,14 @@ class EpochPlan:
     counts: PlanCounts
 
     def batches(self, batch_size: int) -> Iterator[list[int]]:
-        """Yield per-device batches; consecutive ones form a global batch, as accelerate deals them to ranks."""
+        """Yield per-device batches; consecutive ones form a global batch, as accelerate deals them to ranks.
+
+        Args:
+            batch_size: Rows of a batch on one device.
+
+        Yields:
+            Row numbers.
+        """
         for position in self.order:
             for batch in self.rows[position].reshape(-1, batch_size):
                 yield batch.tolist()
@@ -72,13 +80,20 @@ class BatchPlan:
             out in any case: a short batch would make accelerate drop its whole group, or leave one rank with a step
             more than the others.
         seed: Seed of all choices, beside the labels and the epoch.
+        random_fraction: Share of the global batches that is drawn across all strata.
 
     Raises:
         ValueError: If a size is not positive or no single batch can be made.
     """
 
     def __init__(
-        self, labels: Labels, batch_size: int, world_size: int = 1, drop_last: bool = False, seed: int = 0
+        self,
+        labels: Labels,
+        batch_size: int,
+        world_size: int = 1,
+        drop_last: bool = False,
+        seed: int = 0,
+        random_fraction: float = 0.0,
     ) -> None:
         if batch_size < 1 or world_size < 1:
             raise ValueError(f"batch_size={batch_size} and world_size={world_size} must be positive")
@@ -87,7 +102,10 @@ class BatchPlan:
         self.world_size = world_size
         self.seed = seed
         self.global_size = batch_size * world_size
-        self._full_batches = count_distinct_batches(labels.groups, len(labels), self.global_size)
+        self.random_fraction = random_fraction
+        self._full_batches, self._unplaced_groups = count_distinct_batches(
+            labels.groups, len(labels), self.global_size
+        )
         self._keeps_rest = world_size == 1 and not drop_last
         if len(self) == 0:
             raise ValueError(
@@ -101,7 +119,8 @@ class BatchPlan:
         return self._full_batches * self.world_size + int(self._keeps_rest and has_rest)
 
     @cached_property
-    def _digest(self) -> int:
+    def digest(self) -> int:
+        """A 64-bit hash of the labels."""
         return self.labels.digest()
 
     @cached_property
@@ -121,10 +140,10 @@ class BatchPlan:
         Returns:
             The batches, with every row in at most one of them.
         """
-        rng = np.random.default_rng([self.seed % (1 << 32), epoch, self._digest])
+        rng = np.random.default_rng([self.seed % (1 << 32), epoch, self.digest])
         filler = Filler(self.labels.groups, self.global_size, self._full_batches)
         rest: list[Rows] = []
-        rows, sizes = self._grouped
+        rows, sizes = self._draw_random(filler, rng)
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         n_sources = int(self.labels.source_of_stratum[-1]) + 1
         first_strata = np.searchsorted(self.labels.source_of_stratum, np.arange(n_sources + 1))
@@ -137,14 +156,33 @@ class BatchPlan:
         last = filler.finish(np.concatenate(rest), MIXED if n_sources > 1 else POOLED)
         if not self._keeps_rest:
             last = last[:0]
-        counts = filler.count_rows(len(self.labels), len(last), self._classify(last))
-        return EpochPlan(filler.rows, filler.kinds, rng.permutation(self._full_batches), last, counts)
+        order = rng.permutation(self._full_batches)
+        return EpochPlan(filler.rows, filler.kinds, order, last, self._count(filler, last))
 
-    def _classify(self, rows: Rows) -> int:
-        strata = np.unique(self.labels.strata[rows])
-        if len(strata) <= 1:
-            return PURE
-        return MIXED if len(np.unique(self.labels.source_of_stratum[strata])) > 1 else POOLED
+    def _draw_random(self, filler: Filler, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
+        """Fill the batches that cross strata; return the other rows by stratum, and what is left of each stratum."""
+        rows, sizes = self._grouped
+        n_random = round(self.random_fraction * self._full_batches)
+        if n_random == 0:
+            return rows, sizes
+        shuffled = np.arange(len(rows), dtype=rows.dtype)
+        rng.shuffle(shuffled)
+        taken = filler.fill_random(shuffled, n_random)
+        left = rows[~taken[rows]]
+        return left, sizes - np.bincount(self.labels.strata[taken], minlength=len(sizes))
+
+    def _count(self, filler: Filler, last: Rows) -> PlanCounts:
+        by_kind = np.bincount(filler.kinds, minlength=4)
+        return PlanCounts(
+            global_batch_size=self.global_size,
+            pure=int(by_kind[PURE]),
+            pooled=int(by_kind[POOLED]),
+            mixed=int(by_kind[MIXED]),
+            random=int(by_kind[RANDOM]),
+            last=len(last),
+            dropped=len(self.labels) - filler.rows.size - len(last),
+            unplaced_groups=self._unplaced_groups,
+        )
 
 
 def _split_strata(sizes: npt.NDArray[np.int64], offset: int) -> Iterator[tuple[int, int]]:

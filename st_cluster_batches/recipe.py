@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -16,7 +17,7 @@ from transformers import HfArgumentParser
 
 from st_cluster_batches.clustering import ClusterOptions
 from st_cluster_batches.embedding import Key
-from st_cluster_batches.labels import SOURCE
+from st_cluster_batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]
@@ -91,14 +92,22 @@ class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[m
     batch_sampler: Strategy = field(
         default="cluster", metadata={"help": "Who shares a batch: random rows, one source, or one cluster."}
     )
+    random_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
+    )
+    keep_false_negatives_apart: bool = field(
+        default=True, metadata={"help": "Never let rows of one false-negative group meet, where batches are planned."}
+    )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 
     def __post_init__(self) -> None:
         self.strategy: Strategy = self.batch_sampler
+        distinct = FALSE_NEGATIVE_GROUP if self.keep_false_negatives_apart else None
+        configure = partial(ClusterBatchSampler.configure, distinct=distinct, random_fraction=self.random_fraction)
         samplers: dict[Strategy, Any] = {
             "random": BatchSamplers.BATCH_SAMPLER,
-            "source": ClusterBatchSampler.configure(strata=(SOURCE,)),
-            "cluster": ClusterBatchSampler,
+            "source": configure(strata=(SOURCE,)),
+            "cluster": configure(),
         }
         self.batch_sampler = samplers[self.strategy]
         super().__post_init__()

@@ -1,12 +1,10 @@
-"""The batch sampler that a stock sentence-transformers trainer takes as its `batch_sampler` argument."""
+"""The batch samplers that a stock sentence-transformers trainer takes as its arguments."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +13,7 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers import Trainer
 
+from st_cluster_batches.callback import PlanCallback
 from st_cluster_batches.filling import PlanCounts
 from st_cluster_batches.labels import (
     CLUSTER,
@@ -30,7 +29,56 @@ from st_cluster_batches.plan import BatchPlan, EpochPlan
 if TYPE_CHECKING:
     from datasets import Dataset
 
-logger = logging.getLogger(__name__)
+Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What batches share, what they never repeat, and how many of them are random.
+
+    Args:
+        schedule: (first epoch, columns) pairs: from which epoch on a batch shares which columns.
+        distinct: Column that no global batch repeats, or None.
+        random_fraction: Share of the global batches that is drawn across all strata.
+    """
+
+    schedule: tuple[tuple[int, tuple[str, ...]], ...]
+    distinct: str | None
+    random_fraction: float
+
+    @classmethod
+    def check(cls, strata: Strata, distinct: str | None, random_fraction: float) -> PlanOptions:
+        """Check options as users write them.
+
+        Raises:
+            ValueError: If one has no meaning.
+        """
+        stages = strata if isinstance(strata, Mapping) else {0: strata}
+        schedule = tuple(
+            (epoch, (columns,) if isinstance(columns, str) else tuple(columns))
+            for epoch, columns in sorted(stages.items())
+        )
+        if not schedule or not all(
+            columns and all(isinstance(name, str) for name in columns) for _, columns in schedule
+        ):
+            raise ValueError(f"strata={strata!r} must name at least one label column, such as ('source', 'cluster')")
+        if schedule[0][0] != 0:
+            raise ValueError(f"strata={strata!r} must say what batches share from epoch 0 on")
+        if not 0 <= random_fraction < 1:
+            raise ValueError(
+                f"random_fraction={random_fraction} must be in [0, 1); for random batches alone use the stock sampler"
+            )
+        return cls(schedule, distinct, float(random_fraction))
+
+    @property
+    def columns(self) -> list[str]:
+        """All label columns that any epoch uses."""
+        names = [name for _, columns in self.schedule for name in columns]
+        return list(dict.fromkeys([*names, *([self.distinct] if self.distinct else [])]))
+
+    def strata_of(self, epoch: int) -> tuple[str, ...]:
+        """Return what a batch shares in an epoch."""
+        return [columns for first, columns in self.schedule if first <= epoch][-1]
 
 
 class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the host library has no types
@@ -49,8 +97,10 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         valid_label_columns: Not used; part of the trainer's protocol.
         generator: Used for the stock order alone; the plan has its own generator.
         seed: Seed of the plan.
-        strata: Columns that a batch shares, coarse to fine. `("source",)` gives single-source batches.
+        strata: Columns that a batch shares, coarse to fine. `("source",)` gives single-source batches. A dict from
+            first epochs to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column that no global batch repeats, or None.
+        random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
 
     Raises:
         ValueError: If the dataset is trained on and has no labels, with the call that adds them.
@@ -65,50 +115,93 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         generator: torch.Generator | None = None,
         seed: int | None = 0,
         *,
-        strata: Sequence[str] = (SOURCE, CLUSTER),
+        strata: Strata = (SOURCE, CLUSTER),
         distinct: str | None = FALSE_NEGATIVE_GROUP,
+        random_fraction: float = 0.0,
     ) -> None:
         super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed or 0)
         self.dataset = dataset
-        self.strata = tuple(strata)
-        self.distinct = distinct
+        self.options = PlanOptions.check(strata, distinct, random_fraction)
         self.world_size = PartialState().num_processes
+        self._plans: dict[tuple[str, ...], BatchPlan] = {}
+        self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
-        can_be_planned = self.strata[-1] in dataset.column_names and len(dataset) >= batch_size * self.world_size
-        if can_be_planned or _is_trained_on(dataset):
-            find_strata_columns(dataset.column_names, self.strata)
+        trainer = _find_trainer()
+        if trainer is not None and trainer.accelerator.split_batches and self.world_size > 1:
+            # accelerate will cut every batch into one slice per process: a batch is a global batch already.
+            self.world_size, self.drop_last = 1, True
+        needed = [columns[-1] for _, columns in self.options.schedule]
+        has_labels = set(needed) <= set(dataset.column_names)
+        if (has_labels and len(dataset) >= batch_size * self.world_size) or _is_trained_on(dataset, trainer):
+            for _, columns in self.options.schedule:
+                find_strata_columns(dataset.column_names, columns)
+            if trainer is not None:
+                _keep_in_step(trainer)
         else:
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last)
-        hide_labels(dataset, [*LABEL_COLUMNS, *self.strata, *([distinct] if distinct else [])])
+        hide_labels(dataset, [*LABEL_COLUMNS, *self.options.columns])
 
     @classmethod
     def configure(
-        cls, *, strata: Sequence[str] = (SOURCE, CLUSTER), distinct: str | None = FALSE_NEGATIVE_GROUP
+        cls,
+        *,
+        strata: Strata = (SOURCE, CLUSTER),
+        distinct: str | None = FALSE_NEGATIVE_GROUP,
+        random_fraction: float = 0.0,
     ) -> ConfiguredSampler:
         """Return a picklable variant for `batch_sampler`, with other options than the defaults.
 
         Args:
-            strata: Columns that a batch shares, coarse to fine; one name alone may be given as it is.
+            strata: Columns that a batch shares, or a dict of them by first epoch; as for the sampler.
             distinct: Column that no global batch repeats, or None.
+            random_fraction: Share of the global batches that is drawn across all strata.
 
         Returns:
             A callable that makes the sampler; unlike a lambda it can be saved with the training arguments.
-        """
-        columns = (strata,) if isinstance(strata, str) else tuple(strata)
-        if not columns or not all(isinstance(column, str) for column in columns):
-            raise ValueError(f"strata={strata!r} must name at least one label column, such as ('source', 'cluster')")
-        return ConfiguredSampler(columns, distinct)
 
-    @cached_property
+        Raises:
+            ValueError: If an option has no meaning.
+        """
+        return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction))
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether batches follow a plan; an evaluation dataset without labels has the stock order."""
+        return self._stock is None
+
+    @property
     def plan(self) -> BatchPlan:
-        """The plan of this sampler; made when first needed, since a trainer may build samplers it never uses."""
-        labels = read_labels(self.dataset, self.strata, self.distinct)
-        return BatchPlan(labels, self.batch_size, self.world_size, self.drop_last, self.seed)
+        """The plan of the current epoch's strata; made when first needed, since trainers build samplers in vain."""
+        strata = self.options.strata_of(self.epoch)
+        if strata not in self._plans:
+            self._plans[strata] = BatchPlan(
+                read_labels(self.dataset, strata, self.options.distinct),
+                self.batch_size,
+                self.world_size,
+                self.drop_last,
+                self.seed,
+                self.options.random_fraction,
+            )
+        return self._plans[strata]
 
     @property
     def counts(self) -> PlanCounts:
-        """Rows in pure, pooled and mixed batches, and dropped ones, in the current epoch."""
+        """What the current epoch is made of."""
         return self._plan_epoch().counts
+
+    def describe(self) -> dict[str, Any]:
+        """Return all that decides the batches, as JSON keeps it."""
+        return {
+            "labels": f"{self.plan.digest:016x}",
+            "rows": len(self.dataset),
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "drop_last": self.drop_last,
+            "seed": self.seed,
+            "strata": {str(epoch): list(columns) for epoch, columns in self.options.schedule},
+            "distinct": self.options.distinct,
+            "random_fraction": self.options.random_fraction,
+        }
 
     def __len__(self) -> int:
         return len(self.plan if self._stock is None else self._stock)
@@ -122,11 +215,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         yield from self._plan_epoch().batches(self.batch_size)
 
     def _plan_epoch(self) -> EpochPlan:
-        cached: tuple[int, EpochPlan] | None = self.__dict__.get("_planned")
-        if cached is None or cached[0] != self.epoch:
+        if self._planned is None or self._planned[0] != self.epoch:
             self._planned = (self.epoch, self.plan.plan_epoch(self.epoch))
-            if cached is None:
-                logger.info("Cluster batches of epoch %d: rows %s", self.epoch, self._planned[1].counts)
         return self._planned[1]
 
 
@@ -134,25 +224,45 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 class ConfiguredSampler:
     """A `batch_sampler` argument with options; made by `ClusterBatchSampler.configure`."""
 
-    strata: tuple[str, ...]
-    distinct: str | None
+    options: PlanOptions
 
     def __call__(self, dataset: Dataset, **kwargs: Any) -> ClusterBatchSampler:
         """Build the sampler, as the trainer asks for it."""
-        return ClusterBatchSampler(dataset, **kwargs, strata=self.strata, distinct=self.distinct)
+        options = self.options
+        return ClusterBatchSampler(
+            dataset,
+            **kwargs,
+            strata=dict(options.schedule),
+            distinct=options.distinct,
+            random_fraction=options.random_fraction,
+        )
 
 
-def _is_trained_on(dataset: Dataset) -> bool:
-    """Tell whether a dataset is to be trained on; outside a trainer, every one is.
+def _find_trainer() -> Any:
+    """Find the trainer that is building the sampler, or None outside of one.
 
-    The trainer gives its train, eval and test samplers the same arguments, so the only witness is the trainer itself,
-    further up the call stack. Without this, hours of training would end at the first evaluation on unlabelled data.
+    The trainer gives its train, eval and test samplers the same arguments, so the only witness of what a dataset is
+    for is the trainer itself, further up the call stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, Trainer):
-            trained = owner.train_dataset
-            return any(dataset is one for one in (trained.values() if isinstance(trained, dict) else (trained,)))
+        if isinstance(owner := frame.f_locals.get("self"), Trainer):
+            return owner
         frame = frame.f_back
-    return True
+    return None
+
+
+def _is_trained_on(dataset: Dataset, trainer: Any) -> bool:
+    """Tell whether a dataset is to be trained on; outside a trainer, every one is.
+
+    Without this, hours of training would end at the first evaluation on unlabelled data.
+    """
+    if trainer is None:
+        return True
+    trained = trainer.train_dataset
+    return any(dataset is one for one in (trained.values() if isinstance(trained, dict) else (trained,)))
+
+
+def _keep_in_step(trainer: Any) -> None:
+    if not any(isinstance(one, PlanCallback) for one in trainer.callback_handler.callbacks):
+        trainer.add_callback(PlanCallback())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from st_cluster_batches.data import load_training_data
 from st_cluster_batches.embedding import STATIC_PREFIX, default_cache_dir, load_encoder, write_atomically
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.recipe import ModelArguments, Recipe, TrainingArguments
-from st_cluster_batches.sampler import ClusterBatchSampler
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -41,7 +39,7 @@ class Run:
         """Train and save.
 
         Returns:
-            The folder of the model; beside it lie the recipe, the plan's counts and the clustering.
+            The folder of the model; beside it lie the recipe, what the batches were made of, and the clustering.
         """
         arguments = self.recipe.training
         self.trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
@@ -50,7 +48,6 @@ class Run:
         self.trainer.save_model(str(target))
         if self.trainer.is_world_process_zero():
             write_atomically(output / "recipe.yaml", yaml.safe_dump(self.recipe.given, sort_keys=False))
-            write_atomically(output / "plan.json", json.dumps(describe_plan(self.trainer), indent=2) + "\n")
             if self.clustering is not None:
                 self.clustering.save(output / "clustering")
         return target
@@ -149,23 +146,6 @@ def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTra
     """
     weights = torch.randn(tokenizer.get_vocab_size(), dimensions, generator=torch.Generator().manual_seed(seed))
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)])
-
-
-def describe_plan(trainer: SentenceTransformerTrainer) -> dict[str, Any]:
-    """Return the counts of the plan of the trainer's dataset, source by source in a DatasetDict."""
-    if trainer.args.strategy == "random":
-        return {"strategy": "random"}
-    loader = trainer.get_train_dataloader()
-    sampler = loader.batch_sampler
-    while not isinstance(sampler, ClusterBatchSampler) and hasattr(sampler, "batch_sampler"):
-        sampler = sampler.batch_sampler
-    samplers = getattr(sampler, "batch_samplers", [sampler])
-    return {
-        "strategy": trainer.args.strategy,
-        "batch_size": samplers[0].batch_size,
-        "world_size": samplers[0].world_size,
-        "rows": [asdict(one.counts) for one in samplers],
-    }
 
 
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:

@@ -63,7 +63,9 @@ def test_train_leaves_a_model_its_recipe_its_plan_and_its_scores(
     assert "held_out" in out and "train_runtime" not in out
     run = workspace / "run"
     SentenceTransformer(str(run / "model")).encode(["soup"])
-    assert json.loads((run / "plan.json").read_text())["strategy"] == strategy
+    if strategy == "cluster":
+        plan = json.loads((run / "batch_plan.json").read_text())[0]
+        assert plan["strata"] == {"0": ["source", "cluster"]} and sum(plan["counts"].values()) >= 120 // 8
     assert "overrides" in (run / "recipe.yaml").read_text()
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["held_out"]["queries"] == 20

@@ -35,8 +35,8 @@ def test_one_file_fills_every_group_of_parameters(recipe: Path) -> None:
     ("strategy", "sampler"),
     [
         ("random", BatchSamplers.BATCH_SAMPLER),
-        ("source", ClusterBatchSampler.configure(strata="source")),
-        ("cluster", ClusterBatchSampler),
+        ("source", ClusterBatchSampler.configure(strata=("source",))),
+        ("cluster", ClusterBatchSampler.configure()),
     ],
 )
 def test_the_strategy_is_one_flag(recipe: Path, strategy: str, sampler: object) -> None:
