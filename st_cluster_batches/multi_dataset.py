@@ -56,7 +56,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
             raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
         self.alpha = alpha
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
-        self.world_size = ours[0].world_size if ours else PartialState().num_processes
+        self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):
                 sampler.seed = self.seed + _SEED_STEP * at
@@ -90,8 +90,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         return shares
 
     def __len__(self) -> int:
-        total: int = self._count_available().sum().item()
-        return total * self.world_size
+        return self.world_size * int(self._count_available().sum())
 
     def __iter__(self) -> Iterator[list[int]]:
         shares = self.shares

@@ -1,0 +1,150 @@
+"""What each command of the command line does: check its input, do the work, say what came out.
+
+A command takes its parsed arguments and returns a `Result`. Whatever is wrong with its input is raised within
+`checking_input`, before any work. Heavy imports stay inside the functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from st_cluster_batches.evaluation import TaskScores
+
+Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
+
+
+class UsageError(Exception):
+    """Bad input, found before any work."""
+
+
+@contextmanager
+def checking_input() -> Iterator[None]:
+    """Turn the errors that bad input raises into a `UsageError` of one line."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Compare batch strategies on the docstrings of the user's own Python."""
+    # Both are read at import: nothing is on the Hub here, and the small steps need no bars of their own.
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    with checking_input():
+        if arguments.seeds < 1 or (arguments.pairs is not None and arguments.pairs < 1000):
+            raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
+        _make_folder(arguments.output)
+        from st_cluster_batches.demo import run_demo
+
+    result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
+    return result, _describe_demo(result)
+
+
+def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Label pairs, and write them with their clustering."""
+    with checking_input():
+        from st_cluster_batches.attach import cluster_dataset
+        from st_cluster_batches.clustering import ClusterOptions
+        from st_cluster_batches.data import load_data
+
+        options = ClusterOptions(arguments.n_clusters, arguments.cluster_size, arguments.key, arguments.seed)
+        labelled, clustering = cluster_dataset(
+            load_data(arguments.data),
+            arguments.encoder,
+            options,
+            source_column=arguments.source_column,
+            batch_size=arguments.batch_size,
+            overwrite=arguments.overwrite,
+        )
+        _make_folder(arguments.out)
+    labelled.save_to_disk(str(arguments.out))
+    clustering.save(arguments.out)
+    statistics = clustering.manifest["statistics"]
+    lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
+    for name, one in statistics.items():
+        counts = (one["rows"], one["clusters"], min(one["sizes"]), max(one["sizes"]))
+        lines.append(f"{name:<24}" + "".join(f"{count:>10,}" for count in counts) + f"{one['objective']:>12.3f}")
+    lines.append(f"Labelled data and clustering are in {arguments.out}")
+    return {"output": str(arguments.out), "statistics": statistics}, "\n".join(lines)
+
+
+def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
+    """Train and evaluate as a recipe says."""
+    with checking_input():
+        from st_cluster_batches.recipe import read_recipe
+
+        recipe = read_recipe(arguments.recipe, overrides)
+        tasks = recipe.data.find_tasks()
+        if tasks:
+            from st_cluster_batches.evaluation import check_tasks, evaluate
+
+            check_tasks(tasks)
+        from st_cluster_batches.training import prepare_run
+
+        run = prepare_run(recipe)
+    model = run.train()
+    scores = {}
+    if tasks:
+        scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / "evaluation"))
+    return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
+
+
+def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Evaluate a model, keeping nDCG@10 of every query."""
+    with checking_input():
+        from sentence_transformers import SentenceTransformer
+
+        from st_cluster_batches.evaluation import check_tasks, evaluate
+
+        check_tasks(arguments.tasks)
+        _make_folder(arguments.output)
+        model = SentenceTransformer(arguments.model)
+    scores = _summarise(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
+    return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
+
+
+def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:
+    return {task: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for task, one in scores.items()}
+
+
+def _describe_scores(scores: dict[str, Any]) -> str:
+    if not scores:
+        return ""
+    lines = [f"{'task':<32}{'queries':>10}{'nDCG@10':>10}"]
+    lines += [f"{task:<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()]
+    mean = sum(one["ndcg_at_10"] for one in scores.values()) / len(scores)
+    return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
+
+
+def _describe_demo(result: dict[str, Any]) -> str:
+    """Say what was found, whoever wins."""
+    from statistics import fmean, stdev
+
+    def describe(values: list[float]) -> str:
+        return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+    scores, n_seeds = result["ndcg_at_10"], result["seeds"]
+    means = {name: [fmean(seed) for seed in zip(*by_task.values(), strict=True)] for name, by_task in scores.items()}
+    lines = [
+        f"{result['pairs']:,} pairs of {result['sources']} packages, {n_seeds} seeds; nDCG@10: mean ± deviation",
+        f"{'batches':<10}" + "".join(f"{task:>20}" for task in [*scores["random"], "mean"]) + f"{'to random':>12}",
+    ]
+    for name, by_task in scores.items():
+        cells = "".join(f"{describe(values):>20}" for values in [*by_task.values(), means[name]])
+        lines.append(f"{name:<10}{cells}{fmean(means[name]) / fmean(means['random']) - 1:>+12.1%}")
+    wins = sum(ours > theirs for ours, theirs in zip(means["cluster"], means["random"], strict=True))
+    lines.append(f"Cluster batches beat random ones in {wins} of {n_seeds} seeds.")
+    lines.append(f"The cluster model of the first seed: SentenceTransformer({result['model']!r})")
+    return "\n".join(lines)
+
+
+def _make_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a folder is needed")
+    path.mkdir(parents=True, exist_ok=True)
