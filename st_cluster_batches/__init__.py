@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from st_cluster_batches.attach import attach_clusters
     from st_cluster_batches.clustering import Clustering
+    from st_cluster_batches.fitting import fit_clusters
     from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
     from st_cluster_batches.sampler import ClusterBatchSampler
 
-__all__ = ["ClusterBatchSampler", "ClusterMultiDatasetBatchSampler", "Clustering", "attach_clusters"]
+__all__ = ["ClusterBatchSampler", "ClusterMultiDatasetBatchSampler", "Clustering", "attach_clusters", "fit_clusters"]
 
 _HOMES = {
     "ClusterBatchSampler": "sampler",
     "ClusterMultiDatasetBatchSampler": "multi_dataset",
     "Clustering": "clustering",
     "attach_clusters": "attach",
+    "fit_clusters": "fitting",
 }
 
 
