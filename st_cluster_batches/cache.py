@@ -70,8 +70,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         if error.errno in _NO_ROOM:
             raise OSError(
                 error.errno,
-                f"No room to write ({error.strerror}). What is finished is kept: free some space and call again, or "
-                "pass a cache_dir= on a larger disk",
+                f"No room to write ({os.strerror(error.errno)}). What is finished is kept: free some space and call "
+                "again, or pass a cache_dir= on a larger disk",
                 str(path),
             ) from error
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -133,8 +134,11 @@ class ChunkedArray:
 
     def _write(self, chunk: int, rows: Array) -> None:
         path = self.folder / f"{chunk:06d}-{_digest(rows)}.npy"
-        with write_whole(path) as temporary, temporary.open("wb") as file:
-            np.save(file, rows)
+        # By way of memory: numpy's own writing to a file does not notice that a disk is full.
+        buffer = io.BytesIO()
+        np.save(buffer, rows)
+        with write_whole(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
         self._paths[chunk] = path
 
 

@@ -198,12 +198,12 @@ class Clustering:
 
     def save(self, directory: str | Path) -> None:
         """Write `centroids.safetensors` and `clustering.json` into a folder."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         with write_whole(directory / CENTROIDS_FILE) as temporary:
-            save_file({f"source {at}": array for at, array in enumerate(self.centroids.values())}, temporary)
+            temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
         hashes = {name: digest_array(array) for name, array in self.centroids.items()}
         # Last, since a folder with a manifest counts as complete.
         manifest = {**self.manifest, "centroids": hashes}

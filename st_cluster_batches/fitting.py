@@ -186,6 +186,9 @@ def fit_parts(parts: list[Pairs], encoder: Encoder, options: ClusterOptions, cre
         if all(np.array_equal(refined[source], centroids[source]) for source in centroids):
             break
         centroids = refined
+        if crew.is_main:  # and the others have filled their shares, else the first process could not have refined
+            for assigned in nearest:
+                assigned.remove()
     crew.finish("fitted")
 
     def save() -> None:

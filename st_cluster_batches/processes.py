@@ -49,10 +49,12 @@ class Crew:
         cache = open_cache(cache_dir)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(cache, show_progress_bar=show_progress_bar)
+        import torch
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 
-        state = PartialState()
+        # Without a hint, accelerate takes two processes on a CPU for two runs that know nothing of each other.
+        state = PartialState(cpu=not torch.accelerator.is_available())
         # Named by the first process, so that no mark of an earlier run is taken for one of this.
         board = temporary_name(cache / f"run-{time.time_ns()}")
         if state.process_index == 0:

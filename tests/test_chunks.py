@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,22 +56,6 @@ def test_a_chunk_that_does_not_hold_what_was_written_is_made_again(
     assert np.array_equal(np.concatenate([rows for _, _, rows in array]), ROWS)
     assert ("its rows are done again" in caplog.text) == is_told
     assert fill(array) == []
-
-
-def test_a_full_disk_keeps_what_is_finished(array: ChunkedArray, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = np.save
-
-    def save_four(file: object, rows: np.ndarray) -> None:
-        if len(list(array.folder.glob("*.npy"))) == 4:
-            file.write(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(file, rows)
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="What is finished is kept: free some space"):
-        patch.setattr(np, "save", save_four)
-        fill(array)
-    assert len(list(array.folder.iterdir())) == 4
-    assert fill(array) == list(range(4, 11))
 
 
 def test_billions_of_rows_make_thousands_of_files() -> None:
