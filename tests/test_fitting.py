@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from conftest import TOPICS, make_pairs, make_static_model
 from st_cluster_batches import Clustering, fit_clusters
-from st_cluster_batches.fitting import ClusterOptions
+from st_cluster_batches.options import ClusterOptions
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from conftest import make_pairs, make_static_model
 from st_cluster_batches.attach import attach_clusters, cluster_dataset
-from st_cluster_batches.fitting import ClusterOptions
+from st_cluster_batches.options import ClusterOptions
 
 THRESHOLD = 0.95
 
