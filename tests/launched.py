@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict, load_dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer import losses
 from transformers import TrainerCallback
 
@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "sizes": {"": 203},
     "first_row": 0,
     "record": "rows",
+    "model": None,
     "kill_at": None,
     "alpha": None,
     "sampler": {},
@@ -53,7 +54,8 @@ class RecordRows(torch.nn.Module):
 
     def __init__(self, loss: torch.nn.Module, path: Path) -> None:
         super().__init__()
-        self.loss, self.path, self.state = loss, path, None
+        # The trainer puts the model that synchronises gradients into losses that have a `model`.
+        self.model, self.loss, self.path, self.state = loss.model, loss, path, None
 
     def forward(self, features: list[dict[str, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
         value = self.loss(features, None)
@@ -77,7 +79,7 @@ def train(given: dict[str, Any]) -> None:
     options = {name: given.pop(name, default) for name, default in DEFAULTS.items()}
     output = Path(given["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
-    model = make_static_model(seed=1)
+    model = SentenceTransformer(options["model"]) if options["model"] else make_static_model(seed=1)
     if options["stream"]:
         dataset = load_dataset("parquet", data_files=options["stream"], streaming=True, split="train")
     else:
@@ -132,3 +134,6 @@ def train(given: dict[str, Any]) -> None:
 if __name__ == "__main__":
     for run in json.loads(Path(sys.argv[1]).read_text()):
         train(run)
+    if torch.distributed.is_initialized():
+        # Left to the interpreter's exit, gloo's threads now and then abort it.
+        torch.distributed.destroy_process_group()
