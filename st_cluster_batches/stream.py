@@ -99,6 +99,8 @@ def export_batches(
     steps_per_shard = -(-rows_per_shard // batch_size)
     described = {**sampler.describe(), "epochs": epochs, "steps_per_shard": steps_per_shard}
     _claim(directory, described)
+    for temporary in directory.glob("*.tmp"):
+        temporary.unlink()  # half of a file, left by a call that was killed
     steps = len(sampler) // world_size
     shards = list(_list_missing_shards(directory, world_size, epochs, steps, steps_per_shard))
     for epoch, rank, first, path in tqdm(shards, "Writing batches", unit="file", disable=not show_progress_bar):
