@@ -117,7 +117,7 @@ def measure_rivals(
     """Time samplers that make the same promise one by one: no duplicates in a batch, or labels in groups."""
     measured = []
     for name, n_rows, options in (
-        ("NoDuplicates, hashed", 200_000, {"precompute_hashes": True}),
+        ("NoDuplicates, hashed", 1_000_000, {"precompute_hashes": True}),
         ("NoDuplicates, plain", 30_000, {}),
     ):
         n_rows = min(n_rows, len(columns[CLUSTER]))
