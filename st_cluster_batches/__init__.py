@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from st_cluster_batches.fitting import fit_clusters
     from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
     from st_cluster_batches.sampler import ClusterBatchSampler
+    from st_cluster_batches.stream import export_batches
 
-__all__ = ["ClusterBatchSampler", "ClusterMultiDatasetBatchSampler", "Clustering", "attach_clusters", "fit_clusters"]
+__all__ = [
+    "ClusterBatchSampler",
+    "ClusterMultiDatasetBatchSampler",
+    "Clustering",
+    "attach_clusters",
+    "export_batches",
+    "fit_clusters",
+]
 
 _HOMES = {
     "ClusterBatchSampler": "sampler",
     "ClusterMultiDatasetBatchSampler": "multi_dataset",
     "Clustering": "clustering",
     "attach_clusters": "attach",
+    "export_batches": "stream",
     "fit_clusters": "fitting",
 }
 

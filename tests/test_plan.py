@@ -28,7 +28,13 @@ def plans(draw: st.DrawFn) -> BatchPlan:
     labels = make_labels(sources, clusters, groups)
     sizes = {"batch_size": draw(st.integers(1, 9)), "world_size": draw(st.integers(1, 4))}
     try:
-        return BatchPlan(labels, **sizes, drop_last=draw(st.booleans()), seed=draw(st.integers(0, 5)))
+        return BatchPlan(
+            labels,
+            **sizes,
+            drop_last=draw(st.booleans()),
+            seed=draw(st.integers(0, 5)),
+            random_fraction=draw(st.sampled_from([0.0, 0.0, 0.3, 0.9])),
+        )
     except ValueError as error:
         assert "make no global batch" in str(error)
         return BatchPlan(labels, 1, seed=0)
@@ -74,6 +80,9 @@ def test_rows_are_dropped_only_where_no_batch_could_hold_them(plan: BatchPlan, n
     groups = np.arange(len(labels)) if labels.groups is None else labels.groups
     multiplicity = np.unique(groups, return_counts=True)[1]
     n_full = len(plan.plan_epoch(number).rows)
+    n_rows = sum(map(len, plan.plan_epoch(number).batches(plan.batch_size)))
+    if plan._keeps_rest and multiplicity.max() <= n_full:
+        assert n_rows == len(labels), "one device drops no row that could be placed"
     # One batch more could not be filled: this is the best that any arrangement can do.
     assert np.minimum(multiplicity, n_full + 1).sum() < (n_full + 1) * size
     assert np.minimum(multiplicity, n_full).sum() >= n_full * size
@@ -92,7 +101,7 @@ def test_without_repeats_every_stratum_fills_as_many_pure_batches_as_it_can(plan
 @given(plans(), st.integers(0, 3))
 def test_the_plan_is_a_function_of_its_arguments(plan: BatchPlan, number: int) -> None:
     labels = Labels(plan.labels.strata.copy(), plan.labels.source_of_stratum.copy(), plan.labels.groups)
-    again = BatchPlan(labels, plan.batch_size, plan.world_size, not plan._keeps_rest, plan.seed)
+    again = BatchPlan(labels, plan.batch_size, plan.world_size, not plan._keeps_rest, plan.seed, plan.random_fraction)
     first, second = plan.plan_epoch(number), again.plan_epoch(number)
     assert list(first.batches(plan.batch_size)) == list(second.batches(plan.batch_size))
 
@@ -167,6 +176,7 @@ def test_the_last_batch_is_named_for_what_it_holds() -> None:
 
 def test_strata_larger_than_a_chunk_are_shuffled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("st_cluster_batches.filling.CHUNK", 64)
+    monkeypatch.setattr("st_cluster_batches.sorting.CHUNK", 64)
     monkeypatch.setattr("st_cluster_batches.plan.CHUNK", 64)
     plan = BatchPlan(labels_of(1000, 3), 10)
     epoch = plan.plan_epoch(0)
