@@ -33,7 +33,7 @@ Side = Literal["query", "passage"]
 
 STATIC_PREFIX = "static:"
 
-# Texts that the encoder sees at once, chosen by tests/bench/bench_attach.py.
+# Texts that the encoder sees at once, chosen by tests/bench/bench_attach.py encoders.
 _BATCH_SIZE = 32
 _STATIC_BATCH_SIZE = 1024
 

@@ -176,7 +176,9 @@ def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 def _fold(text: str) -> str:
     # In Python, since ASCII needs no normalisation there and Arrow's functions take ten times as long on long texts.
-    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip().lower()  # no white space but single blanks
+    text = unicodedata.normalize("NFKC", text)
     return " ".join(text.lower().split())
 
 
