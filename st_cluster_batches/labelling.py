@@ -92,9 +92,10 @@ def label_parts(
     seal_path = crew.cache / f"{name}.json"
     if (report := read_seal(paths, seal_path)) is None:
         numbers = _number_clusters(centroids)
-        reports, first_group = {}, 0
+        reports, first_group, assigned = {}, 0, []
         for part, path in zip(parts, paths, strict=True):
             nearest = assign_rows(part, embed(part, key, encoder, crew), centroids, crew)
+            assigned.append(nearest)
             passages = None if threshold is None else embed_side(part, "passage", encoder, crew)
             if crew.is_main:
                 clusters = _read_clusters(part, nearest, numbers, crew)
@@ -102,8 +103,17 @@ def label_parts(
                 write_labels(path, clusters, groups + np.int32(first_group))
                 first_group += int(groups.max()) + 1
                 reports[part.name or "all"] = one
+
+        def finish() -> None:
+            seal(paths, seal_path, reports)
+            crew.wait_for(
+                f"assigned {name}"
+            )  # fitting has left marks of the same arrays: they tell of no share of now
+            for nearest in assigned:
                 nearest.remove()
-        crew.once("labels", lambda: seal(paths, seal_path, reports))
+
+        crew.finish(f"assigned {name}")
+        crew.once("labels", finish)
         report = read_seal(paths, seal_path)
         assert report is not None, "labels that were just written are there"
     else:
