@@ -87,12 +87,24 @@ def _build_parser() -> argparse.ArgumentParser:
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
     attach.add_argument("--encoder", required=True, help="path or Hub id of a model; `static:` before it distils it")
     size = attach.add_mutually_exclusive_group()
-    size.add_argument("--n_clusters", type=int, metavar="K", help="clusters of each source (default 10)")
+    size.add_argument("--n_clusters", metavar="K", help="clusters of each source (default 10), or auto")
     size.add_argument("--cluster_size", type=int, metavar="S", help="mean rows of a cluster, instead")
+    attach.add_argument("--max_cluster_size", type=int, metavar="S", help="split clusters of more rows")
+    attach.add_argument(
+        "--global_batch_size", type=int, default=1024, metavar="N", help="for --n_clusters auto: eight of it a cluster"
+    )
     attach.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
     attach.add_argument("--source_column", default="source", metavar="NAME", help="column that names a row's source")
     attach.add_argument("--seed", type=int, default=0, metavar="N")
-    attach.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts that the encoder sees at once")
+    attach.add_argument(
+        "--false_negative_threshold",
+        type=float,
+        metavar="T",
+        help="passages more similar than this are false negatives of one another; equal texts alone by default",
+    )
+    attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
+    attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
+    attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
     train = add("train", "train and evaluate as a recipe says")

@@ -50,17 +50,27 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.attach import cluster_dataset
-        from st_cluster_batches.clustering import ClusterOptions
         from st_cluster_batches.data import load_data
+        from st_cluster_batches.fitting import ClusterOptions, parse_n_clusters
 
-        options = ClusterOptions(arguments.n_clusters, arguments.cluster_size, arguments.key, arguments.seed)
+        options = ClusterOptions(
+            parse_n_clusters(arguments.n_clusters),
+            arguments.cluster_size,
+            arguments.max_cluster_size,
+            arguments.global_batch_size,
+            arguments.key,
+            arguments.seed,
+        )
         labelled, clustering = cluster_dataset(
             load_data(arguments.data),
             arguments.encoder,
             options,
             source_column=arguments.source_column,
+            false_negative_threshold=arguments.false_negative_threshold,
+            truncate_dim=arguments.truncate_dim,
             batch_size=arguments.batch_size,
             overwrite=arguments.overwrite,
+            cache_dir=arguments.cache_dir,
         )
         _make_folder(arguments.out)
     labelled.save_to_disk(str(arguments.out))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
+from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.collection import Collection, read_collection
-from st_cluster_batches.embedding import write_atomically
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches.attach import cluster_dataset
+from st_cluster_batches.cache import default_cache_dir, write_atomically
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.data import load_training_data
-from st_cluster_batches.embedding import STATIC_PREFIX, default_cache_dir, load_encoder, write_atomically
+from st_cluster_batches.embedding import STATIC_PREFIX, load_encoder
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.recipe import ModelArguments, Recipe, TrainingArguments
 
@@ -71,16 +71,17 @@ def prepare_run(recipe: Recipe) -> Run:
     model = load_model(recipe.model, arguments.seed)
     clustering = None
     if arguments.strategy == CLUSTER and not _has_labels(dataset):
-        # The first process fills the cache and the others read it.
-        with PartialState().main_process_first():
-            dataset, clustering = cluster_dataset(
-                dataset,
-                clusters.encoder or recipe.model.model_name_or_path,
-                clusters.options(),
-                batch_size=clusters.encoder_batch_size,
-                cache_dir=clusters.cache_dir,
-                show_progress_bar=not arguments.disable_tqdm,
-            )
+        # Every process takes part: each embeds its share.
+        dataset, clustering = cluster_dataset(
+            dataset,
+            clusters.encoder or recipe.model.model_name_or_path,
+            clusters.options(),
+            false_negative_threshold=clusters.false_negative_threshold,
+            truncate_dim=clusters.truncate_dim,
+            batch_size=clusters.encoder_batch_size,
+            cache_dir=clusters.cache_dir,
+            show_progress_bar=not arguments.disable_tqdm,
+        )
     trainer = build_trainer(model, dataset, arguments, recipe.model.loss_scale)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
