@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.embedding import Encoder, Key
-from st_cluster_batches.fitting import ClusterOptions, fit_parts
+from st_cluster_batches.fitting import fit_parts
 from st_cluster_batches.kmeans import require_faiss
 from st_cluster_batches.labelling import label_parts
 from st_cluster_batches.labels import SOURCE
+from st_cluster_batches.options import ClusterOptions
 from st_cluster_batches.pairs import Pairs, name_datasets
 from st_cluster_batches.processes import Crew
 

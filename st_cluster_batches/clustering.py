@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.cache import default_cache_dir, write_atomically, write_whole
-from st_cluster_batches.embedding import Encoder, Key, get_max_seq_length, join_sides, sides_of
+from st_cluster_batches.embedding import STATIC_PREFIX, Encoder, Key, get_max_seq_length, join_sides, sides_of
 from st_cluster_batches.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.labelling import digest_array, label_parts
 from st_cluster_batches.labels import SOURCE
@@ -31,6 +32,7 @@ AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict", "IterableDataset")
 
 CENTROIDS_FILE = "centroids.safetensors"
 MANIFEST_FILE = "clustering.json"
+ENCODER_FOLDER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ class Clustering:
         centroids: For each source a (k, d) float32 array of unit rows, ordered along a path through space, so that
             neighbours in number are neighbours in meaning.
         manifest: Encoder, key, seed, sizes and whatever else tells one clustering from another.
-        encoder: The model that the centroids were made with; loaded by its id when it is first needed if None.
+        encoder: The model that the centroids were made with, or the path to load it from once it is needed; by its id
+            in the manifest if None.
     """
 
     centroids: dict[str, Centroids]
     manifest: dict[str, Any] = field(default_factory=dict)
-    encoder: Encoder | None = field(default=None, repr=False, compare=False)
+    encoder: Encoder | str | None = field(default=None, repr=False, compare=False)
 
     def first_cluster(self, source: str) -> int:
         """Return the number of a source's first cluster; numbers are unique across sources."""
@@ -150,17 +153,16 @@ class Clustering:
         Raises:
             ValueError: If the id leads to no model, or to one whose weights or prompts differ.
         """
-        return self.encoder or self._loaded_encoder
+        return self.encoder if isinstance(self.encoder, Encoder) else self._loaded_encoder
 
     @cached_property
     def _loaded_encoder(self) -> Encoder:
-        name = self.manifest["encoder"]
         try:
-            return self.check_encoder(name)
+            return self.check_encoder(self.encoder if isinstance(self.encoder, str) else self.manifest["encoder"])
         except OSError as error:
             raise ValueError(
-                f"The encoder {name!r} of the clustering is neither a path here nor a model that the Hub gives; pass "
-                "it: Clustering.load(..., encoder=...)"
+                f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
+                "the Hub gives; pass it: Clustering.load(..., encoder=...)"
             ) from error
 
     def check_encoder(self, encoder: str | SentenceTransformer) -> Encoder:
@@ -197,13 +199,20 @@ class Clustering:
             )
 
     def save(self, directory: str | Path) -> None:
-        """Write `centroids.safetensors` and `clustering.json` into a folder."""
+        """Write `centroids.safetensors` and `clustering.json` into a folder.
+
+        A distilled encoder is written beside them: another machine's arithmetic would distil slightly other weights.
+        """
         from safetensors.numpy import save
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         with write_whole(directory / CENTROIDS_FILE) as temporary:
             temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
+        shutil.rmtree(directory / ENCODER_FOLDER, ignore_errors=True)
+        if isinstance(self.encoder, Encoder) and self.encoder.name.startswith(STATIC_PREFIX):
+            with write_whole(directory / ENCODER_FOLDER) as temporary:
+                self.encoder.model.save(str(temporary), create_model_card=False)
         hashes = {name: digest_array(array) for name, array in self.centroids.items()}
         # Last, since a folder with a manifest counts as complete.
         manifest = {**self.manifest, "centroids": hashes}
@@ -224,15 +233,17 @@ class Clustering:
         """
         from safetensors.numpy import load_file
 
-        centroids_path, manifest_path = (_find_file(name, file) for file in (CENTROIDS_FILE, MANIFEST_FILE))
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        arrays = load_file(centroids_path)
+        folder = _find_folder(name)
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        arrays = load_file(folder / CENTROIDS_FILE)
         hashes = manifest.pop("centroids")
         centroids = {source: arrays[f"source {at}"] for at, source in enumerate(hashes)}
         if {source: digest_array(array) for source, array in centroids.items()} != hashes:
             raise ValueError(f"{name}: {CENTROIDS_FILE} does not hold what {MANIFEST_FILE} says; load both again")
         clustering = cls(centroids, manifest)
-        return clustering if encoder is None else replace(clustering, encoder=clustering.check_encoder(encoder))
+        if encoder is not None:
+            return replace(clustering, encoder=clustering.check_encoder(encoder))
+        return replace(clustering, encoder=str(kept)) if (kept := folder / ENCODER_FOLDER).is_dir() else clustering
 
     def _to_vectors(self, texts_or_vectors: Sequence[Any] | Vectors) -> Vectors:
         if not isinstance(texts_or_vectors, np.ndarray) or texts_or_vectors.dtype.kind in "UO":
@@ -246,20 +257,25 @@ class Clustering:
         return texts_or_vectors
 
 
-def _find_file(name: str | Path, file: str) -> Path:
-    """Return the path of one of the two files, from the Hub if there is no such folder."""
-    from huggingface_hub import hf_hub_download
+def _find_folder(name: str | Path) -> Path:
+    """Return the folder of a clustering, fetched from the Hub if there is no such folder here."""
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    files = [CENTROIDS_FILE, MANIFEST_FILE]
     if Path(name).is_dir():
-        path = Path(name) / file
-        if not path.is_file():
-            raise FileNotFoundError(f"{name} holds no clustering: {file} is missing; Clustering.save writes it")
-        return path
+        for file in files:
+            if not (Path(name) / file).is_file():
+                raise FileNotFoundError(f"{name} holds no clustering: {file} is missing; Clustering.save writes it")
+        return Path(name)
     failure: Exception | None = None
     for kind in ("dataset", "model"):
         try:
-            return Path(hf_hub_download(str(name), file, repo_type=kind))
+            wanted = [*files, f"{ENCODER_FOLDER}/*"]
+            folder = Path(snapshot_download(str(name), repo_type=kind, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             failure = error
-    raise FileNotFoundError(f"{name} is neither a folder here nor a repository on the Hub with {file}") from failure
+        else:
+            if all((folder / file).is_file() for file in files):
+                return folder
+    raise FileNotFoundError(f"{name} is neither a folder here nor a clustering on the Hub") from failure

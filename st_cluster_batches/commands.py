@@ -23,6 +23,11 @@ class UsageError(Exception):
     """Bad input, found before any work."""
 
 
+def is_main_process() -> bool:
+    """Return whether this is the process of a launch that writes and prints; accelerate and torchrun number them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def checking_input() -> Iterator[None]:
     """Turn the errors that bad input raises into a `UsageError` of one line."""
@@ -51,7 +56,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from st_cluster_batches.attach import cluster_dataset
         from st_cluster_batches.data import load_data
-        from st_cluster_batches.fitting import ClusterOptions, parse_n_clusters
+        from st_cluster_batches.options import ClusterOptions, parse_n_clusters
 
         options = ClusterOptions(
             parse_n_clusters(arguments.n_clusters),
@@ -73,8 +78,9 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             cache_dir=arguments.cache_dir,
         )
         _make_folder(arguments.out)
-    labelled.save_to_disk(str(arguments.out))
-    clustering.save(arguments.out)
+    if is_main_process():
+        labelled.save_to_disk(str(arguments.out))
+        clustering.save(arguments.out)
     statistics = clustering.manifest["statistics"]
     lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
     for name, one in statistics.items():

@@ -16,8 +16,8 @@ from sentence_transformers.base.sampler import BatchSamplers
 from transformers import HfArgumentParser
 
 from st_cluster_batches.embedding import Key
-from st_cluster_batches.fitting import ClusterOptions, parse_n_clusters
 from st_cluster_batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.options import ClusterOptions, parse_n_clusters
 from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from st_cluster_batches.embedding import sides_of
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS, SOURCE
 from st_cluster_batches.pairs import WHOLE
-from st_cluster_batches.texts import TARGET_COLUMNS, fold_texts
+from st_cluster_batches.texts import TARGET_COLUMNS, hash_texts
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -81,6 +80,5 @@ def _label_batch(
         list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0],
         [str(one) for one in batch[SOURCE]] if has_source else WHOLE,
     )
-    passages = fold_texts(pa.array(batch[columns[-1]])).to_pylist()
-    groups = np.asarray([xxhash.xxh3_64_intdigest(text) & 0x7FFFFFFF for text in passages], dtype=np.int32)
+    groups = (hash_texts(pa.array(batch[columns[-1]])) >> np.uint64(33)).astype(np.int32)
     return {CLUSTER: clusters, FALSE_NEGATIVE_GROUP: groups}

@@ -109,13 +109,11 @@ def group_false_negatives(
 
 
 def _hash_column(dataset: Dataset, name: str, show_progress_bar: bool) -> npt.NDArray[np.uint64]:
-    """Return an (n,) hash of every row's text, equal for texts that count as equal."""
     hashes = np.empty(len(dataset), dtype=np.uint64)
     first = 0
     for table in iterate_tables(dataset, [name], "Finding false negatives", show_progress_bar):
-        texts = fold_texts(table[name].combine_chunks()).cast(pa.large_binary()).to_pylist()
-        hashes[first : first + len(texts)] = [xxhash.xxh3_64_intdigest(text) for text in texts]
-        first += len(texts)
+        hashes[first : first + table.num_rows] = hash_texts(table[name].combine_chunks())
+        first += table.num_rows
     return hashes
 
 
@@ -168,10 +166,12 @@ def _number_groups(n_rows: int, starts: npt.NDArray[np.int64], ends: npt.NDArray
     return groups
 
 
-def fold_texts(texts: Any) -> Any:
-    """Map texts that count as equal to the same text."""
+def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
+    """Return an (n,) hash of every text, equal for texts that count as equal."""
     folded = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, pattern=r"\s+", replacement=" "))
+    folded = pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, pattern=r"\s+", replacement=" "))
+    values = folded.cast(pa.large_binary()).to_pylist()
+    return np.asarray([xxhash.xxh3_64_intdigest(text) for text in values], dtype=np.uint64)
 
 
 def iterate_tables(dataset: Dataset, columns: Sequence[str], description: str, show_progress_bar: bool) -> Any:

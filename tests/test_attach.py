@@ -12,7 +12,7 @@ from conftest import TOPICS, make_pairs, make_static_model
 from st_cluster_batches import ClusterBatchSampler, attach_clusters
 from st_cluster_batches.attach import cluster_dataset
 from st_cluster_batches.chunks import CHUNK
-from st_cluster_batches.fitting import ClusterOptions
+from st_cluster_batches.options import ClusterOptions
 
 
 @pytest.fixture

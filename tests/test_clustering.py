@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from conftest import TOPICS, make_pairs, make_static_model
 from st_cluster_batches import Clustering, attach_clusters, fit_clusters
-from st_cluster_batches.embedding import Key
+from st_cluster_batches.embedding import Encoder, Key
 
 
 @pytest.fixture
@@ -152,26 +153,34 @@ def test_vectors_of_another_size_are_refused(cache: Path) -> None:
         fit(cache).assign(np.ones((2, 3)))
 
 
-def test_a_hub_id_leads_to_both_files(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_leads_to_the_artefact(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     clustering = fit(cache)
     clustering.save(tmp_path / "hub")
-    asked = []
 
-    def download(repo_id: str, filename: str, *, repo_type: str) -> str:
-        asked.append((repo_id, repo_type, filename))
+    def download(repo_id: str, *, repo_type: str, allow_patterns: list[str]) -> str:
         if repo_type == "dataset":
             raise LocalEntryNotFoundError("not here")
-        return str(tmp_path / "hub" / filename)
+        assert set(allow_patterns) == {"centroids.safetensors", "clustering.json", "encoder/*"}
+        return str(tmp_path / "hub")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     loaded = Clustering.load("someone/topics")
     assert np.array_equal(loaded.centroids["all"], clustering.centroids["all"])
-    assert {one[2] for one in asked} == {"centroids.safetensors", "clustering.json"}
+
+
+def test_a_distilled_encoder_is_in_the_artefact(cache: Path, tmp_path: Path) -> None:
+    encoder = Encoder(make_static_model(), "static:someone/model", None, 32)
+    kept = replace(fit(cache), encoder=encoder)
+    kept.manifest["encoder"] = encoder.name
+    kept.save(tmp_path / "kept")
+    kept.save(tmp_path / "kept")
+    texts = make_pairs(50)["query"][:]
+    assert np.array_equal(Clustering.load(tmp_path / "kept").assign(texts), kept.assign(texts))
 
 
 @pytest.mark.parametrize("name", ["someone/topics", "no/such/folder"])
 def test_what_is_nowhere_is_named(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"{name} is neither a folder here nor a repository"):
+    with pytest.raises(FileNotFoundError, match=f"{name} is neither a folder here nor a clustering on the Hub"):
         Clustering.load(name)

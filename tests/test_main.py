@@ -96,6 +96,8 @@ def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixtu
         (["attach", "{}/none", "{}/out", "--encoder", "x"], "neither a file or folder here nor a dataset"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/none"], "none"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "0"], "must be at least 1"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "few"], "nor 'auto'"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--false_negative_threshold", "2"], "in (0, 1)"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
         (["evaluate", "{}/encoder", "--tasks", "{}", "--output", "{}/scores"], "has no corpus.parquet"),
         (["demo", "--seeds", "0", "--output", "{}/demo"], "must be at least 1"),
