@@ -118,7 +118,9 @@ class Inspection:
 
     def describe(self) -> dict[str, Any]:
         """Return all figures as JSON keeps them."""
-        return asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
+        described = asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
+        del described["sample"]
+        return described
 
 
 def inspect(
@@ -200,27 +202,26 @@ def _find_encoder(
 
 def _describe_topics(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> list[ClusterTopic]:
     pairs = sample.pairs
-    at = sample.find(sample.topic_rows)
-    numbers, first, counts = np.unique(pairs.clusters, return_index=True, return_counts=True)
-    sources = {
-        int(number): pairs.source_names[pairs.source_of_row[row]] for number, row in zip(numbers, first, strict=True)
+    numbers, first, sizes = np.unique(pairs.strata, return_index=True, return_counts=True)
+    names = {
+        number: (pairs.source_names[pairs.source_of_row[row]], int(pairs.clusters[row]), size)
+        for number, row, size in zip(numbers.tolist(), first.tolist(), sizes.tolist(), strict=True)
     }
-    sizes = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    topics = describe_clusters(sample.topic_rows, key_vectors[at], pairs.clusters[sample.topic_rows], sources, sizes)
+    at = sample.find(sample.topic_rows)
+    topics = describe_clusters(sample.topic_rows, key_vectors[at], pairs.strata[sample.topic_rows], names)
     # Words are cheap: they are counted on more rows than are embedded.
-    rows = pairs.sample_clusters(
-        np.array([one.cluster for one in topics]), max(1, _TOPIC_ROWS // len(topics)), np.random.default_rng(seed)
-    )
+    described = np.unique(pairs.strata[sample.topic_rows])
+    rows = pairs.sample_strata(described, max(1, _TOPIC_ROWS // len(topics)), np.random.default_rng(seed))
     queries, passages = pairs.read_texts(rows)
     documents = [f"{query} {passage}" for query, passage in zip(queries, passages, strict=True)]
-    words = find_words(documents, pairs.clusters[rows])
-    return [replace(one, words=words[one.cluster]) for one in topics]
+    words = find_words(documents, pairs.strata[rows])
+    return [replace(one, words=words[number]) for number, one in zip(described.tolist(), topics, strict=True)]
 
 
 def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic]) -> list[SourceSizes]:
     described = []
     for at, name in enumerate(pairs.source_names):
-        sizes = np.unique(pairs.clusters[pairs.source_of_row == at], return_counts=True)[1]
+        sizes = np.unique(pairs.strata[pairs.source_of_row == at], return_counts=True)[1]
         shares = sizes / sizes.sum()
         own = [one for one in topics if one.source == name]
         described.append(
@@ -258,7 +259,7 @@ def _measure_stability(sample: Sample, key_vectors: npt.NDArray[np.float32], see
     source_of_row = pairs.source_of_row[sample.rows]
     for at in range(len(pairs.source_names)):
         own = key_vectors[source_of_row == at]
-        n_clusters = len(np.unique(pairs.clusters[pairs.source_of_row == at]))
+        n_clusters = len(np.unique(pairs.strata[pairs.source_of_row == at]))
         n_clusters = min(n_clusters, len(own) // _MIN_ROWS_PER_CLUSTER)
         if n_clusters < 2:
             continue

@@ -82,6 +82,7 @@ class LabelledPairs:
         source_names: The sources.
         source_of_row: (n,) which of them a row is of.
         clusters: (n,) cluster numbers.
+        strata: (n,) dense numbers of source and cluster together.
         groups: (n,) false-negative groups, or None.
     """
 
@@ -90,6 +91,7 @@ class LabelledPairs:
     source_names: list[str]
     source_of_row: Integers
     clusters: Integers
+    strata: Integers
     groups: Integers | None
 
     @classmethod
@@ -111,7 +113,7 @@ class LabelledPairs:
         columns = find_text_columns(dataset)
         if len(columns) < 2:
             raise ValueError(f"The dataset has one column of text, {columns}; in-batch negatives need passages too")
-        read_labels(dataset)  # checks that they are there and whole
+        strata = read_labels(dataset).strata
         names = [FALSE_NEGATIVE_GROUP, CLUSTER, SOURCE]
         table = dataset.with_format("arrow", columns=[one for one in names if one in dataset.column_names])[:]
         source_names = ["all"]
@@ -120,7 +122,8 @@ class LabelledPairs:
             values, source_of_row = np.unique(np.asarray(table[SOURCE].to_pylist(), dtype=str), return_inverse=True)
             source_names = values.tolist()
         groups = table[FALSE_NEGATIVE_GROUP].to_numpy() if FALSE_NEGATIVE_GROUP in table.column_names else None
-        return cls(dataset, (columns[0], columns[1]), source_names, source_of_row, table[CLUSTER].to_numpy(), groups)
+        clusters = table[CLUSTER].to_numpy()
+        return cls(dataset, (columns[0], columns[1]), source_names, source_of_row, clusters, strata, groups)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -133,10 +136,10 @@ class LabelledPairs:
         )
         return queries, passages
 
-    def sample_clusters(self, numbers: Integers, n_rows: int, rng: np.random.Generator) -> Integers:
-        """Choose up to `n_rows` rows of each cluster; ascending."""
-        order = np.argsort(self.clusters, kind="stable")
-        ordered = self.clusters[order]
+    def sample_strata(self, numbers: Integers, n_rows: int, rng: np.random.Generator) -> Integers:
+        """Choose up to `n_rows` rows of each stratum; ascending."""
+        order = np.argsort(self.strata, kind="stable")
+        ordered = self.strata[order]
         starts, ends = np.searchsorted(ordered, numbers), np.searchsorted(ordered, numbers, side="right")
         chosen = [
             order[start:end]
@@ -198,9 +201,9 @@ class Sample:
             batches[name] = [planned.rows[at].astype(np.int64) for at in chosen] or [planned.last.astype(np.int64)]
         shuffled = rng.permutation(len(pairs))[: n_batches * size]
         batches["random"] = [shuffled[low : low + size] for low in range(0, len(shuffled) - size + 1, size)]
-        numbers = np.unique(pairs.clusters)
+        numbers = np.unique(pairs.strata)
         numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, _MAX_CLUSTERS).round().astype(int))]
-        topic_rows = pairs.sample_clusters(numbers, max(_MIN_TOPIC_ROWS, _TOPIC_ROWS // len(numbers)), rng)
+        topic_rows = pairs.sample_strata(numbers, max(_MIN_TOPIC_ROWS, _TOPIC_ROWS // len(numbers)), rng)
         shown = np.concatenate([batches[name][0][: _MAP_ROWS // 4] for name in ("cluster", "random")])
         others = rng.permutation(topic_rows)[: _MAP_ROWS - len(shown)]
         rows = np.unique(np.concatenate([topic_rows, *(batch for kind in batches.values() for batch in kind)]))

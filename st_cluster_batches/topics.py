@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,36 +80,36 @@ def find_words(documents: Sequence[str], cluster_of_document: Integers) -> dict[
 
 
 def describe_clusters(
-    rows: Integers, vectors: Vectors, clusters: Integers, source_of_cluster: dict[int, str], sizes: dict[int, int]
+    rows: Integers, vectors: Vectors, strata: Integers, names: Mapping[int, tuple[str, int, int]]
 ) -> list[ClusterTopic]:
     """Find coherence, typical and borderline rows of clusters from a sample of their rows.
 
     Args:
         rows: (m,) row numbers of the sample.
         vectors: (m, d) unit vectors of their key texts.
-        clusters: (m,) their clusters.
-        source_of_cluster: Source by cluster.
-        sizes: Rows by cluster.
+        strata: (m,) strata that they are in, each a cluster of one source.
+        names: Source, cluster number and size by stratum.
 
     Returns:
-        One for each cluster in the sample, without words.
+        One for each stratum in the sample, in order, without words.
     """
-    numbers = np.unique(clusters)
-    means = np.stack([vectors[clusters == number].mean(axis=0) for number in numbers]).astype(np.float32)
+    numbers = np.unique(strata)
+    means = np.stack([vectors[strata == number].mean(axis=0) for number in numbers]).astype(np.float32)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    sources = np.array([source_of_cluster[int(number)] for number in numbers])
+    sources = np.array([names[int(number)][0] for number in numbers])
     topics = []
     for at, number in enumerate(numbers.tolist()):
-        members = np.flatnonzero(clusters == number)
+        members = np.flatnonzero(strata == number)
         similarity = vectors[members] @ means.T
         own = similarity[:, at].copy()
         similarity[:, (sources != sources[at]) | (numbers == number)] = -np.inf
         margin = own - similarity.max(axis=1)
+        source, cluster, size = names[number]
         topics.append(
             ClusterTopic(
-                cluster=number,
-                source=str(sources[at]),
-                rows=sizes[number],
+                cluster=cluster,
+                source=source,
+                rows=size,
                 coherence=float(own.mean()),
                 words=[],
                 typical=rows[members[np.argsort(-own, kind="stable")[:_EXAMPLES]]].tolist(),
