@@ -87,7 +87,7 @@ class Clustering:
         """
         from datasets import DatasetDict, IterableDataset
 
-        from st_cluster_batches.streaming import label_stream
+        from st_cluster_batches.stream_labels import label_stream
 
         encoder = self.get_encoder()
         if batch_size is not None:

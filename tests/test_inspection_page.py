@@ -182,4 +182,4 @@ def leaving_requests(driver: Any) -> list[str]:
     """Return the addresses that the page asked for, but for the file itself, what it made, and a new tab."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    return [url for url in asked if not url.startswith(("file:", "data:", "blob:", "chrome:"))]
+    return [url for url in asked if not url.startswith(("file:", "data:", "blob:", "chrome"))]

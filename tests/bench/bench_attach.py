@@ -105,14 +105,14 @@ def bench_encoders(data: Path, full: str, rows: int) -> Report:
             **{f"AMI of static, first {dim}": agree(static_vectors[:, :dim]) for dim in (128, 64)},
         }
     texts = load(data, "debian_packages", 4096)["query"][:]
-    few = texts[:512]
+    few = texts[:128]
     batches = {
         "static rows/s by batch size": (static, texts, (32, 128, 512, 1024, 4096)),
         "full rows/s by batch size": (model, few, (16, 32, 64, 128)),
     }
     for name, (encoder, some, sizes) in batches.items():
         cases = {str(n): lambda n=n, e=encoder, t=some: embed(e, t, batch_size=n) for n in sizes}
-        report[name] = {n: round(len(some) / median(times)) for n, times in interleave(5, **cases).items()}
+        report[name] = {n: round(len(some) / median(times)) for n, times in interleave(3, **cases).items()}
     unsorted = interleave(
         3,
         sorted=lambda: embed(model, few),
@@ -128,7 +128,7 @@ def bench_overhead(data: Path, full: str, rows: int) -> Report:
     model, static = SentenceTransformer(full), load_encoder(f"static:{full}", default_cache_dir())
     mixed = concatenate_datasets([load(data, source, 12_000) for source in SOURCES]).shuffle(seed=1)
     for name, encoder, some, repetitions in (
-        ("static", static, mixed.flatten_indices(), 7),
+        ("static", static, mixed.select(range(30_000)).flatten_indices(), 5),
         ("full", model, mixed.select(range(rows)).flatten_indices(), 3),
     ):
         batch_size = 1024 if name == "static" else 32

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from st_cluster_batches.embedding import sides_of
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS, SOURCE
@@ -80,5 +79,5 @@ def _label_batch(
         list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0],
         [str(one) for one in batch[SOURCE]] if has_source else WHOLE,
     )
-    groups = (hash_texts(pa.array(batch[columns[-1]])) >> np.uint64(33)).astype(np.int32)
+    groups = (hash_texts(batch[columns[-1]]) >> np.uint64(33)).astype(np.int32)
     return {CLUSTER: clusters, FALSE_NEGATIVE_GROUP: groups}
