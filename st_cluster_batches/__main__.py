@@ -108,6 +108,20 @@ def _build_parser() -> argparse.ArgumentParser:
     attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
+    inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
+    inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
+    inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
+    inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
+    inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")
+    inspect.add_argument(
+        "--key", choices=("query", "passage", "both"), default="query", help="text that was clustered"
+    )
+    inspect.add_argument("--seed", type=int, default=0, metavar="N")
+    inspect.add_argument(
+        "--sample_rows", type=int, default=2048, metavar="N", help="rows to embed of each kind of batch"
+    )
+    inspect.add_argument("--output", type=Path, metavar="REPORT.html", help="write a report to open in a browser")
+
     train = add("train", "train and evaluate as a recipe says")
     train.add_argument("recipe", metavar="RECIPE.yaml", type=Path)
     train.epilog = "Any key of the recipe can be given as --key value, for instance --batch_sampler random."

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from st_cluster_batches.evaluation import TaskScores
+    from st_cluster_batches.inspection import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 
@@ -90,6 +91,39 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     return {"output": str(arguments.out), "statistics": statistics}, "\n".join(lines)
 
 
+def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Look at labelled data, and write a report if one is wanted."""
+    with checking_input():
+        from st_cluster_batches.clustering import MANIFEST_FILE, Clustering
+        from st_cluster_batches.data import load_data
+        from st_cluster_batches.inspection import inspect as inspect_data
+        from st_cluster_batches.inspection_page import draw_inspection, require_plots, write_page
+
+        if arguments.output is not None:
+            require_plots()
+        data, clustering = load_data(arguments.data), None
+        if (Path(arguments.data) / MANIFEST_FILE).is_file():
+            clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
+        elif arguments.encoder is None:
+            raise ValueError(f"{arguments.data} has no clustering beside it; say which model measures: --encoder")
+        inspection = inspect_data(
+            data,
+            None if clustering else arguments.encoder,
+            clustering=clustering,
+            batch_size=arguments.batch_size,
+            world_size=arguments.world_size,
+            key=arguments.key,
+            seed=arguments.seed,
+            sample_rows=arguments.sample_rows,
+        )
+    lines = _describe_inspection(inspection)
+    if arguments.output is not None:
+        write_page(inspection, arguments.output)
+        draw_inspection(inspection, arguments.output.parent)
+        lines.append(f"The report is in {arguments.output}")
+    return inspection.describe(), "\n".join(lines)
+
+
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Train and evaluate as a recipe says."""
     with checking_input():
@@ -123,6 +157,23 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         model = SentenceTransformer(arguments.model)
     scores = _summarise(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
+
+
+def _describe_inspection(inspection: Inspection) -> list[str]:
+    names = ("rows", "clusters", "smallest", "median", "largest")
+    lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
+    for one in inspection.sources:
+        cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
+        lines.append(f"{one.name[:23]:<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
+    lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
+    lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
+    for name, found in inspection.hardness.items():
+        means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
+        rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
+        lines.append(f"{name + ' batches':<24}{means}{rates}")
+    if inspection.stability is not None:
+        lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
+    return [*lines, "", *(f"* {line}" for line in inspection.advice)]
 
 
 def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:
