@@ -28,6 +28,8 @@ def checking_input() -> Iterator[None]:
     """Turn the errors that bad input raises into a `UsageError` of one line."""
     try:
         yield
+    except ConnectionError:
+        raise  # an OSError, but no fault of the input
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
@@ -80,17 +82,18 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.recipe import read_recipe
 
         recipe = read_recipe(arguments.recipe, overrides)
-        tasks = recipe.data.find_tasks()
-        if tasks:
-            from st_cluster_batches.evaluation import check_tasks, evaluate
-
-            check_tasks(tasks)
         from st_cluster_batches.training import prepare_run
 
-        run = prepare_run(recipe)
+        if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
+            from st_cluster_batches.evaluation import check_tasks
+
+            check_tasks(recipe.data.find_tasks())
+        run, tasks = prepare_run(recipe)
     model = run.train()
     scores = {}
     if tasks:
+        from st_cluster_batches.evaluation import evaluate
+
         scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / "evaluation"))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
@@ -22,6 +22,11 @@ from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]
 
+VARIANTS = "variants"
+_DEFAULT_VARIANTS: dict[str, dict[str, Any]] = {
+    strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
+}
+
 
 @dataclass
 class DataArguments:
@@ -38,8 +43,22 @@ class DataArguments:
     )
     eval_tasks: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders in BEIR layout or names of mteb tasks to evaluate the trained model on."},
+        metadata={"help": "Folders in BEIR layout, mteb tasks or benchmarks to evaluate the trained model on."},
     )
+    held_out_queries: int | None = field(
+        default=None,
+        metadata={"help": "Hold so many queries of each source out and evaluate on them, not on eval_tasks: to tune."},
+    )
+    held_out_documents: int = field(
+        default=1000, metadata={"help": "Documents of a held-out collection, most of them passages of training pairs."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.held_out_queries is not None and not 0 < self.held_out_queries <= self.held_out_documents:
+            raise ValueError(
+                f"held_out_queries={self.held_out_queries} must be positive and at most "
+                f"held_out_documents={self.held_out_documents}"
+            )
 
     def find_tasks(self) -> list[str]:
         """Return the tasks, with folders found below data_dir."""
@@ -57,6 +76,9 @@ class ModelArguments:
     static_dim: int | None = field(
         default=None,
         metadata={"help": "Train new static token embeddings of this many dimensions, with the model's tokenizer."},
+    )
+    num_hidden_layers: int | None = field(
+        default=None, metadata={"help": "Keep so many of a transformer's first layers, for a small model."}
     )
     max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
     loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
@@ -133,7 +155,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; later values win: file, then `--key value` overrides.
 
     Args:
-        path: YAML file of flat `key: value` lines.
+        path: YAML file of flat `key: value` lines; its `variants`, if any, are for `read_variants`.
         overrides: Words of the command line after the file.
 
     Returns:
@@ -143,7 +165,53 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: If there is no such file.
         ValueError: If a key is unknown or missing, or a value is of the wrong kind.
     """
-    path = Path(path)
+    values = _read_values(Path(path))
+    values.pop(VARIANTS, None)
+    return _parse(values, overrides, {**values, "overrides": list(overrides)} if overrides else values)
+
+
+def read_variants(
+    path: str | Path, overrides: Sequence[str] = (), common: Mapping[str, Any] | None = None
+) -> dict[str, Recipe]:
+    """Read the recipes that are to be compared: one file, but for who shares a batch.
+
+    The key `variants` of the file names them, the baseline first: `{random: {batch_sampler: random}, fine:
+    {n_clusters: 500}}`. Without it they are the three strategies.
+
+    Args:
+        path: YAML file as for `read_recipe`.
+        overrides: Words of the command line, for all variants; a variant's own values win.
+        common: Values for all variants that win over all others.
+
+    Returns:
+        The checked parameters by name of variant.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a variant changes more than who shares a batch, or a key or value is wrong.
+    """
+    values = _read_values(Path(path))
+    variants = values.pop(VARIANTS, _DEFAULT_VARIANTS)
+    if not isinstance(variants, dict) or len(variants) < 2 or not all(isinstance(v, dict) for v in variants.values()):
+        raise ValueError(f"{VARIANTS} must map two names or more to `key: value` lines, not {variants!r}")
+    allowed = {"batch_sampler", "random_fraction", "keep_false_negatives_apart"} | {
+        one.name for one in fields(ClusterArguments)
+    }
+    recipes = {}
+    for name, own in variants.items():
+        if others := sorted(set(own) - allowed):
+            raise ValueError(
+                f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
+                f"{', '.join(sorted(allowed))}"
+            )
+        own = {**own, **(common or {})}
+        given = {key: value for key, value in values.items() if key not in own}
+        words = [*overrides, *(word for key, value in own.items() for word in _to_words(key, value))]
+        recipes[str(name)] = _parse(given, words, {**given, "overrides": list(overrides), **own})
+    return recipes
+
+
+def _read_values(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}")
     try:
@@ -152,18 +220,24 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(values).__name__}")
+    return values
+
+
+def _parse(values: dict[str, Any], overrides: Sequence[str], given: dict[str, Any]) -> Recipe:
+    """Check keys and values, of the file and of the command line alike."""
     groups = (DataArguments, ModelArguments, ClusterArguments, TrainingArguments)
     known = {one.name for group in groups for one in fields(group) if one.init}
     flags = [word[2:].split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
     for key in [*values, *flags]:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
-            raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}"))
+            raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     words = [word for key, value in values.items() for word in _to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
-    parsed = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses([*words, *overrides])
-    data, model, clusters, training = parsed
-    return Recipe(data, model, clusters, training, {**values, "overrides": list(overrides)} if overrides else values)
+    data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(
+        [*words, *overrides]
+    )
+    return Recipe(data, model, clusters, training, given)
 
 
 def _to_words(key: str, value: Any) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 from accelerate import PartialState
+from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -18,11 +19,9 @@ from st_cluster_batches.attach import cluster_dataset
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.data import load_training_data
 from st_cluster_batches.embedding import STATIC_PREFIX, default_cache_dir, load_encoder, write_atomically
+from st_cluster_batches.holdout import hold_out
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.recipe import ModelArguments, Recipe, TrainingArguments
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger(__name__)
 
@@ -53,35 +52,95 @@ class Run:
         return target
 
 
-def prepare_run(recipe: Recipe) -> Run:
+def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     """Load the data, label it if the strategy needs it, and build the trainer.
 
     Args:
         recipe: All parameters.
 
     Returns:
-        A run whose every input has been checked.
+        A run whose every input has been checked, and the tasks to evaluate the model on.
 
     Raises:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
-    data, clusters, arguments = recipe.data, recipe.clusters, recipe.training
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, arguments.data_seed or 0)
-    model = load_model(recipe.model, arguments.seed)
-    clustering = None
-    if arguments.strategy == CLUSTER and not _has_labels(dataset):
-        # The first process fills the cache and the others read it.
-        with PartialState().main_process_first():
-            dataset, clustering = cluster_dataset(
-                dataset,
-                clusters.encoder or recipe.model.model_name_or_path,
-                clusters.options(),
-                batch_size=clusters.encoder_batch_size,
-                cache_dir=clusters.cache_dir,
-                show_progress_bar=not arguments.disable_tqdm,
-            )
-    trainer = build_trainer(model, dataset, arguments, recipe.model.loss_scale)
+    dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / "held_out")
+    labelled, clustering = label_pairs(dataset, recipe)
+    return build_run(recipe, labelled, clustering), tasks
+
+
+def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, list[str]]:
+    """Load the training pairs, and say what the trained model is to be evaluated on.
+
+    Args:
+        recipe: All parameters.
+        held_out: Folder for collections that are held out of the pairs, if the recipe asks for them.
+
+    Returns:
+        The pairs, and the tasks: the recipe's own, or the held-out collections.
+
+    Raises:
+        ValueError: If datasets do not fit together.
+        FileNotFoundError: If a file is missing.
+    """
+    data, seed = recipe.data, recipe.training.data_seed or 0
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed)
+    if data.held_out_queries is None:
+        return dataset, data.find_tasks()
+    if isinstance(dataset, DatasetDict):
+        raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
+    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed)
+    with PartialState().main_process_first():
+        for name, collection in collections.items():
+            collection.write(held_out / name)
+    return dataset, [str(held_out / name) for name in collections]
+
+
+def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
+    """Attach clusters if the strategy needs them and the pairs have none.
+
+    Args:
+        dataset: The training pairs.
+        recipe: All parameters.
+
+    Returns:
+        The pairs, perhaps labelled, and the clustering that labelled them.
+    """
+    clusters = recipe.clusters
+    if recipe.training.strategy != CLUSTER or _has_labels(dataset):
+        return dataset, None
+    # The first process fills the cache and the others read it.
+    with PartialState().main_process_first():
+        return cluster_dataset(
+            dataset,
+            clusters.encoder or recipe.model.model_name_or_path,
+            clusters.options(),
+            batch_size=clusters.encoder_batch_size,
+            cache_dir=clusters.cache_dir,
+            show_progress_bar=not recipe.training.disable_tqdm,
+        )
+
+
+def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
+    """Build the trainer of a recipe on pairs that are ready.
+
+    Args:
+        recipe: All parameters.
+        dataset: The training pairs, labelled if the strategy needs it; left as they are.
+        clustering: What labelled them, to be kept with the model.
+
+    Returns:
+        A run whose labels and batch size have been checked.
+    """
+    model = load_model(recipe.model, recipe.training.seed)
+    # Copies, since samplers hide the label columns of the dataset they are given.
+    plain = (
+        DatasetDict({name: part.with_format(None) for name, part in dataset.items()})
+        if isinstance(dataset, DatasetDict)
+        else dataset.with_format(None)
+    )
+    trainer = build_trainer(model, plain, recipe.training, recipe.model.loss_scale)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe)
@@ -128,9 +187,23 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer:
         model = make_static_model(tokenizer, arguments.static_dim, seed)
     else:
         model = load_encoder(name, default_cache_dir()).train()
+    if arguments.num_hidden_layers is not None:
+        _truncate_layers(model, arguments.num_hidden_layers)
     if arguments.max_seq_length is not None:
         model.max_seq_length = arguments.max_seq_length
     return model
+
+
+def _truncate_layers(model: SentenceTransformer, n_layers: int) -> None:
+    """Keep the first layers of a transformer, wherever its family keeps them."""
+    stacks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) > 1]
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    depth = getattr(config, "num_hidden_layers", None)
+    stack = next((one for one in stacks if len(one) == depth), None)
+    if config is None or depth is None or stack is None or not 0 < n_layers <= depth:
+        raise ValueError(f"num_hidden_layers={n_layers} does not fit the model, whose depth is {depth}")
+    del stack[n_layers:]
+    config.num_hidden_layers = n_layers
 
 
 def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTransformer:
