@@ -112,6 +112,28 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
 
 
+def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
+    """Compare batch strategies over seeds, or draw the results of an earlier comparison again."""
+    from st_cluster_batches.report import describe_results, redraw
+
+    with checking_input():
+        if (arguments.recipe is None) == (arguments.redraw is None) or (arguments.redraw and overrides):
+            raise ValueError("compare takes either RECIPE.yaml with --output DIR, or --redraw DIR alone")
+        if arguments.redraw is not None:
+            results = redraw(arguments.redraw)
+            return results, describe_results(results)
+        if arguments.output is None:
+            raise ValueError("compare needs --output DIR")
+        _make_folder(arguments.output)
+        from st_cluster_batches.comparison import Comparison
+
+        comparison = Comparison.prepare(arguments.recipe, arguments.output, arguments.seeds, overrides)
+    results = comparison.run()
+    if not results:
+        return {}, ""  # not the main process
+    return results, f"{describe_results(results)}\n\nAll of it is in {arguments.output}"
+
+
 def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:
     return {task: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for task, one in scores.items()}
 

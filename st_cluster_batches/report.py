@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -14,8 +16,12 @@ import numpy as np
 from st_cluster_batches.embedding import write_atomically
 from st_cluster_batches.significance import bootstrap_difference, correct_p_values
 
+logger = logging.getLogger(__name__)
+
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
+
+_HARDNESS = {"negatives": "negative", "hardest": "hardest", "false negatives": "false_negative_rate"}
 
 
 def summarise_runs(records: Sequence[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +107,34 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
     """
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
     write_atomically(folder / TABLE_FILE, describe_results(results) + "\n")
+    if find_spec("matplotlib") is None:
+        logger.warning("No figures: they need matplotlib, pip install 'st-cluster-batches[plots]'; then --redraw")
+    else:
+        from st_cluster_batches.figures import draw_figures
+
+        draw_figures(results, folder)
+
+
+def redraw(folder: Path) -> dict[str, Any]:
+    """Draw table and figures again from `results.json`.
+
+    Args:
+        folder: Output folder of `compare`, or one that holds its `results.json`.
+
+    Returns:
+        The results.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If matplotlib is missing.
+    """
+    if not (folder / RESULTS_FILE).is_file():
+        raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
+    if find_spec("matplotlib") is None:
+        raise ImportError("Figures need matplotlib: pip install 'st-cluster-batches[plots]'")
+    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text())
+    write_report(results, folder)
+    return results
 
 
 def describe_results(results: dict[str, Any]) -> str:
@@ -110,6 +144,64 @@ def describe_results(results: dict[str, Any]) -> str:
         results: From `summarise_runs`.
 
     Returns:
-        Tables of the whole, of collections, and of costs.
+        Tables of the whole, of the collections, and of costs and batches.
     """
-    return json.dumps({name: [one["mean"], one.get("difference")] for name, one in results["results"].items()})
+    baseline, variants = results["baseline"], results["results"]
+    spread = results["spread"]["mean"]
+    noise = "one seed, so the noise between runs is unknown" if spread is None else f"{spread:.4f} between seeds"
+    lines = [
+        f"nDCG@10 on {len(results['queries'])} collections, {results['seeds']} seeds, {results['pairs']:,} pairs, "
+        f"{results['steps']:,} steps. Standard deviation of `{baseline}`: {noise}.",
+        "",
+        _row("batches", "mean", f"to {baseline}", "95 % interval", "p", "collections up", "seeds up"),
+        _row("---", *["---:"] * 6),
+        *(_describe_variant(name, one, variants[baseline]) for name, one in variants.items()),
+        "",
+        _row("collection", "queries", *variants),
+        _row("---", *["---:"] * (1 + len(variants))),
+        *(
+            _row(task, f"{queries:,}", *(_describe_task(one["tasks"][task]) for one in variants.values()))
+            for task, queries in results["queries"].items()
+        ),
+        "",
+        f"Differences are to `{baseline}`; * marks those with p < .05, corrected for the number of collections.",
+        "",
+        _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
+        _row("---", *["---:"] * (7 + len(_HARDNESS))),
+        *(_describe_batches(name, one) for name, one in variants.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _describe_variant(name: str, one: dict[str, Any], baseline: dict[str, Any]) -> str:
+    if "difference" not in one:
+        return _row(name, f"{one['mean']:.4f}", *[""] * 5)
+    difference, scale = one["difference"], baseline["mean"]
+    tasks = [task["difference"]["mean"] > 0 for task in one["tasks"].values()]
+    seeds = [ours > theirs for ours, theirs in zip(one["mean_by_seed"], baseline["mean_by_seed"], strict=True)]
+    return _row(
+        name,
+        f"{one['mean']:.4f}",
+        f"{difference['mean']:+.4f} ({difference['mean'] / scale:+.1%})",
+        f"{difference['low'] / scale:+.1%} to {difference['high'] / scale:+.1%}",
+        f"{difference['p_value']:.4f}",
+        *(f"{sum(wins)} of {len(wins)}" for wins in (tasks, seeds)),
+    )
+
+
+def _describe_task(one: dict[str, Any]) -> str:
+    if "difference" not in one:
+        return f"{one['mean']:.4f}"
+    star = "*" if one["difference"]["corrected_p_value"] < 0.05 else ""
+    return f"{one['mean']:.4f} ({one['difference']['mean']:+.4f}{star})"
+
+
+def _describe_batches(name: str, one: dict[str, Any]) -> str:
+    kinds = ("pure", "pooled", "mixed", "random", "dropped")
+    counts = [f"{sum(part[kind] for part in one['counts']):,}" if one["counts"] else "" for kind in kinds]
+    hardness = [f"{one['hardness'][key]:.3f}" for key in _HARDNESS.values()]
+    return _row(name, f"{one['attach_seconds']:.0f}", f"{one['train_seconds']:.0f}", *counts, *hardness)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
