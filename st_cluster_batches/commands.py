@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_cluster_batches.evaluation import TaskScores
+    from st_cluster_batches.scores import TaskScores
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 
@@ -85,9 +85,9 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.training import prepare_run
 
         if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
-            from st_cluster_batches.evaluation import check_tasks
+            from st_cluster_batches.evaluation import load_tasks
 
-            check_tasks(recipe.data.find_tasks())
+            load_tasks(recipe.data.find_tasks())
         run, tasks = prepare_run(recipe)
     model = run.train()
     scores = {}
@@ -103,9 +103,9 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from sentence_transformers import SentenceTransformer
 
-        from st_cluster_batches.evaluation import check_tasks, evaluate
+        from st_cluster_batches.evaluation import evaluate, load_tasks
 
-        check_tasks(arguments.tasks)
+        load_tasks(arguments.tasks)
         _make_folder(arguments.output)
         model = SentenceTransformer(arguments.model)
     scores = _summarise(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))

@@ -21,11 +21,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.embedding import default_cache_dir, fingerprint_model, load_encoder, write_atomically
-from st_cluster_batches.evaluation import evaluate, identify_task, load_tasks, on_main_process
+from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
 from st_cluster_batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.pairs import hash_values
 from st_cluster_batches.recipe import Recipe, read_variants
 from st_cluster_batches.report import summarise_runs, write_report
+from st_cluster_batches.scores import identify_task
 from st_cluster_batches.texts import check_texts, find_text_columns
 from st_cluster_batches.training import Run, build_run, label_pairs, load_pairs
 

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from conftest import make_pairs, make_static_model
 from st_cluster_batches.collection import Collection
-from st_cluster_batches.evaluation import check_tasks, evaluate
+from st_cluster_batches.evaluation import evaluate, load_tasks
 
 
 @pytest.fixture
@@ -92,10 +92,10 @@ def test_tasks_are_checked_before_anything_is_encoded(folder: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="NoSuchTask is neither a folder here nor"):
         evaluate(model, [folder, "NoSuchTask"])
     with pytest.raises(ValueError, match="type STS"):
-        check_tasks(["STSBenchmark"])
+        load_tasks(["STSBenchmark"])
     collection.write(tmp_path / "other" / "toy")
     with pytest.raises(ValueError, match="Two tasks are called 'toy'"):
-        check_tasks([folder, tmp_path / "other" / "toy"])
+        load_tasks([folder, tmp_path / "other" / "toy"])
 
 
 def test_an_official_task_without_its_data_is_one_clear_error() -> None:
