@@ -58,10 +58,9 @@ def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Differ
         ]
         return np.asarray(np.mean(means, axis=0))
 
-    samples = [np.arange(len(differences[0])), *(np.arange(one.shape[1]) for one in differences)]
-    # scipy knows no sample of one: it draws the only seed every time all the same.
-    if len(samples[0]) == 1:
-        samples[0] = np.zeros(2, dtype=np.intp)
+    sizes = [len(differences[0]), *(one.shape[1] for one in differences)]
+    # What is drawn are numbers of seeds and of queries. scipy wants two at least: the only one is then drawn twice.
+    samples = [np.arange(size) if size > 1 else np.zeros(2, dtype=np.intp) for size in sizes]
     result = bootstrap(
         samples,
         mean_of,
