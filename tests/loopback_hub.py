@@ -24,6 +24,9 @@ from urllib.parse import unquote, urlsplit
 
 Files = dict[str, bytes]
 
+_NAME = "(?P<name>[^/]+/[^/]+)"
+_REPO = f"(?P<kind>models|datasets)/{_NAME}"
+
 
 class HubError(Exception):
     """An answer that the clients know by its headers."""
@@ -66,13 +69,13 @@ class LoopbackHub:
         self.requests: list[str] = []
         # Method, pattern of the path, and who answers; named groups are arguments. Writes go here too.
         self.routes = [
-            ("GET", r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)(/revision/(?P<revision>.+))?", self.info),
-            ("GET", r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", self.tree),
-            ("POST", r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/paths-info/(?P<revision>.+)", self.paths_info),
-            ("GET", r"/datasets/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.dataset_file),
-            ("GET", r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.model_file),
-            ("GET", r"/", lambda: Answer(b"a hub")),
-        ]  # fmt: skip
+            ("GET", f"/api/{_REPO}(/revision/(?P<revision>.+))?", self.info),
+            ("GET", f"/api/{_REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", self.tree),
+            ("POST", f"/api/{_REPO}/paths-info/(?P<revision>.+)", self.paths_info),
+            ("GET", f"/datasets/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.dataset_file),
+            ("GET", f"/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.model_file),
+            ("GET", "/", lambda: Answer(b"a hub")),
+        ]
 
     def add(self, kind: str, name: str, files: Files, revision: str | None = None) -> str:
         """Add a revision, and make it `main`; return its id."""
@@ -116,7 +119,7 @@ class LoopbackHub:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-            do_GET = do_HEAD = do_POST = do_PUT = respond  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = respond
 
             def log_message(self, *_: Any) -> None:
                 pass
