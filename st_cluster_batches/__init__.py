@@ -14,14 +14,22 @@ if TYPE_CHECKING:
     from st_cluster_batches.clustering import Clustering
     from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
     from st_cluster_batches.sampler import ClusterBatchSampler
+    from st_cluster_batches.stream import export_batches
 
-__all__ = ["ClusterBatchSampler", "ClusterMultiDatasetBatchSampler", "Clustering", "attach_clusters"]
+__all__ = [
+    "ClusterBatchSampler",
+    "ClusterMultiDatasetBatchSampler",
+    "Clustering",
+    "attach_clusters",
+    "export_batches",
+]
 
 _HOMES = {
     "ClusterBatchSampler": "sampler",
     "ClusterMultiDatasetBatchSampler": "multi_dataset",
     "Clustering": "clustering",
     "attach_clusters": "attach",
+    "export_batches": "stream",
 }
 
 

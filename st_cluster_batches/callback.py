@@ -57,6 +57,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if kept is not None:
             refuse_other_plans(kept["attributes"]["plans"], self.plans)
+        # A checkpoint of random batches has no place for it, and the trainer saves into places that exist.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
             return
         if samplers[0].world_size > 1 and type(outer).__module__.startswith("sentence_transformers"):

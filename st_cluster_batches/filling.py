@@ -1,7 +1,7 @@
 """Cut rows into global batches that repeat no false-negative group, without a Python loop over rows.
 
 The primitives of a plan: count how many batches are possible at all, group rows by stratum, deal a stratum out, and
-fill batches along a path. All of it is sorts of packed 64-bit keys, in chunks that bound the memory.
+fill batches along a path. All of it is sorts of integers, in chunks that bound the memory.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Filler:
         placed = fits & (position < np.repeat(quota * self.size, sizes))
         first_batch = np.cumsum(quota) - quota
         batch = np.repeat(first_batch, sizes)[placed] + position[placed] % np.repeat(quota, sizes)[placed]
-        self._append(rows[placed][_sort_by(batch.astype(np.uint64))[1]], PURE)
+        self._append(rows[placed][_sort_by(batch.astype(np.uint32))[1]], PURE)
         return rows[~placed]
 
     def fill_random(self, shuffled: Rows, n_batches: int) -> npt.NDArray[np.bool_]:
@@ -175,7 +175,7 @@ class Filler:
             n_placed = n_batches * self.size
             self._append(rows[:n_placed], kind)
             return rows[n_placed:]
-        keys, position = _sort_by(self.groups[rows].astype(np.uint64))
+        keys, position = _sort_by(self.groups[rows])
         occurrence = _count_earlier(keys)
         while (possible := int(np.count_nonzero(occurrence < n_batches)) // self.size) < n_batches:
             n_batches = possible
@@ -188,9 +188,10 @@ class Filler:
         batch[position[repeats]] = self._spread(position[repeats], occurrence[repeats], n_batches)
         room = self.size - np.bincount(batch, minlength=n_batches)[:n_batches]
         gaps = np.repeat(np.arange(n_batches), room)
-        singles = np.sort(position[~repeats])[: len(gaps)]
-        batch[singles] = gaps
-        order = _sort_by(batch.astype(np.uint64))[1]
+        is_single = np.zeros(len(rows), dtype=bool)
+        is_single[position[~repeats]] = True
+        batch[np.flatnonzero(is_single)[: len(gaps)]] = gaps
+        order = _sort_by(batch.astype(np.uint32))[1]
         n_placed = n_batches * self.size
         self._append(rows[order[:n_placed]], kind)
         return rows[order[n_placed:]]
@@ -231,14 +232,28 @@ def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, s
     n_batches = n_rows // size
     if groups is None:
         return n_batches, 0
-    ordered = np.sort(groups)
-    repeats = np.flatnonzero(ordered[1:] == ordered[:-1])
-    multiplicity = np.unique(ordered[repeats], return_counts=True)[1] + 1
+    multiplicity = _count_repeats(groups)
     while True:
         possible = (n_rows - int(np.maximum(multiplicity - n_batches, 0).sum())) // size
         if possible == n_batches or n_batches == 0:
             return n_batches, int((multiplicity > n_batches).sum())
         n_batches = possible
+
+
+def _count_repeats(groups: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Count the rows of every group that has several."""
+    if int(groups.max(initial=0)) >= 4 * len(groups):
+        groups = np.unique(groups, return_inverse=True)[1].astype(np.uint32)
+    # Where the last row of each group is; every other row is a repeat. Chunks keep the temporaries small.
+    last = np.empty(int(groups.max(initial=0)) + 1, dtype=np.uint32)
+    rows = np.arange(len(groups), dtype=np.uint32)
+    last[groups] = rows
+    repeats = [
+        groups[low : low + CHUNK][last[groups[low : low + CHUNK]] != rows[low : low + CHUNK]]
+        for low in range(0, len(groups), CHUNK)
+    ]
+    counts: npt.NDArray[np.int64] = np.unique(np.concatenate(repeats), return_counts=True)[1] + 1
+    return counts
 
 
 def group_by_stratum(strata: Integers, n_strata: int) -> tuple[Rows, npt.NDArray[np.int64]]:
@@ -250,7 +265,7 @@ def group_by_stratum(strata: Integers, n_strata: int) -> tuple[Rows, npt.NDArray
     rows: Rows = np.empty(len(strata), dtype=_row_dtype(len(strata)))
     free = np.cumsum(sizes) - sizes
     for chunk in chunks:
-        _, order = _sort_by(strata[chunk].astype(np.uint64))
+        _, order = _sort_by(strata[chunk].astype(np.uint32))
         counts = np.bincount(strata[chunk], minlength=n_strata)
         target = np.arange(len(order)) + np.repeat(free - (np.cumsum(counts) - counts), counts)
         rows[target] = order + chunk.start
@@ -258,18 +273,17 @@ def group_by_stratum(strata: Integers, n_strata: int) -> tuple[Rows, npt.NDArray
     return rows, sizes
 
 
-def _sort_by(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def _sort_by(keys: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
     """Sort keys stably; return them and their old positions.
 
-    The position goes into the low bits of the key: numpy sorts plain integers several times faster than it argsorts.
+    Digit by digit: numpy sorts 16-bit integers by radix, several times faster than wider ones by comparison.
     """
-    bits = np.uint64(max(len(keys) - 1, 1).bit_length())
-    packed = (keys << bits) | np.arange(len(keys), dtype=np.uint64)
-    packed.sort()
-    return packed >> bits, (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    n_digits = max(1, -(-int(keys.max(initial=0)).bit_length() // 16))
+    order = np.lexsort([(keys >> keys.dtype.type(16 * digit)).astype(np.uint16) for digit in range(n_digits)])
+    return keys[order], order
 
 
-def _count_earlier(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+def _count_earlier(keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Count, for each element of a sorted array, the equal ones before it."""
     starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
     return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))

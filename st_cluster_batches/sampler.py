@@ -101,6 +101,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             first epochs to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column that no global batch repeats, or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
+        world_size: Processes that step together; by default those that are running.
 
     Raises:
         ValueError: If the dataset is trained on and has no labels, with the call that adds them.
@@ -118,18 +119,25 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         strata: Strata = (SOURCE, CLUSTER),
         distinct: str | None = FALSE_NEGATIVE_GROUP,
         random_fraction: float = 0.0,
+        world_size: int | None = None,
     ) -> None:
         super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed or 0)
         self.dataset = dataset
         self.options = PlanOptions.check(strata, distinct, random_fraction)
-        self.world_size = PartialState().num_processes
+        self.world_size: int = PartialState().num_processes if world_size is None else world_size
         self._plans: dict[tuple[str, ...], BatchPlan] = {}
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
         trainer = _find_trainer()
-        if trainer is not None and trainer.accelerator.split_batches and self.world_size > 1:
-            # accelerate will cut every batch into one slice per process: a batch is a global batch already.
-            self.world_size, self.drop_last = 1, True
+        if trainer is not None and self.world_size > 1:
+            if trainer.accelerator.dispatch_batches:
+                raise ValueError(
+                    "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
+                    "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
+                )
+            if trainer.accelerator.split_batches:
+                # accelerate will cut every batch into one slice per process: a batch is a global batch already.
+                self.world_size, self.drop_last = 1, True
         needed = [columns[-1] for _, columns in self.options.schedule]
         has_labels = set(needed) <= set(dataset.column_names)
         if (has_labels and len(dataset) >= batch_size * self.world_size) or _is_trained_on(dataset, trainer):
@@ -187,7 +195,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def counts(self) -> PlanCounts:
         """What the current epoch is made of."""
-        return self._plan_epoch().counts
+        return self.plan_epoch().counts
 
     def describe(self) -> dict[str, Any]:
         """Return all that decides the batches, as JSON keeps it."""
@@ -212,9 +220,10 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
                 self.generator.manual_seed(self.seed + self.epoch)
             yield from self._stock
             return
-        yield from self._plan_epoch().batches(self.batch_size)
+        yield from self.plan_epoch().batches(self.batch_size)
 
-    def _plan_epoch(self) -> EpochPlan:
+    def plan_epoch(self) -> EpochPlan:
+        """Return the batches of the current epoch, made when first asked for."""
         if self._planned is None or self._planned[0] != self.epoch:
             self._planned = (self.epoch, self.plan.plan_epoch(self.epoch))
         return self._planned[1]

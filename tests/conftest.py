@@ -84,12 +84,10 @@ def labelled() -> Dataset:
     return label_pairs(make_pairs(300))
 
 
-@pytest.fixture
-def tiny_bert(tmp_path: Path) -> Path:
-    """A two-layer BERT with random weights, saved to disk."""
+def make_tiny_bert(path: Path, dropout: float = 0.1) -> Path:
+    """Save a two-layer BERT with random weights."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    path = tmp_path / "tiny-bert"
     path.mkdir()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (path / "vocab.txt").write_text("\n".join(vocabulary))
@@ -101,7 +99,14 @@ def tiny_bert(tmp_path: Path) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     torch.manual_seed(0)
     BertModel(config).save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def tiny_bert(tmp_path: Path) -> Path:
+    return make_tiny_bert(tmp_path / "tiny-bert")

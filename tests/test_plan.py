@@ -28,7 +28,13 @@ def plans(draw: st.DrawFn) -> BatchPlan:
     labels = make_labels(sources, clusters, groups)
     sizes = {"batch_size": draw(st.integers(1, 9)), "world_size": draw(st.integers(1, 4))}
     try:
-        return BatchPlan(labels, **sizes, drop_last=draw(st.booleans()), seed=draw(st.integers(0, 5)))
+        return BatchPlan(
+            labels,
+            **sizes,
+            drop_last=draw(st.booleans()),
+            seed=draw(st.integers(0, 5)),
+            random_fraction=draw(st.sampled_from([0.0, 0.0, 0.3, 0.9])),
+        )
     except ValueError as error:
         assert "make no global batch" in str(error)
         return BatchPlan(labels, 1, seed=0)
@@ -92,7 +98,7 @@ def test_without_repeats_every_stratum_fills_as_many_pure_batches_as_it_can(plan
 @given(plans(), st.integers(0, 3))
 def test_the_plan_is_a_function_of_its_arguments(plan: BatchPlan, number: int) -> None:
     labels = Labels(plan.labels.strata.copy(), plan.labels.source_of_stratum.copy(), plan.labels.groups)
-    again = BatchPlan(labels, plan.batch_size, plan.world_size, not plan._keeps_rest, plan.seed)
+    again = BatchPlan(labels, plan.batch_size, plan.world_size, not plan._keeps_rest, plan.seed, plan.random_fraction)
     first, second = plan.plan_epoch(number), again.plan_epoch(number)
     assert list(first.batches(plan.batch_size)) == list(second.batches(plan.batch_size))
 

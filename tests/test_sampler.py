@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, DatasetDict, load_from_disk
 from sentence_transformers import (
     SentenceTransformer,
@@ -332,3 +333,87 @@ def test_a_missing_distinct_column_is_an_error_unless_it_is_the_default(labelled
 def test_a_dataset_of_labels_alone_is_refused(labelled: Dataset) -> None:
     with pytest.raises(ValueError, match="needs columns of text"):
         ClusterBatchSampler(labelled.select_columns(["source", "cluster"]), 8)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_accelerate_deals_every_batch_and_the_batches_of_a_step_make_one_topic(
+    labelled: Dataset, world_size: int
+) -> None:
+    sampler = ClusterBatchSampler(labelled, 9, drop_last=world_size > 1, world_size=world_size)
+    topics = labelled.with_format(None)["cluster"][:]
+    # As the trainer wraps it: without `even_batches`, a short batch would take its whole group along.
+    ranks = [
+        list(BatchSamplerShard(sampler, world_size, rank, even_batches=False)) if world_size > 1 else list(sampler)
+        for rank in range(world_size)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert sum(map(len, ranks)) == len(sampler)
+    assert {len(batch) for batches in ranks for batch in batches[:-1]} == {9}
+    steps = [[row for batch in batches for row in batch] for batches in zip(*ranks, strict=True)]
+    rows = [row for step in steps for row in step]
+    assert len(rows) == len(set(rows)) >= 300 - 9 * world_size * (world_size > 1)
+    whole = [step for step in steps if len(step) == 9 * world_size]
+    assert sum(len({topics[row] for row in step}) == 1 for step in whole) == sampler.counts.pure
+
+
+def test_a_new_sampler_reads_no_label_and_a_skipped_batch_no_row(
+    labelled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("st_cluster_batches.sampler.read_labels", refuse)
+        sampler = ClusterBatchSampler(labelled, 8)
+    len(sampler)
+    monkeypatch.setattr(Dataset, "__getitem__", refuse)
+    monkeypatch.setattr(Dataset, "__getitems__", refuse)
+    assert len(list(sampler)) == len(sampler)
+
+
+def test_other_strata_leave_the_length_as_it_is(labelled: Dataset) -> None:
+    lengths = set()
+    for clusters in (range(300), [0] * 300, [row % 7 for row in range(300)]):
+        relabelled = labelled.remove_columns("cluster").add_column("cluster", list(clusters))
+        lengths.add(len(ClusterBatchSampler(relabelled, 16)))
+    scheduled = ClusterBatchSampler(labelled, 16, strata={0: "source", 1: ("source", "cluster"), 3: "cluster"})
+    for epoch in range(4):
+        scheduled.set_epoch(epoch)
+        assert len(list(scheduled)) == len(scheduled)
+        lengths.add(len(scheduled))
+    assert len(lengths) == 1
+
+
+def test_strata_may_change_by_epoch(labelled: Dataset) -> None:
+    clusters = np.array(labelled["cluster"][:])
+    sampler = ClusterBatchSampler(labelled, 16, strata={0: ("source",), 2: ("source", "cluster")})
+    pure = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        pure.append(sum(len(set(clusters[batch])) == 1 for batch in sampler))
+    assert max(pure[:2]) <= 2 and min(pure[2:]) >= 17
+
+
+def test_a_random_fraction_crosses_strata_and_loses_no_row(labelled: Dataset) -> None:
+    clusters = np.array(labelled["cluster"][:])
+    for fraction, expected in ((0.0, 0), (0.25, 4), (0.5, 9), (0.99, 18)):
+        sampler = ClusterBatchSampler(labelled, 16, random_fraction=fraction)
+        batches = list(sampler)
+        assert sampler.counts.random == expected
+        assert sorted(row for batch in batches for row in batch) == list(range(300))
+        assert sum(len(set(clusters[batch])) > 1 for batch in batches) >= expected * 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"random_fraction": 1.0}, r"random_fraction=1.0 must be in \[0, 1\)"),
+        ({"random_fraction": -0.1}, "must be in"),
+        ({"strata": ()}, "must name at least one label column"),
+        ({"strata": {1: ("cluster",)}}, "from epoch 0 on"),
+        ({"strata": {0: ()}}, "must name at least one label column"),
+    ],
+)
+def test_options_without_meaning_are_refused_where_they_are_written(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClusterBatchSampler.configure(**options)
