@@ -46,7 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
         # Trainers and progress bars write to stdout, which is for results.
         with redirect_stdout(sys.stderr):
             result, text = getattr(commands, arguments.command)(arguments, rest)
-        print(json.dumps(result) if arguments.json else text, flush=True)
+        if os.environ.get("RANK", "0") == "0":  # under a launcher, one process speaks for all
+            print(json.dumps(result) if arguments.json else text, flush=True)
     except UsageError as error:
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)
         return 2
