@@ -21,6 +21,7 @@ from st_cluster_batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]
+Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
 
 VARIANTS = "variants"
 _DEFAULT_VARIANTS: dict[str, dict[str, Any]] = {
@@ -80,8 +81,28 @@ class ModelArguments:
     num_hidden_layers: int | None = field(
         default=None, metadata={"help": "Keep so many of a transformer's first layers, for a small model."}
     )
+    pooling: Literal["mean", "cls", "lasttoken"] | None = field(
+        default=None, metadata={"help": "How token vectors become one, if not as the model has it."}
+    )
     max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
+    loss: Loss = field(
+        default="mnrl",
+        metadata={"help": "In-batch negatives; cached for large batches; gist to mask false negatives; or splade."},
+    )
     loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+    mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
+    guide_model: str | None = field(
+        default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
+    )
+    query_regularizer_weight: float = field(default=5e-5, metadata={"help": "Of splade: how sparse queries are."})
+    document_regularizer_weight: float = field(default=3e-5, metadata={"help": "Of splade: how sparse documents are."})
+
+    def __post_init__(self) -> None:
+        if (self.guide_model is not None) != (self.loss in ("gist", "cached_gist")):
+            raise ValueError(
+                f"loss={self.loss!r} with guide_model={self.guide_model!r}: gist and cached_gist need a guide_model, "
+                "no other loss takes one"
+            )
 
 
 @dataclass

@@ -11,17 +11,22 @@ import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SparseEncoder,
+    SparseEncoderTrainer,
+)
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches.attach import cluster_dataset
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.data import load_training_data
-from st_cluster_batches.embedding import STATIC_PREFIX, default_cache_dir, load_encoder, write_atomically
+from st_cluster_batches.embedding import write_atomically
 from st_cluster_batches.holdout import hold_out
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
-from st_cluster_batches.recipe import ModelArguments, Recipe, TrainingArguments
+from st_cluster_batches.models import build_loss, load_model
+from st_cluster_batches.recipe import Recipe, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Run:
     """A run that is ready to start."""
 
-    trainer: SentenceTransformerTrainer
+    trainer: SentenceTransformerTrainer | SparseEncoderTrainer
     clustering: Clustering | None
     recipe: Recipe
 
@@ -140,22 +145,25 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
         if isinstance(dataset, DatasetDict)
         else dataset.with_format(None)
     )
-    trainer = build_trainer(model, plain, recipe.training, recipe.model.loss_scale)
+    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model))
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe)
 
 
 def build_trainer(
-    model: SentenceTransformer, dataset: Dataset | DatasetDict, arguments: TrainingArguments, loss_scale: float = 20.0
-) -> SentenceTransformerTrainer:
-    """Build a stock trainer with the in-batch negatives loss.
+    model: SentenceTransformer | SparseEncoder,
+    dataset: Dataset | DatasetDict,
+    arguments: TrainingArguments,
+    loss: torch.nn.Module | None = None,
+) -> SentenceTransformerTrainer | SparseEncoderTrainer:
+    """Build a stock trainer.
 
     Args:
         model: The model to train.
         dataset: Pairs or longer tuples; label columns are dropped where the strategy is not to see them.
         arguments: The trainer's arguments with a strategy.
-        loss_scale: Inverse temperature.
+        loss: A loss; the in-batch negatives loss by default.
 
     Returns:
         A trainer that is ready to train.
@@ -163,62 +171,13 @@ def build_trainer(
     if arguments.strategy == "random":
         hidden = [column for column in _columns(dataset) if column in LABEL_COLUMNS]
         dataset = dataset.remove_columns(hidden)
-    return SentenceTransformerTrainer(
+    trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
+    return trainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
-        loss=MultipleNegativesRankingLoss(model, scale=loss_scale),
+        loss=MultipleNegativesRankingLoss(model) if loss is None else loss,
     )
-
-
-def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer:
-    """Load the model to be trained, or make a new static one.
-
-    Args:
-        arguments: Which model.
-        seed: Seed of new token embeddings.
-
-    Returns:
-        The model.
-    """
-    name = arguments.model_name_or_path
-    if arguments.static_dim is not None:
-        tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX)).tokenizer.backend_tokenizer
-        model = make_static_model(tokenizer, arguments.static_dim, seed)
-    else:
-        model = load_encoder(name, default_cache_dir()).train()
-    if arguments.num_hidden_layers is not None:
-        _truncate_layers(model, arguments.num_hidden_layers)
-    if arguments.max_seq_length is not None:
-        model.max_seq_length = arguments.max_seq_length
-    return model
-
-
-def _truncate_layers(model: SentenceTransformer, n_layers: int) -> None:
-    """Keep the first layers of a transformer, wherever its family keeps them."""
-    stacks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) > 1]
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    depth = getattr(config, "num_hidden_layers", None)
-    stack = next((one for one in stacks if len(one) == depth), None)
-    if config is None or depth is None or stack is None or not 0 < n_layers <= depth:
-        raise ValueError(f"num_hidden_layers={n_layers} does not fit the model, whose depth is {depth}")
-    del stack[n_layers:]
-    config.num_hidden_layers = n_layers
-
-
-def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTransformer:
-    """Make a model of random static token embeddings.
-
-    Args:
-        tokenizer: A tokenizer of the `tokenizers` library.
-        dimensions: Length of a vector.
-        seed: Seed of the weights.
-
-    Returns:
-        A model that averages token vectors.
-    """
-    weights = torch.randn(tokenizer.get_vocab_size(), dimensions, generator=torch.Generator().manual_seed(seed))
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)])
 
 
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:
