@@ -40,8 +40,8 @@ RUNS = "runs"
 
 _MEASURED_BATCHES = 16
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "transformers", "accelerate", "datasets", "mteb", "torch")
-# Training arguments that say where things lie and what is shown, and decide nothing.
-_UNDECIDING = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "resume_from_checkpoint")
+# How names of training arguments begin that say where things lie and what is shown, and decide nothing.
+_UNDECIDING = ("output_dir", "run_name", "report_to", "disable_tqdm", "resume_from", "logging_", "save_")
 
 
 def compare(
@@ -227,7 +227,7 @@ def _prepare_variant(recipe: Recipe, pairs: Dataset | DatasetDict, decided_by: d
     dataset, _ = label_pairs(pairs, recipe)
     seconds = time.perf_counter() - start
     run = build_run(recipe, dataset)
-    arguments = {key: value for key, value in recipe.training.to_dict().items() if key not in _UNDECIDING}
+    arguments = {key: value for key, value in recipe.training.to_dict().items() if not key.startswith(_UNDECIDING)}
     loader = run.trainer.get_train_dataloader()
     updates = -(-len(loader) // recipe.training.gradient_accumulation_steps)
     model = {key: value for key, value in asdict(recipe.model).items() if key != "model_name_or_path"}
