@@ -75,25 +75,27 @@ def build_loss(model: SentenceTransformer | SparseEncoder, arguments: ModelArgum
     Returns:
         The loss, of sentence-transformers.
     """
-    scale, size = arguments.loss_scale, arguments.mini_batch_size
+    gather = {"gather_across_devices": arguments.gather_across_devices}
+    cached = {**gather, "mini_batch_size": arguments.mini_batch_size}
+    scale = arguments.loss_scale
     loss: torch.nn.Module
     if arguments.loss == "mnrl":
-        loss = MultipleNegativesRankingLoss(model, scale=scale)
+        loss = MultipleNegativesRankingLoss(model, scale=scale, **gather)
     elif arguments.loss == "cached_mnrl":
-        loss = CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=size)
+        loss = CachedMultipleNegativesRankingLoss(model, scale=scale, **cached)
     elif arguments.loss == "splade":
         loss = SpladeLoss(
             model,
-            SparseMultipleNegativesRankingLoss(model, scale=scale),
+            SparseMultipleNegativesRankingLoss(model, scale=scale, **gather),
             document_regularizer_weight=arguments.document_regularizer_weight,
             query_regularizer_weight=arguments.query_regularizer_weight,
         )
     else:
         guide = load_encoder(str(arguments.guide_model), default_cache_dir())
         loss = (
-            GISTEmbedLoss(model, guide, temperature=1 / scale)
+            GISTEmbedLoss(model, guide, temperature=1 / scale, **gather)
             if arguments.loss == "gist"
-            else CachedGISTEmbedLoss(model, guide, temperature=1 / scale, mini_batch_size=size)
+            else CachedGISTEmbedLoss(model, guide, temperature=1 / scale, **cached)
         )
     return loss
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
-from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers
 from transformers import HfArgumentParser
 
 from st_cluster_batches.clustering import ClusterOptions
 from st_cluster_batches.embedding import Key
 from st_cluster_batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]
@@ -90,6 +91,9 @@ class ModelArguments:
         metadata={"help": "In-batch negatives; cached for large batches; gist to mask false negatives; or splade."},
     )
     loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+    gather_across_devices: bool = field(
+        default=False, metadata={"help": "Take negatives from the batches of all devices, which share a stratum."}
+    )
     mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
     guide_model: str | None = field(
         default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
@@ -128,8 +132,9 @@ class ClusterArguments:
         return ClusterOptions(self.n_clusters, self.cluster_size, self.key, self.cluster_seed)
 
 
+# Of both kinds, since each trainer insists on its own; they have the same fields.
 @dataclass
-class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  # the host library has no types
+class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments):  # type: ignore[misc]
     """The trainer's own arguments; `batch_sampler` names a strategy."""
 
     batch_sampler: Strategy = field(
@@ -137,6 +142,9 @@ class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[m
     )
     random_fraction: float = field(
         default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
+    )
+    source_alpha: float = field(
+        default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
     )
     keep_false_negatives_apart: bool = field(
         default=True, metadata={"help": "Never let rows of one false-negative group meet, where batches are planned."}
@@ -153,6 +161,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[m
             "cluster": configure(),
         }
         self.batch_sampler = samplers[self.strategy]
+        if self.strategy != "random":
+            self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
 
 
