@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from st_cluster_batches.embedding import STATIC_PREFIX, default_cache_dir, load_encoder
 from st_cluster_batches.recipe import ModelArguments
@@ -39,6 +40,8 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
         model = make_static_model(getattr(tokenizer, "backend_tokenizer", tokenizer), arguments.static_dim, seed)
     elif arguments.loss == "splade":
         model = SparseEncoder(name)
+        if not any(isinstance(module, SpladePooling) for module in model):
+            raise ValueError(f"loss='splade' needs a masked language model, such as BERT; {name} is none: {model}")
     else:
         model = load_encoder(name, default_cache_dir()).train()
     if arguments.pooling is not None:

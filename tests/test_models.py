@@ -51,11 +51,14 @@ def test_a_static_model_is_a_function_of_its_seed(saved_model: Path) -> None:
     [
         ({"num_hidden_layers": 1}, "whose depth is None"),
         ({"pooling": "cls"}, "has no pooling"),
+        ({"loss": "splade"}, "needs a masked language model"),
     ],
 )
-def test_what_a_model_does_not_have_is_refused(saved_model: Path, options: dict[str, object], message: str) -> None:
+def test_what_a_model_does_not_have_is_refused(
+    tiny_bert: Path, saved_model: Path, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        load_model(ModelArguments(str(saved_model), **options), 0)
+        load_model(ModelArguments(str(tiny_bert if "loss" in options else saved_model), **options), 0)
 
 
 def test_gist_needs_a_guide_and_no_other_loss_takes_one() -> None:
