@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,16 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.callback import find_samplers
-from st_cluster_batches.embedding import default_cache_dir, fingerprint_model, load_encoder, write_atomically
+from st_cluster_batches.embedding import (
+    STATIC_PREFIX,
+    default_cache_dir,
+    fingerprint_model,
+    load_encoder,
+    write_atomically,
+)
 from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
 from st_cluster_batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.pairs import hash_values
-from st_cluster_batches.recipe import Recipe, read_variants
+from st_cluster_batches.recipe import Recipe, read_values, read_variants
 from st_cluster_batches.report import summarise_runs, write_report
 from st_cluster_batches.scores import identify_task
 from st_cluster_batches.texts import check_texts, find_text_columns
@@ -115,7 +124,7 @@ class Comparison:
         """Check everything and label the pairs for every variant; see `compare` for arguments and errors."""
         if n_seeds < 1:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
-        recipes = read_variants(path, overrides, {"output_dir": str(output / "trainer")})
+        recipes = read_variants(path, overrides, {"output_dir": str(output)})
         base = next(iter(recipes.values()))
         if base.data.held_out_queries is None:
             load_tasks(base.data.find_tasks())
@@ -131,11 +140,12 @@ class Comparison:
         }
         variants = {name: _prepare_variant(recipe, pairs, decided_by) for name, recipe in recipes.items()}
         about = {
-            "recipe": base.given,
-            "variants": {name: recipe.given for name, recipe in recipes.items()},
+            "recipe": read_values(path),
+            "overrides": [_hide_place(word) for word in overrides],
             "pairs": sum(map(len, pairs.values())) if isinstance(pairs, DatasetDict) else len(pairs),
             "steps": min(variant.steps for variant in variants.values()),
             "versions": decided_by["versions"],
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "gpus": torch.cuda.device_count()},
         }
         return cls(Path(path), tuple(overrides), base, output, variants, tasks, n_seeds, about)
 
@@ -245,6 +255,13 @@ def _prepare_variant(recipe: Recipe, pairs: Dataset | DatasetDict, decided_by: d
             [sampler.describe() for sampler in find_samplers(loader)[1]],
         ),
     )
+
+
+def _hide_place(word: str) -> str:
+    """Name a file of this machine without saying where it lies: results are published."""
+    prefix = STATIC_PREFIX if word.startswith(STATIC_PREFIX) else ""
+    path = Path(word.removeprefix(prefix))
+    return prefix + path.name if path.exists() else word
 
 
 def _hash_texts(pairs: Dataset | DatasetDict) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,7 +106,7 @@ def on_main_process(work: Callable[[], Value], otherwise: Value) -> Value:
     state = PartialState()
     if state.num_processes == 1:
         return work()
-    waiting = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_EVALUATION)
+    waiting = _make_patient_group()
     failure: list[str | None] = [None]
     value = otherwise
     try:
@@ -119,6 +120,12 @@ def on_main_process(work: Callable[[], Value], otherwise: Value) -> Value:
     if failure[0] is not None:
         raise RuntimeError(f"The main process failed, so this one stops: {failure[0]}")
     return value
+
+
+@cache
+def _make_patient_group() -> Any:
+    """Make a process group that waits for days; all processes make it together, once."""
+    return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_EVALUATION)
 
 
 def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:

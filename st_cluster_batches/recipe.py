@@ -196,7 +196,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: If there is no such file.
         ValueError: If a key is unknown or missing, or a value is of the wrong kind.
     """
-    values = _read_values(Path(path))
+    values = read_values(path)
     values.pop(VARIANTS, None)
     return _parse(values, overrides, {**values, "overrides": list(overrides)} if overrides else values)
 
@@ -221,7 +221,7 @@ def read_variants(
         FileNotFoundError: If there is no such file.
         ValueError: If a variant changes more than who shares a batch, or a key or value is wrong.
     """
-    values = _read_values(Path(path))
+    values = read_values(path)
     variants = values.pop(VARIANTS, _DEFAULT_VARIANTS)
     if not isinstance(variants, dict) or len(variants) < 2 or not all(isinstance(v, dict) for v in variants.values()):
         raise ValueError(f"{VARIANTS} must map two names or more to `key: value` lines, not {variants!r}")
@@ -242,7 +242,14 @@ def read_variants(
     return recipes
 
 
-def _read_values(path: Path) -> dict[str, Any]:
+def read_values(path: str | Path) -> dict[str, Any]:
+    """Read the `key: value` lines of a recipe, unchecked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything else.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}")
     try:
