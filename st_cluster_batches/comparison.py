@@ -126,8 +126,6 @@ class Comparison:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
         recipes = read_variants(path, overrides, {"output_dir": str(output)})
         base = next(iter(recipes.values()))
-        if base.data.held_out_queries is None:
-            load_tasks(base.data.find_tasks())
         pairs, tasks = load_pairs(base, output / "held_out")
         if not tasks:
             raise ValueError(

@@ -100,7 +100,8 @@ def fingerprint_model(model: SentenceTransformer) -> str:
         "default_prompt_name": model.default_prompt_name,
         "similarity": str(model.similarity_fn_name),
         "max_seq_length": model.max_seq_length,
-        "truncate_dim": model.truncate_dim,
+        # What truncates a dense model; a sparse one keeps its largest dimensions.
+        "truncate_dim": getattr(model, "truncate_dim", getattr(model, "max_active_dims", None)),
     }
     state.update(json.dumps(settings, sort_keys=True).encode())
     return state.hexdigest()

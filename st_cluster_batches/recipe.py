@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -230,6 +231,8 @@ def read_variants(
     }
     recipes = {}
     for name, own in variants.items():
+        if not re.fullmatch(r"[\w.-]+", str(name)):
+            raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
         if others := sorted(set(own) - allowed):
             raise ValueError(
                 f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "

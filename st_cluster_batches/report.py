@@ -148,23 +148,29 @@ def describe_results(results: dict[str, Any]) -> str:
     """
     baseline, variants = results["baseline"], results["results"]
     spread = results["spread"]["mean"]
-    noise = "one seed, so the noise between runs is unknown" if spread is None else f"{spread:.4f} between seeds"
+    between_seeds = "unknown, for there is one" if spread is None else f"{spread:.4f}"
     lines = [
         f"nDCG@10 on {len(results['queries'])} collections, {results['seeds']} seeds, {results['pairs']:,} pairs, "
-        f"{results['steps']:,} steps. Standard deviation of `{baseline}`: {noise}.",
+        f"{results['steps']:,} steps. Standard deviation of `{baseline}` between seeds: {between_seeds}.",
         "",
         _row("batches", "mean", f"to {baseline}", "95 % interval", "p", "collections up", "seeds up"),
         _row("---", *["---:"] * 6),
         *(_describe_variant(name, one, variants[baseline]) for name, one in variants.items()),
         "",
-        _row("collection", "queries", *variants),
-        _row("---", *["---:"] * (1 + len(variants))),
+        _row("collection", "queries", "noise", *variants),
+        _row("---", *["---:"] * (2 + len(variants))),
         *(
-            _row(task, f"{queries:,}", *(_describe_task(one["tasks"][task]) for one in variants.values()))
+            _row(
+                task,
+                f"{queries:,}",
+                "" if (noise := results["spread"]["tasks"][task]) is None else f"{noise:.4f}",
+                *(_describe_task(one["tasks"][task]) for one in variants.values()),
+            )
             for task, queries in results["queries"].items()
         ),
         "",
-        f"Differences are to `{baseline}`; * marks those with p < .05, corrected for the number of collections.",
+        f"Noise is the standard deviation between seeds of `{baseline}`. Differences are to `{baseline}`; * marks those "
+        "with p < .05, corrected for the number of collections.",
         "",
         _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
         _row("---", *["---:"] * (7 + len(_HARDNESS))),

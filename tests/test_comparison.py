@@ -224,7 +224,7 @@ def test_everything_is_drawn_again_from_the_results(tmp_path: Path) -> None:
         (tmp_path / "out" / name).unlink()
     redraw(tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == drawn
-    assert "Standard deviation of `random`: 0." in drawn["results.md"].decode()
+    assert "Standard deviation of `random` between seeds: 0." in drawn["results.md"].decode()
 
 
 @pytest.mark.parametrize(
@@ -234,6 +234,7 @@ def test_everything_is_drawn_again_from_the_results(tmp_path: Path) -> None:
         ({"eval_tasks": ["nowhere"]}, "neither a folder here nor the name"),
         ({"variants": {"random": {"batch_sampler": "random"}}}, "two names or more"),
         ({"variants": {**TWO, "longer": {"num_train_epochs": 9}}}, "Variant 'longer' sets 'num_train_epochs'"),
+        ({"variants": {**TWO, "k/9": {"n_clusters": 9}}}, "cannot name a variant"),
         ({"variants": {**TWO, "finer": {"n_cluster": 9}}}, "Variant 'finer' sets 'n_cluster'"),
         ({"variants": {**TWO, "finer": {"cluster_size": 9}}}, "exclude each other"),
         ({"variants": TWO, "per_device_train_batch_size": 500, "dataloader_drop_last": True}, "make no global batch"),
