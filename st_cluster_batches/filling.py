@@ -1,25 +1,29 @@
 """Cut rows into global batches that repeat no false-negative group, without a Python loop over rows.
 
-The primitives of a plan: count how many batches are possible at all, group rows by stratum, deal a stratum out, and
-fill batches along a path. All of it is sorts of integers, in chunks that bound the memory.
+The primitives of a plan: count how many batches are possible at all, deal a stratum out, and fill batches along a
+path. All of it is sorts of integers, in chunks that bound the memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.labels import Integers
-
-Rows = npt.NDArray[np.signedinteger[Any]]
+from st_cluster_batches.sorting import (
+    CHUNK,
+    Rows,
+    count_earlier,
+    draw_key,
+    group_by_stratum,
+    hash_bijectively,
+    row_dtype,
+    sort_by,
+)
 
 PURE, POOLED, MIXED, RANDOM = 0, 1, 2, 3
-
-# Rows that are grouped or shuffled at once: enough to hide numpy's call cost, few enough to keep memory down.
-CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Filler:
     def __init__(self, groups: npt.NDArray[np.uint32] | None, global_size: int, n_batches: int) -> None:
         self.groups = groups
         self.size = global_size
-        self.rows: Rows = np.empty((n_batches, global_size), dtype=_row_dtype(n_batches * global_size))
+        self.rows: Rows = np.empty((n_batches, global_size), dtype=row_dtype(n_batches * global_size))
         self.kinds = np.empty(n_batches, dtype=np.uint8)
         self.filled = 0
 
@@ -74,9 +78,9 @@ class Filler:
         # One large stratum: part it at random, groups whole, and deal what is left of the parts in a second round.
         parts = np.empty(len(rows), dtype=np.uint32)
         n_parts = -(-len(rows) // CHUNK)
-        key = _draw_key(rng)
+        key = draw_key(rng)
         for low in range(0, len(rows), CHUNK):
-            hashed = _hash_bijectively(self._ids(rows[low : low + CHUNK]), key).astype(np.uint64)
+            hashed = hash_bijectively(self._ids(rows[low : low + CHUNK]), key).astype(np.uint64)
             parts[low : low + CHUNK] = hashed * np.uint64(n_parts) >> np.uint64(32)
         order, part_sizes = group_by_stratum(parts, n_parts)
         ends = np.cumsum(part_sizes)
@@ -97,8 +101,8 @@ class Filler:
         """
         sizes = sizes[sizes > 0]
         keys = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes) << np.uint64(32)
-        keys |= _hash_bijectively(self._ids(rows), _draw_key(rng))
-        keys, order = _sort_by(keys)
+        keys |= hash_bijectively(self._ids(rows), draw_key(rng))
+        keys, order = sort_by(keys)
         rows = rows[order]
         quota = sizes // self.size
         if self.groups is None or not (keys[1:] == keys[:-1]).any():
@@ -106,7 +110,7 @@ class Filler:
             placed = position < np.repeat(quota * self.size, sizes)
             self._append(rows[placed], PURE)
             return rows[~placed]
-        occurrence = _count_earlier(keys)
+        occurrence = count_earlier(keys)
         starts = np.cumsum(sizes) - sizes
         while True:
             fits = occurrence < np.repeat(quota, sizes)
@@ -118,7 +122,7 @@ class Filler:
         placed = fits & (position < np.repeat(quota * self.size, sizes))
         first_batch = np.cumsum(quota) - quota
         batch = np.repeat(first_batch, sizes)[placed] + position[placed] % np.repeat(quota, sizes)[placed]
-        self._append(rows[placed][_sort_by(batch.astype(np.uint32))[1]], PURE)
+        self._append(rows[placed][sort_by(batch.astype(np.uint32))[1]], PURE)
         return rows[~placed]
 
     def fill_random(self, shuffled: Rows, n_batches: int) -> npt.NDArray[np.bool_]:
@@ -148,21 +152,48 @@ class Filler:
                 left = self._fill_block(np.concatenate([left, arc[low : low + block]]), POOLED)
         return left
 
-    def finish(self, rest: Rows, kind: int) -> Rows:
-        """Fill the remaining batches from the rows that are left; return at most one row of each group left over."""
-        opened = 0
-        while True:
-            filled = self.filled
+    def finish(self, rest: Rows, kind: int, keeps_last: bool) -> Rows:
+        """Fill the remaining batches from the rows that are left over.
+
+        Args:
+            rest: The rows, neighbours together.
+            kind: What to call these batches.
+            keeps_last: Whether what fills no batch is to make a last short one.
+
+        Returns:
+            The rows of the last short batch, one of each group at most; empty if there is none.
+        """
+        n_last = len(rest) - (len(self.rows) - self.filled) * self.size if keeps_last else 0
+        reserved, opened = rest[:0], 0
+        for attempt in count():
+            first = self.filled
             leftover = self._fill_block(rest, kind)
-            if self.filled == len(self.rows):
+            last = self._take_one_of_each_group(np.concatenate([reserved, leftover]))
+            is_last_attempt = attempt > 0 and first == 0
+            if self.filled == len(self.rows) and (len(last) >= n_last or is_last_attempt):
                 break
             # Take this attempt back and open some batches. With all of them open, dealing is sure to fill every one.
-            opened = min(max(2 * opened, len(self.rows) - self.filled), filled)
-            self.filled = filled - opened
-            rest = np.concatenate([self.rows[self.filled : filled].ravel(), rest])
+            opened = min(max(2 * opened, len(self.rows) - self.filled, 1), first)
+            self.filled = first - opened
+            pool = np.concatenate([self.rows[self.filled : first].ravel(), reserved, rest])
+            reserved, rest = self._reserve(pool, n_last, len(self.rows) - self.filled)
+        return last[:n_last]
+
+    def _take_one_of_each_group(self, rows: Rows) -> Rows:
         if self.groups is None:
-            return leftover
-        return leftover[np.sort(np.unique(self.groups[leftover], return_index=True)[1])]
+            return rows
+        return rows[np.sort(np.unique(self.groups[rows], return_index=True)[1])]
+
+    def _reserve(self, pool: Rows, n_last: int, n_open: int) -> tuple[Rows, Rows]:
+        """Part rows for the last short batch, one of each of the largest groups, from those of `n_open` batches."""
+        if self.groups is None or n_last == 0:
+            return pool[:0], pool
+        _, first, sizes = np.unique(self.groups[pool], return_index=True, return_counts=True)
+        # Rows that neither the open batches nor the last can hold are left over whatever is reserved.
+        n_last -= int(np.maximum(sizes - n_open - 1, 0).sum())
+        taken = np.zeros(len(pool), dtype=bool)
+        taken[first[np.argsort(-sizes, kind="stable")[: max(n_last, 0)]]] = True
+        return pool[taken], pool[~taken]
 
     def _fill_block(self, rows: Rows, kind: int, most: int | None = None) -> Rows:
         """Cut rows into as many batches as can be had, neighbours together; return the leftovers in order.
@@ -175,8 +206,8 @@ class Filler:
             n_placed = n_batches * self.size
             self._append(rows[:n_placed], kind)
             return rows[n_placed:]
-        keys, position = _sort_by(self.groups[rows])
-        occurrence = _count_earlier(keys)
+        keys, position = sort_by(self.groups[rows])
+        occurrence = count_earlier(keys)
         while (possible := int(np.count_nonzero(occurrence < n_batches)) // self.size) < n_batches:
             n_batches = possible
         if n_batches == 0:
@@ -191,7 +222,7 @@ class Filler:
         is_single = np.zeros(len(rows), dtype=bool)
         is_single[position[~repeats]] = True
         batch[np.flatnonzero(is_single)[: len(gaps)]] = gaps
-        order = _sort_by(batch.astype(np.uint32))[1]
+        order = sort_by(batch.astype(np.uint32))[1]
         n_placed = n_batches * self.size
         self._append(rows[order[:n_placed]], kind)
         return rows[order[n_placed:]]
@@ -254,59 +285,3 @@ def _count_repeats(groups: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
     ]
     counts: npt.NDArray[np.int64] = np.unique(np.concatenate(repeats), return_counts=True)[1] + 1
     return counts
-
-
-def group_by_stratum(strata: Integers, n_strata: int) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """Return the rows sorted by stratum, and the size of each stratum; a counting sort in chunks, to save memory."""
-    chunks = [slice(low, low + CHUNK) for low in range(0, len(strata), CHUNK)]
-    sizes = np.zeros(n_strata, dtype=np.int64)
-    for chunk in chunks:
-        sizes += np.bincount(strata[chunk], minlength=n_strata)
-    rows: Rows = np.empty(len(strata), dtype=_row_dtype(len(strata)))
-    free = np.cumsum(sizes) - sizes
-    for chunk in chunks:
-        _, order = _sort_by(strata[chunk].astype(np.uint32))
-        counts = np.bincount(strata[chunk], minlength=n_strata)
-        target = np.arange(len(order)) + np.repeat(free - (np.cumsum(counts) - counts), counts)
-        rows[target] = order + chunk.start
-        free += counts
-    return rows, sizes
-
-
-def _sort_by(keys: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Sort keys stably; return them and their old positions.
-
-    Digit by digit: numpy sorts 16-bit integers by radix, several times faster than wider ones by comparison.
-    """
-    n_digits = max(1, -(-int(keys.max(initial=0)).bit_length() // 16))
-    order = np.lexsort([(keys >> keys.dtype.type(16 * digit)).astype(np.uint16) for digit in range(n_digits)])
-    return keys[order], order
-
-
-def _count_earlier(keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Count, for each element of a sorted array, the equal ones before it."""
-    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
-    return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
-
-
-def _draw_key(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
-    return rng.integers(1 << 32, size=2, dtype=np.uint32)
-
-
-def _hash_bijectively(ids: npt.NDArray[np.uint32], keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Scramble 32-bit numbers one to one, by two keyed rounds of MurmurHash3's finaliser.
-
-    Being one to one, it never lets two groups share a key, which a table of random numbers would.
-    """
-    hashed = ids.copy()
-    for key in keys:
-        hashed ^= key
-        for multiplier, shift in ((0x85EBCA6B, 13), (0xC2B2AE35, 16)):
-            hashed ^= hashed >> np.uint32(16)
-            hashed *= np.uint32(multiplier)
-            hashed ^= hashed >> np.uint32(shift)
-    return hashed
-
-
-def _row_dtype(n_rows: int) -> type[np.int32] | type[np.int64]:
-    return np.int32 if n_rows <= np.iinfo(np.int32).max else np.int64

@@ -17,19 +17,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.filling import (
-    CHUNK,
-    MIXED,
-    POOLED,
-    PURE,
-    RANDOM,
-    Filler,
-    PlanCounts,
-    Rows,
-    count_distinct_batches,
-    group_by_stratum,
-)
+from st_cluster_batches.filling import MIXED, POOLED, PURE, RANDOM, Filler, PlanCounts, count_distinct_batches
 from st_cluster_batches.labels import Labels
+from st_cluster_batches.sorting import CHUNK, Rows, group_by_stratum
 
 # A sort key is 64 bits, 32 of them a hash: rows and strata that are shuffled at once must fit into the other 32.
 _MAX_STRATA = 1 << 12
@@ -153,9 +143,7 @@ class BatchPlan:
                 for a, b in _split_strata(sizes[low:high], offset=low)
             ]
             rest.append(filler.fill_along_path(np.concatenate(leftovers), rng))
-        last = filler.finish(np.concatenate(rest), MIXED if n_sources > 1 else POOLED)
-        if not self._keeps_rest:
-            last = last[:0]
+        last = filler.finish(np.concatenate(rest), MIXED if n_sources > 1 else POOLED, self._keeps_rest)
         order = rng.permutation(self._full_batches)
         return EpochPlan(filler.rows, filler.kinds, order, last, self._count(filler, last))
 

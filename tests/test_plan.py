@@ -80,6 +80,9 @@ def test_rows_are_dropped_only_where_no_batch_could_hold_them(plan: BatchPlan, n
     groups = np.arange(len(labels)) if labels.groups is None else labels.groups
     multiplicity = np.unique(groups, return_counts=True)[1]
     n_full = len(plan.plan_epoch(number).rows)
+    n_rows = sum(map(len, plan.plan_epoch(number).batches(plan.batch_size)))
+    if plan._keeps_rest and multiplicity.max() <= n_full:
+        assert n_rows == len(labels), "one device drops no row that could be placed"
     # One batch more could not be filled: this is the best that any arrangement can do.
     assert np.minimum(multiplicity, n_full + 1).sum() < (n_full + 1) * size
     assert np.minimum(multiplicity, n_full).sum() >= n_full * size
@@ -173,6 +176,7 @@ def test_the_last_batch_is_named_for_what_it_holds() -> None:
 
 def test_strata_larger_than_a_chunk_are_shuffled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("st_cluster_batches.filling.CHUNK", 64)
+    monkeypatch.setattr("st_cluster_batches.sorting.CHUNK", 64)
     monkeypatch.setattr("st_cluster_batches.plan.CHUNK", 64)
     plan = BatchPlan(labels_of(1000, 3), 10)
     epoch = plan.plan_epoch(0)
