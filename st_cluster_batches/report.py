@@ -169,8 +169,8 @@ def describe_results(results: dict[str, Any]) -> str:
             for task, queries in results["queries"].items()
         ),
         "",
-        f"Noise is the standard deviation between seeds of `{baseline}`. Differences are to `{baseline}`; * marks those "
-        "with p < .05, corrected for the number of collections.",
+        f"Noise is the standard deviation of `{baseline}` between seeds. Differences are to `{baseline}`; * marks "
+        "p < .05, corrected for the number of collections.",
         "",
         _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
         _row("---", *["---:"] * (7 + len(_HARDNESS))),
