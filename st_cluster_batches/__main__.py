@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     try:
         arguments, rest = _build_parser().parse_known_args(words)
-        if rest and arguments.command != "train":
+        if rest and arguments.command not in ("train", "compare"):
             raise UsageError(f"unrecognised arguments: {' '.join(rest)}")
         if arguments.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"  # read when the Hugging Face libraries are imported
@@ -128,9 +128,18 @@ def _build_parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", "evaluate retrieval with mteb, keeping nDCG@10 of every query")
     evaluate.add_argument("model", metavar="MODEL", help="path or Hub id")
-    evaluate.add_argument("--tasks", nargs="+", required=True, metavar="NAME_OR_DIR", help="mteb task or BEIR folder")
+    evaluate.add_argument(
+        "--tasks", nargs="+", required=True, metavar="NAME_OR_DIR", help="mteb task or benchmark, or BEIR folder"
+    )
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR")
     evaluate.add_argument("--batch_size", type=int, default=32, metavar="N")
+
+    compare = add("compare", "train and evaluate with several batch strategies and seeds, and say which is better")
+    compare.add_argument("recipe", metavar="RECIPE.yaml", type=Path, nargs="?", help="its `variants` are compared")
+    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="training runs of each variant (default 3)")
+    compare.add_argument("--output", type=Path, metavar="DIR", help="folder for results; a rerun goes on there")
+    compare.add_argument("--redraw", type=Path, metavar="DIR", help="only draw table and figures of DIR again")
+    compare.epilog = "Any key of the recipe can be given as --key value, for all variants."
     return parser
 
 

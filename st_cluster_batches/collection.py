@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from st_cluster_batches.cache import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,16 @@ class Collection:
     queries: dict[str, str]
     corpus: dict[str, tuple[str, str]]
     qrels: dict[str, dict[str, int]]
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of all texts and judgements, whatever files hold them."""
+        state = xxhash.xxh3_128()
+        for part in (self.queries, self.corpus, self.qrels):
+            for item in part.items():
+                state.update(json.dumps(item).encode())
+            state.update(b"\0")
+        return state.hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write the collection as JSON lines."""

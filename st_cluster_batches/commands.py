@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_cluster_batches.evaluation import TaskScores
     from st_cluster_batches.inspection import Inspection
+    from st_cluster_batches.scores import TaskScores
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 
@@ -34,6 +34,8 @@ def checking_input() -> Iterator[None]:
     """Turn the errors that bad input raises into a `UsageError` of one line."""
     try:
         yield
+    except ConnectionError:
+        raise  # an OSError, but no fault of the input
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
@@ -130,17 +132,18 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.recipe import read_recipe
 
         recipe = read_recipe(arguments.recipe, overrides)
-        tasks = recipe.data.find_tasks()
-        if tasks:
-            from st_cluster_batches.evaluation import check_tasks, evaluate
-
-            check_tasks(tasks)
         from st_cluster_batches.training import prepare_run
 
-        run = prepare_run(recipe)
+        if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
+            from st_cluster_batches.evaluation import load_tasks
+
+            load_tasks(recipe.data.find_tasks())
+        run, tasks = prepare_run(recipe)
     model = run.train()
     scores = {}
     if tasks:
+        from st_cluster_batches.evaluation import evaluate
+
         scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / "evaluation"))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
 
@@ -150,9 +153,9 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from sentence_transformers import SentenceTransformer
 
-        from st_cluster_batches.evaluation import check_tasks, evaluate
+        from st_cluster_batches.evaluation import evaluate, load_tasks
 
-        check_tasks(arguments.tasks)
+        load_tasks(arguments.tasks)
         _make_folder(arguments.output)
         model = SentenceTransformer(arguments.model)
     scores = _summarise(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
@@ -174,6 +177,28 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     if inspection.stability is not None:
         lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
     return [*lines, "", *(f"* {line}" for line in inspection.advice)]
+
+
+def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
+    """Compare batch strategies over seeds, or draw the results of an earlier comparison again."""
+    from st_cluster_batches.report import describe_results, redraw
+
+    with checking_input():
+        if (arguments.recipe is None) == (arguments.redraw is None) or (arguments.redraw and overrides):
+            raise ValueError("compare takes either RECIPE.yaml with --output DIR, or --redraw DIR alone")
+        if arguments.redraw is not None:
+            results = redraw(arguments.redraw)
+            return results, describe_results(results)
+        if arguments.output is None:
+            raise ValueError("compare needs --output DIR")
+        _make_folder(arguments.output)
+        from st_cluster_batches.comparison import Comparison
+
+        comparison = Comparison.prepare(arguments.recipe, arguments.output, arguments.seeds, overrides)
+    results = comparison.run()
+    if not results:
+        return {}, ""  # not the main process
+    return results, f"{describe_results(results)}\n\nAll of it is in {arguments.output}"
 
 
 def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:

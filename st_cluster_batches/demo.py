@@ -15,8 +15,9 @@ from st_cluster_batches.attach import attach_clusters
 from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.evaluation import evaluate
+from st_cluster_batches.models import make_static_model
 from st_cluster_batches.recipe import Strategy, TrainingArguments
-from st_cluster_batches.training import build_trainer, make_static_model
+from st_cluster_batches.training import build_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -254,7 +254,8 @@ def fingerprint_model(model: SentenceTransformer, truncate_dim: int | None = Non
         "default_prompt_name": model.default_prompt_name,
         "similarity": str(model.similarity_fn_name),
         "max_seq_length": model.max_seq_length,
-        "truncate_dim": truncate_dim or model.truncate_dim,
+        # What truncates a dense model; a sparse one keeps its largest dimensions.
+        "truncate_dim": truncate_dim or getattr(model, "truncate_dim", getattr(model, "max_active_dims", None)),
     }
     state.update(json.dumps(settings, sort_keys=True).encode())
     return state.hexdigest()

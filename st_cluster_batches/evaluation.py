@@ -1,59 +1,41 @@
-"""Evaluate retrieval with mteb, query by query. The only mteb import.
+"""Evaluate retrieval with mteb, query by query, and never twice. The only mteb import.
 
 mteb files a local model's scores under a name that all local models share, so its cache can hand one model the
-scores of another. It is never used here.
+scores of another. It is never used here: scores are kept under a fingerprint of the weights.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import huggingface_hub.constants
+import torch.distributed
 from accelerate import PartialState
 
-from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.collection import Collection, read_collection
+from st_cluster_batches.embedding import fingerprint_model
+from st_cluster_batches.scores import ScoreStore, TaskScores
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
+Value = TypeVar("Value")
 
-@dataclass(frozen=True)
-class TaskScores:
-    """nDCG@10 of a model on one task.
-
-    Args:
-        per_query: nDCG@10 of every query that has a relevant document, as trec_eval averages them.
-    """
-
-    per_query: dict[str, float]
-
-    @property
-    def ndcg_at_10(self) -> float:
-        """Mean over queries."""
-        return fmean(self.per_query.values())
-
-    @property
-    def queries(self) -> int:
-        """Number of queries that were evaluated."""
-        return len(self.per_query)
-
-
-def check_tasks(tasks: Sequence[str | Path]) -> None:
-    """Check tasks without a model: folders are read and validated whole, names looked up.
-
-    Raises:
-        ValueError: If a collection is dirty, a name is unknown, or two tasks have one name.
-        FileNotFoundError: If a folder is incomplete.
-    """
-    _load_tasks(tasks)
+_LOCAL = "a folder"
+_PROBE_SECONDS = 10
+_REMEDY = "evaluate folders instead, or set HF_HUB_OFFLINE=1 if the data has been downloaded before"
+_LONGEST_EVALUATION = timedelta(days=30)
 
 
 def evaluate(
@@ -66,12 +48,14 @@ def evaluate(
 ) -> dict[str, TaskScores]:
     """Evaluate a model on retrieval tasks.
 
-    Documents are encoded as title and text, joined by a space. Queries without a relevant document do not count.
+    Documents are encoded as title and text, joined by a space. In folders, queries without a relevant document do
+    not count. Under `accelerate launch` the main process evaluates, and the others wait for it.
 
     Args:
         model: The model; its query and document prompts are used.
-        tasks: Folders in BEIR layout, and names of mteb tasks.
-        output_dir: Folder for `summary.json`, `per_query/<task>.json` and mteb's own `mteb/<task>.json`.
+        tasks: Folders in BEIR layout, and names of mteb tasks or benchmarks, of which the retrieval tasks are taken.
+        output_dir: Folder for `summary.json`, `per_query/<task>.json` and mteb's own `mteb/<task>.json`. Beside
+            them, `by_model/` keeps all scores by weights, data and versions: a rerun goes on with the missing tasks.
         batch_size: Texts that the model sees at once.
         show_progress_bar: Whether to show progress.
 
@@ -80,49 +64,115 @@ def evaluate(
 
     Raises:
         ValueError: If a task is at fault; before anything is encoded.
-        ConnectionError: If the data of a named task cannot be had.
+        ConnectionError: If the data of a named task cannot be had; at the first such task.
     """
-    loaded = _load_tasks(tasks)
+    loaded = load_tasks(tasks)
+
+    def evaluate_all() -> dict[str, TaskScores]:
+        logger.info("Prompts in use: %s", model.prompts)
+        store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
+        scores = {}
+        for name, task in loaded.items():
+            kept = store.load(name, task) if store else None
+            if kept is None:
+                kept = _run_task(model, name, task, batch_size, show_progress_bar)
+                if store:
+                    store.save(name, task, kept)
+            scores[name] = kept[0]
+            if store:
+                store.publish(scores, name, kept[1])
+        if store:
+            store.remove_others(scores)
+        return scores
+
+    return on_main_process(evaluate_all, otherwise={})
+
+
+def on_main_process(work: Callable[[], Value], otherwise: Value) -> Value:
+    """Let the main process work while the others wait, for days if need be.
+
+    mteb knows nothing of ranks, and two of them corrupt one another's files. A plain barrier gives up after minutes.
+
+    Args:
+        work: What the main process does.
+        otherwise: What the other processes return.
+
+    Returns:
+        What `work` returned, or `otherwise`.
+
+    Raises:
+        RuntimeError: On the other processes, if the main one failed, with its message.
+    """
     state = PartialState()
-    if not state.is_main_process:
-        # mteb knows nothing of ranks, and two of them corrupt one another's files.
-        state.wait_for_everyone()
-        return {}
-    logger.info("Prompts in use: %s", model.prompts)
-    scores = {}
-    for name, task in loaded.items():
-        scores[name], raw = _run_task(model, name, task, batch_size, show_progress_bar)
-        if output_dir is not None:
-            for folder, content in (("per_query", scores[name].per_query), ("mteb", raw)):
-                (output_dir / folder).mkdir(parents=True, exist_ok=True)
-                write_atomically(output_dir / folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    if output_dir is not None:
-        summary = {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
-        write_atomically(output_dir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    state.wait_for_everyone()
-    return scores
+    if state.num_processes == 1:
+        return work()
+    waiting = _make_patient_group()
+    failure: list[str | None] = [None]
+    value = otherwise
+    try:
+        if state.is_main_process:
+            value = work()
+    except BaseException as error:
+        failure = [f"{type(error).__name__}: {error}"]
+        raise
+    finally:
+        torch.distributed.broadcast_object_list(failure, src=0, group=waiting)
+    if failure[0] is not None:
+        raise RuntimeError(f"The main process failed, so this one stops: {failure[0]}")
+    return value
 
 
-def _load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:
-    import mteb
+@cache
+def _make_patient_group() -> Any:
+    """Make a process group that waits for days; all processes make it together, once."""
+    return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_EVALUATION)
 
+
+def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:
+    """Read folders and look up names; no data of official tasks is loaded yet.
+
+    Args:
+        tasks: Folders in BEIR layout, and names of mteb tasks or benchmarks.
+
+    Returns:
+        Tasks of mteb by name.
+
+    Raises:
+        ValueError: If a collection is dirty, a name is unknown, or two tasks have one name.
+        FileNotFoundError: If a folder is incomplete.
+    """
     loaded: dict[str, Any] = {}
     for task in tasks:
         path = Path(task)
-        if path.is_dir():
-            name, value = path.resolve().name, _make_task(path.resolve().name, read_collection(path))
-        else:
-            try:
-                value = mteb.get_task(str(task))
-            except KeyError as error:
-                raise ValueError(f"{task} is neither a folder here nor the name of an mteb task") from error
-            name = value.metadata.name
-            if value.metadata.type != "Retrieval":
-                raise ValueError(f"{name} is a task of type {value.metadata.type}; only Retrieval is evaluated here")
-        if name in loaded:
-            raise ValueError(f"Two tasks are called {name!r}; their results would overwrite one another")
-        loaded[name] = value
+        found = [_make_task(path.resolve().name, read_collection(path))] if path.is_dir() else _look_up(str(task))
+        for one in found:
+            if one.metadata.name in loaded:
+                raise ValueError(
+                    f"Two tasks are called {one.metadata.name!r}; their results would overwrite one another"
+                )
+            loaded[one.metadata.name] = one
     return loaded
+
+
+def _look_up(name: str) -> list[Any]:
+    """Find an official task, or the retrieval tasks of a benchmark."""
+    import mteb
+
+    try:
+        task = mteb.get_task(name)
+    except KeyError:
+        try:
+            tasks = [one for one in mteb.get_benchmark(name).tasks if one.metadata.type == "Retrieval"]
+        except KeyError as error:
+            raise ValueError(f"{name} is neither a folder here nor the name of an mteb task or benchmark") from error
+        if not tasks:
+            raise ValueError(
+                f"The benchmark {name} has no task of type Retrieval; no other is evaluated here"
+            ) from None
+        return tasks
+    if task.metadata.type != "Retrieval":
+        raise ValueError(f"{name} is a task of type {task.metadata.type}; only Retrieval is evaluated here")
+    return [task]
 
 
 def _make_task(name: str, collection: Collection) -> Any:
@@ -138,7 +188,7 @@ def _make_task(name: str, collection: Collection) -> Any:
             type="Retrieval",
             category="t2t",
             modalities=["text"],
-            dataset={"path": name, "revision": "local"},  # required, but load_data replaces it
+            dataset={"path": _LOCAL, "revision": collection.content_hash},  # required, but load_data takes its place
             eval_splits=["test"],
             eval_langs=["eng-Latn"],
             main_score="ndcg_at_10",
@@ -164,15 +214,19 @@ def _run_task(
 ) -> tuple[TaskScores, dict[str, Any]]:
     import mteb
 
-    per_query: dict[str, float] = {}
+    by_subset: dict[tuple[str, str], dict[str, float]] = {}
+    own_scores = task.task_specific_scores
 
-    def keep_queries(scores: dict[str, Any], qrels: dict[str, Any], *_: Any, **__: Any) -> dict[str, float]:
+    def keep_queries(
+        scores: dict[str, Any], qrels: dict[str, Any], results: dict[str, Any], hf_split: str, hf_subset: str
+    ) -> dict[str, float]:
         # mteb hands over what pytrec_eval gave for every query; it keeps only the rounded mean for itself.
-        for query, measures in scores.items():
-            if any(score > 0 for score in qrels[query].values()):
-                per_query[query] = float(measures["ndcg_cut_10"])
-        return {}
+        by_subset[hf_split, hf_subset] = {query: float(one["ndcg_cut_10"]) for query, one in scores.items()}
+        specific: dict[str, float] = own_scores(scores, qrels, results, hf_split, hf_subset)
+        return specific
 
+    if task.metadata.dataset["path"] != _LOCAL:
+        _probe_hub(name)
     task.task_specific_scores = keep_queries
     try:
         result = mteb.evaluate(
@@ -186,15 +240,34 @@ def _run_task(
         ).task_results[0]
     except ConnectionError as error:
         raise ConnectionError(
-            f"The data of {name} is not here and the Hub does not give it ({error}); evaluate folders instead, or "
-            "download it first where there is a network"
+            f"The data of {name} is not here and the Hub does not give it ({error}); {_REMEDY}"
         ) from error
-    scores = TaskScores(per_query)
-    reported = fmean(entry["ndcg_at_10"] for split in result.scores.values() for entry in split)
-    if not per_query:
+    finally:
+        task.task_specific_scores = own_scores
+    if not all(by_subset.values()) or not by_subset:
         raise RuntimeError(f"mteb gave no score per query for {name}; its version may have changed")
-    if len(result.scores) == 1 and abs(scores.ndcg_at_10 - reported) > 1e-4:
-        raise RuntimeError(
-            f"{name}: the mean over queries is {scores.ndcg_at_10:.5f}, but mteb reports {reported:.5f}"
-        )
-    return scores, json.loads(result.model_dump_json())
+    means = [fmean(one.values()) for one in by_subset.values()]
+    reported = fmean(entry["ndcg_at_10"] for split in result.scores.values() for entry in split)
+    if abs(fmean(means) - reported) > 1e-4:
+        raise RuntimeError(f"{name}: the mean over queries is {fmean(means):.5f}, but mteb reports {reported:.5f}")
+    per_query = {
+        query if len(by_subset) == 1 else f"{split}/{subset}/{query}": score
+        for (split, subset), one in by_subset.items()
+        for query, score in one.items()
+    }
+    return TaskScores(per_query, fmean(means)), json.loads(result.model_dump_json())
+
+
+def _probe_hub(name: str) -> None:
+    """Ask the Hub for a sign of life: its own client tries for half a minute, or for many where nobody answers."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return  # the client fails at once, and finds what is cached
+    endpoint = huggingface_hub.constants.ENDPOINT
+    try:
+        urlopen(Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
+    except HTTPError:
+        pass  # an answer, whatever it says
+    except OSError as error:
+        raise ConnectionError(
+            f"{endpoint}, which has the data of {name}, gave no answer within {_PROBE_SECONDS} s ({error}); {_REMEDY}"
+        ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
@@ -11,16 +12,23 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
-from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
 from sentence_transformers.base.sampler import BatchSamplers
 from transformers import HfArgumentParser
 
 from st_cluster_batches.embedding import Key
 from st_cluster_batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.options import ClusterOptions, parse_n_clusters
 from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]
+Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
+
+VARIANTS = "variants"
+_DEFAULT_VARIANTS: dict[str, dict[str, Any]] = {
+    strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
+}
 
 
 @dataclass
@@ -38,8 +46,22 @@ class DataArguments:
     )
     eval_tasks: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders in BEIR layout or names of mteb tasks to evaluate the trained model on."},
+        metadata={"help": "Folders in BEIR layout, mteb tasks or benchmarks to evaluate the trained model on."},
     )
+    held_out_queries: int | None = field(
+        default=None,
+        metadata={"help": "Hold so many queries of each source out and evaluate on them, not on eval_tasks: to tune."},
+    )
+    held_out_documents: int = field(
+        default=1000, metadata={"help": "Documents of a held-out collection, most of them passages of training pairs."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.held_out_queries is not None and not 0 < self.held_out_queries <= self.held_out_documents:
+            raise ValueError(
+                f"held_out_queries={self.held_out_queries} must be positive and at most "
+                f"held_out_documents={self.held_out_documents}"
+            )
 
     def find_tasks(self) -> list[str]:
         """Return the tasks, with folders found below data_dir."""
@@ -58,8 +80,34 @@ class ModelArguments:
         default=None,
         metadata={"help": "Train new static token embeddings of this many dimensions, with the model's tokenizer."},
     )
+    num_hidden_layers: int | None = field(
+        default=None, metadata={"help": "Keep so many of a transformer's first layers, for a small model."}
+    )
+    pooling: Literal["mean", "cls", "lasttoken"] | None = field(
+        default=None, metadata={"help": "How token vectors become one, if not as the model has it."}
+    )
     max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
+    loss: Loss = field(
+        default="mnrl",
+        metadata={"help": "In-batch negatives; cached for large batches; gist to mask false negatives; or splade."},
+    )
     loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+    gather_across_devices: bool = field(
+        default=False, metadata={"help": "Take negatives from the batches of all devices, which share a stratum."}
+    )
+    mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
+    guide_model: str | None = field(
+        default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
+    )
+    query_regularizer_weight: float = field(default=5e-5, metadata={"help": "Of splade: how sparse queries are."})
+    document_regularizer_weight: float = field(default=3e-5, metadata={"help": "Of splade: how sparse documents are."})
+
+    def __post_init__(self) -> None:
+        if (self.guide_model is not None) != (self.loss in ("gist", "cached_gist")):
+            raise ValueError(
+                f"loss={self.loss!r} with guide_model={self.guide_model!r}: gist and cached_gist need a guide_model, "
+                "no other loss takes one"
+            )
 
 
 @dataclass
@@ -102,8 +150,9 @@ class ClusterArguments:
         )
 
 
+# Of both kinds, since each trainer insists on its own; they have the same fields.
 @dataclass
-class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  # the host library has no types
+class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments):  # type: ignore[misc]
     """The trainer's own arguments; `batch_sampler` names a strategy."""
 
     batch_sampler: Strategy = field(
@@ -111,6 +160,9 @@ class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[m
     )
     random_fraction: float = field(
         default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
+    )
+    source_alpha: float = field(
+        default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
     )
     keep_false_negatives_apart: bool = field(
         default=True, metadata={"help": "Never let rows of one false-negative group meet, where batches are planned."}
@@ -127,6 +179,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments):  # type: ignore[m
             "cluster": configure(),
         }
         self.batch_sampler = samplers[self.strategy]
+        if self.strategy != "random":
+            self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
 
 
@@ -150,7 +204,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; later values win: file, then `--key value` overrides.
 
     Args:
-        path: YAML file of flat `key: value` lines.
+        path: YAML file of flat `key: value` lines; its `variants`, if any, are for `read_variants`.
         overrides: Words of the command line after the file.
 
     Returns:
@@ -159,6 +213,61 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a key is unknown or missing, or a value is of the wrong kind.
+    """
+    values = read_values(path)
+    values.pop(VARIANTS, None)
+    return _parse(values, overrides, {**values, "overrides": list(overrides)} if overrides else values)
+
+
+def read_variants(
+    path: str | Path, overrides: Sequence[str] = (), common: Mapping[str, Any] | None = None
+) -> dict[str, Recipe]:
+    """Read the recipes that are to be compared: one file, but for who shares a batch.
+
+    The key `variants` of the file names them, the baseline first: `{random: {batch_sampler: random}, fine:
+    {n_clusters: 500}}`. Without it they are the three strategies.
+
+    Args:
+        path: YAML file as for `read_recipe`.
+        overrides: Words of the command line, for all variants; a variant's own values win.
+        common: Values for all variants that win over all others.
+
+    Returns:
+        The checked parameters by name of variant.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a variant changes more than who shares a batch, or a key or value is wrong.
+    """
+    values = read_values(path)
+    variants = values.pop(VARIANTS, _DEFAULT_VARIANTS)
+    if not isinstance(variants, dict) or len(variants) < 2 or not all(isinstance(v, dict) for v in variants.values()):
+        raise ValueError(f"{VARIANTS} must map two names or more to `key: value` lines, not {variants!r}")
+    allowed = {"batch_sampler", "random_fraction", "keep_false_negatives_apart"} | {
+        one.name for one in fields(ClusterArguments)
+    }
+    recipes = {}
+    for name, own in variants.items():
+        if not re.fullmatch(r"[\w.-]+", str(name)):
+            raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
+        if others := sorted(set(own) - allowed):
+            raise ValueError(
+                f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
+                f"{', '.join(sorted(allowed))}"
+            )
+        own = {**own, **(common or {})}
+        given = {key: value for key, value in values.items() if key not in own}
+        words = [*overrides, *(word for key, value in own.items() for word in _to_words(key, value))]
+        recipes[str(name)] = _parse(given, words, {**given, "overrides": list(overrides), **own})
+    return recipes
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """Read the `key: value` lines of a recipe, unchecked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -169,18 +278,24 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(values).__name__}")
+    return values
+
+
+def _parse(values: dict[str, Any], overrides: Sequence[str], given: dict[str, Any]) -> Recipe:
+    """Check keys and values, of the file and of the command line alike."""
     groups = (DataArguments, ModelArguments, ClusterArguments, TrainingArguments)
     known = {one.name for group in groups for one in fields(group) if one.init}
     flags = [word[2:].split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
     for key in [*values, *flags]:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
-            raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f" in {path}"))
+            raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     words = [word for key, value in values.items() for word in _to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
-    parsed = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses([*words, *overrides])
-    data, model, clusters, training = parsed
-    return Recipe(data, model, clusters, training, {**values, "overrides": list(overrides)} if overrides else values)
+    data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(
+        [*words, *overrides]
+    )
+    return Recipe(data, model, clusters, training, given)
 
 
 def _to_words(key: str, value: Any) -> list[str]:

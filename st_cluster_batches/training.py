@@ -5,24 +5,28 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SparseEncoder,
+    SparseEncoderTrainer,
+)
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches.attach import cluster_dataset
-from st_cluster_batches.cache import default_cache_dir, write_atomically
+from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.data import load_training_data
-from st_cluster_batches.embedding import STATIC_PREFIX, load_encoder
+from st_cluster_batches.holdout import hold_out
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
-from st_cluster_batches.recipe import ModelArguments, Recipe, TrainingArguments
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+from st_cluster_batches.models import build_loss, load_model
+from st_cluster_batches.recipe import Recipe, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Run:
     """A run that is ready to start."""
 
-    trainer: SentenceTransformerTrainer
+    trainer: SentenceTransformerTrainer | SparseEncoderTrainer
     clustering: Clustering | None
     recipe: Recipe
 
@@ -53,51 +57,114 @@ class Run:
         return target
 
 
-def prepare_run(recipe: Recipe) -> Run:
+def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     """Load the data, label it if the strategy needs it, and build the trainer.
 
     Args:
         recipe: All parameters.
 
     Returns:
-        A run whose every input has been checked.
+        A run whose every input has been checked, and the tasks to evaluate the model on.
 
     Raises:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
-    data, clusters, arguments = recipe.data, recipe.clusters, recipe.training
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, arguments.data_seed or 0)
-    model = load_model(recipe.model, arguments.seed)
-    clustering = None
-    if arguments.strategy == CLUSTER and not _has_labels(dataset):
-        # Every process takes part: each embeds its share.
-        dataset, clustering = cluster_dataset(
-            dataset,
-            clusters.encoder or recipe.model.model_name_or_path,
-            clusters.options(),
-            false_negative_threshold=clusters.false_negative_threshold,
-            truncate_dim=clusters.truncate_dim,
-            batch_size=clusters.encoder_batch_size,
-            cache_dir=clusters.cache_dir,
-            show_progress_bar=not arguments.disable_tqdm,
-        )
-    trainer = build_trainer(model, dataset, arguments, recipe.model.loss_scale)
+    dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / "held_out")
+    labelled, clustering = label_pairs(dataset, recipe)
+    return build_run(recipe, labelled, clustering), tasks
+
+
+def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, list[str]]:
+    """Load the training pairs, and say what the trained model is to be evaluated on.
+
+    Args:
+        recipe: All parameters.
+        held_out: Folder for collections that are held out of the pairs, if the recipe asks for them.
+
+    Returns:
+        The pairs, and the tasks: the recipe's own, or the held-out collections.
+
+    Raises:
+        ValueError: If datasets do not fit together.
+        FileNotFoundError: If a file is missing.
+    """
+    data, seed = recipe.data, recipe.training.data_seed or 0
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed)
+    if data.held_out_queries is None:
+        return dataset, data.find_tasks()
+    if isinstance(dataset, DatasetDict):
+        raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
+    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed)
+    with PartialState().main_process_first():
+        for name, collection in collections.items():
+            collection.write(held_out / name)
+    return dataset, [str(held_out / name) for name in collections]
+
+
+def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
+    """Attach clusters if the strategy needs them and the pairs have none.
+
+    Args:
+        dataset: The training pairs.
+        recipe: All parameters.
+
+    Returns:
+        The pairs, perhaps labelled, and the clustering that labelled them.
+    """
+    clusters = recipe.clusters
+    if recipe.training.strategy != CLUSTER or _has_labels(dataset):
+        return dataset, None
+    # Every process takes part: each embeds its share.
+    return cluster_dataset(
+        dataset,
+        clusters.encoder or recipe.model.model_name_or_path,
+        clusters.options(),
+        false_negative_threshold=clusters.false_negative_threshold,
+        truncate_dim=clusters.truncate_dim,
+        batch_size=clusters.encoder_batch_size,
+        cache_dir=clusters.cache_dir,
+        show_progress_bar=not recipe.training.disable_tqdm,
+    )
+
+
+def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
+    """Build the trainer of a recipe on pairs that are ready.
+
+    Args:
+        recipe: All parameters.
+        dataset: The training pairs, labelled if the strategy needs it; left as they are.
+        clustering: What labelled them, to be kept with the model.
+
+    Returns:
+        A run whose labels and batch size have been checked.
+    """
+    model = load_model(recipe.model, recipe.training.seed)
+    # Copies, since samplers hide the label columns of the dataset they are given.
+    plain = (
+        DatasetDict({name: part.with_format(None) for name, part in dataset.items()})
+        if isinstance(dataset, DatasetDict)
+        else dataset.with_format(None)
+    )
+    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model))
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe)
 
 
 def build_trainer(
-    model: SentenceTransformer, dataset: Dataset | DatasetDict, arguments: TrainingArguments, loss_scale: float = 20.0
-) -> SentenceTransformerTrainer:
-    """Build a stock trainer with the in-batch negatives loss.
+    model: SentenceTransformer | SparseEncoder,
+    dataset: Dataset | DatasetDict,
+    arguments: TrainingArguments,
+    loss: torch.nn.Module | None = None,
+) -> SentenceTransformerTrainer | SparseEncoderTrainer:
+    """Build a stock trainer.
 
     Args:
         model: The model to train.
         dataset: Pairs or longer tuples; label columns are dropped where the strategy is not to see them.
         arguments: The trainer's arguments with a strategy.
-        loss_scale: Inverse temperature.
+        loss: A loss; the in-batch negatives loss by default.
 
     Returns:
         A trainer that is ready to train.
@@ -105,48 +172,13 @@ def build_trainer(
     if arguments.strategy == "random":
         hidden = [column for column in _columns(dataset) if column in LABEL_COLUMNS]
         dataset = dataset.remove_columns(hidden)
-    return SentenceTransformerTrainer(
+    trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
+    return trainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
-        loss=MultipleNegativesRankingLoss(model, scale=loss_scale),
+        loss=MultipleNegativesRankingLoss(model) if loss is None else loss,
     )
-
-
-def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer:
-    """Load the model to be trained, or make a new static one.
-
-    Args:
-        arguments: Which model.
-        seed: Seed of new token embeddings.
-
-    Returns:
-        The model.
-    """
-    name = arguments.model_name_or_path
-    if arguments.static_dim is not None:
-        tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX)).tokenizer.backend_tokenizer
-        model = make_static_model(tokenizer, arguments.static_dim, seed)
-    else:
-        model = load_encoder(name, default_cache_dir()).train()
-    if arguments.max_seq_length is not None:
-        model.max_seq_length = arguments.max_seq_length
-    return model
-
-
-def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTransformer:
-    """Make a model of random static token embeddings.
-
-    Args:
-        tokenizer: A tokenizer of the `tokenizers` library.
-        dimensions: Length of a vector.
-        seed: Seed of the weights.
-
-    Returns:
-        A model that averages token vectors.
-    """
-    weights = torch.randn(tokenizer.get_vocab_size(), dimensions, generator=torch.Generator().manual_seed(seed))
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)])
 
 
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:

@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +15,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from conftest import make_pairs, make_static_model
+from loopback_hub import LoopbackHub, open_black_hole
 from st_cluster_batches.collection import Collection
-from st_cluster_batches.evaluation import check_tasks, evaluate
+from st_cluster_batches.evaluation import evaluate, load_tasks
 
 
 @pytest.fixture
@@ -92,12 +98,133 @@ def test_tasks_are_checked_before_anything_is_encoded(folder: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="NoSuchTask is neither a folder here nor"):
         evaluate(model, [folder, "NoSuchTask"])
     with pytest.raises(ValueError, match="type STS"):
-        check_tasks(["STSBenchmark"])
+        load_tasks(["STSBenchmark"])
     collection.write(tmp_path / "other" / "toy")
     with pytest.raises(ValueError, match="Two tasks are called 'toy'"):
-        check_tasks([folder, tmp_path / "other" / "toy"])
+        load_tasks([folder, tmp_path / "other" / "toy"])
 
 
 def test_an_official_task_without_its_data_is_one_clear_error() -> None:
     with pytest.raises(ConnectionError, match="data of SciFact is not here and the Hub does not give it"):
         evaluate(make_static_model(), ["SciFact"], show_progress_bar=False)
+
+
+def test_a_rerun_evaluates_only_what_is_missing(
+    folder: Path, tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = make_static_model(), tmp_path / "scores"
+    collection.write(tmp_path / "second")
+    encoded: list[int] = []
+    encode = type(model).encode
+    monkeypatch.setattr(type(model), "encode", lambda *a, **o: encoded.append(1) or encode(*a, **o))
+    first = evaluate(model, [folder], output, show_progress_bar=False)
+    n_calls = len(encoded)
+    both = evaluate(model, [folder, tmp_path / "second"], output, show_progress_bar=False)
+    assert both["toy"] == first["toy"] and len(encoded) == 2 * n_calls > 0
+    assert set(json.loads((output / "summary.json").read_text())) == {"toy", "second"}
+    encoded.clear()
+    collection.corpus["d0"] = ("", "another text")
+    collection.write(folder)
+    evaluate(model, [folder], output, show_progress_bar=False)
+    assert encoded, "a changed collection got its old score"
+    assert [path.stem for path in (output / "per_query").iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "prompts", {"query": "pawn ", "document": ""}),
+        lambda model: setattr(model, "truncate_dim", 4),
+        lambda model: setattr(model, "similarity_fn_name", "dot"),
+    ],
+)
+def test_whatever_changes_embeddings_or_ranks_is_evaluated_anew(
+    folder: Path, tmp_path: Path, change: Callable[[SentenceTransformer], None]
+) -> None:
+    model = make_static_model()
+    for _ in range(2):
+        evaluate(model, [folder], tmp_path / "scores", show_progress_bar=False)
+        change(model)
+    evaluate(model, [folder], tmp_path / "scores", show_progress_bar=False)
+    assert len(list((tmp_path / "scores" / "by_model").iterdir())) == 2
+
+
+def test_a_benchmark_stands_for_its_retrieval_tasks() -> None:
+    tasks = load_tasks(["MTEB(eng, v2)", "SciFact"])
+    assert len(tasks) == 11 and {"ArguAna", "FiQA2018", "SciFact"} <= set(tasks)
+    with pytest.raises(ValueError, match="Two tasks are called 'FiQA2018'"):
+        load_tasks(["FiQA2018", "MTEB(eng, v2)"])
+
+
+def run_evaluate(
+    environment: dict[str, str], *words: object, launch: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launch, "-m", "st_cluster_batches", "evaluate", *map(str, words)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180)
+
+
+@pytest.mark.slow
+def test_official_tasks_run_unmodified(saved_model: Path, tmp_path: Path, collection: Collection) -> None:
+    collection.write(tmp_path / "scifact")
+    configs = [("default", "test", "qrels"), ("corpus", "corpus", "corpus"), ("queries", "queries", "queries")]
+    card = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {file}.jsonl\n"
+        for name, split, file in configs
+    )
+    files = {"README.md": f"---\nconfigs:\n{card}---\n".encode()}
+    files |= {path.name: path.read_bytes() for path in (tmp_path / "scifact").iterdir()}
+    # The revision that mteb pins.
+    data = load_tasks(["SciFact"])["SciFact"].metadata.dataset
+    output = tmp_path / "scores"
+    with LoopbackHub() as hub:
+        hub.add("datasets", data["path"], files, revision=data["revision"])
+        environment = hub.environment(tmp_path / "home")
+        done = run_evaluate(environment, saved_model, "--tasks", "SciFact", tmp_path / "scifact", "--output", output)
+        assert done.returncode == 0, done.stderr
+        assert f"GET /datasets/{data['path']}/resolve/{data['revision']}/corpus.jsonl" in hub.requests
+        hub.requests.clear()
+        # A finished task asks for nothing.
+        done = run_evaluate(environment, saved_model, "--tasks", "SciFact", "--output", output)
+        assert done.returncode == 0 and hub.requests == []
+    per_query = json.loads((output / "per_query" / "SciFact.json").read_text())
+    assert per_query == pytest.approx(ndcg_at_10(make_static_model(), collection), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["offline", "refused", "black hole"])
+def test_the_first_unreachable_task_is_one_clear_message(saved_model: Path, tmp_path: Path, network: str) -> None:
+    environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    with open_black_hole() as address:
+        if network == "offline":
+            environment = {"HF_HUB_OFFLINE": "1"}
+        elif network == "black hole":
+            environment["HF_ENDPOINT"] = address
+        start = time.perf_counter()
+        done = run_evaluate(environment, saved_model, "--tasks", "MTEB(eng, v2)", "--output", tmp_path / "scores")
+    # Loading the libraries takes seconds; the client alone would try for 23 s or for 396 s, and for each task.
+    assert time.perf_counter() - start < (40 if network == "black hole" else 30)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "ArguAna" in errors[0] and "evaluate folders instead" in errors[0]
+
+
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_the_scores_of_one(saved_model: Path, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores"
+    done = run_evaluate({"ACCELERATE_USE_CPU": "true"}, saved_model, "--tasks", folder, "--output", output, "--json",
+                        launch=LAUNCH)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = evaluate(SentenceTransformer(str(saved_model), device="cpu"), [folder], show_progress_bar=False)["toy"]
+    assert json.loads((output / "per_query" / "toy.json").read_text()) == alone.per_query
+    assert json.loads(done.stdout)["toy"]["queries"] == 20  # one JSON object, not one of each rank
+
+
+@pytest.mark.slow
+def test_a_failure_on_the_main_process_ends_the_others(saved_model: Path, tmp_path: Path) -> None:
+    environment = {"ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    words = (saved_model, "--tasks", "SciFact", "--output", tmp_path / "scores")
+    done = run_evaluate(environment, *words, launch=LAUNCH)
+    assert done.returncode != 0 and "The data of SciFact is not here" in done.stderr

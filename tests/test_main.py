@@ -80,6 +80,21 @@ def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixtu
     assert printed["held_out"]["ndcg_at_10"] == pytest.approx(sum(per_query.values()) / 20)
 
 
+def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", f"{workspace}/recipe.yaml", "--output", f"{workspace}/compared", "--seeds", "1"]
+    with (workspace / "recipe.yaml").open("a") as recipe:
+        recipe.write("variants: {random: {batch_sampler: random}, fine: {n_clusters: 10}}\n")
+    assert main([*words, "--json", "--max_steps", "3"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((workspace / "compared" / "results.json").read_text())
+    assert printed["steps"] == 3 and list(printed["results"]) == ["random", "fine"]
+    assert str(workspace) not in json.dumps(printed["overrides"])
+    (workspace / "compared" / "hardness.svg").unlink()
+    assert main(["compare", "--redraw", f"{workspace}/compared"]) == 0
+    assert "| fine |" in capsys.readouterr().out
+    assert (workspace / "compared" / "hardness.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -100,6 +115,11 @@ def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixtu
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--false_negative_threshold", "2"], "in (0, 1)"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
         (["evaluate", "{}/encoder", "--tasks", "{}", "--output", "{}/scores"], "has no corpus.parquet"),
+        (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),
+        (["compare"], "compare takes either RECIPE.yaml"),
+        (["compare", "--redraw", "{}"], "has no results.json"),
+        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--seeds", "0"], "n_seeds=0 must be at least 1"),
+        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["demo", "--seeds", "0", "--output", "{}/demo"], "must be at least 1"),
     ],
 )
