@@ -258,6 +258,44 @@ def _run_task(
     return TaskScores(per_query, fmean(means)), json.loads(result.model_dump_json())
 
 
+def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, Any]) -> Any:
+    """Say a result in the words of the Hub's leaderboards, if it is one of a complete official task.
+
+    Args:
+        name: Name of the task.
+        raw: mteb's own result.
+        summary: nDCG@10 and number of queries.
+
+    Returns:
+        An `EvalResultEntry` in per cent, as mteb itself writes them; None for a folder, for data other than the
+        pinned revision, or if a split, a subset or a query is missing.
+    """
+    import mteb
+    from huggingface_hub import EvalResultEntry
+
+    try:
+        task = mteb.get_task(name)
+    except KeyError:
+        return None
+    wanted, statistics = task.metadata.dataset, task.metadata.descriptive_stats or {}
+    complete = all(
+        {entry["hf_subset"] for entry in raw["scores"].get(split, [])} >= set(task.hf_subsets)
+        for split in task.metadata.eval_splits
+    )
+    queries = [one.get("queries_text_statistics") for split, one in statistics.items() if split in task.eval_splits]
+    expected = sum(one["num_texts"] for one in queries if one and "num_texts" in one)
+    if not complete or raw["dataset_revision"] != wanted["revision"] or (expected and summary["queries"] < expected):
+        return None
+    return EvalResultEntry(
+        dataset_id=wanted["path"],
+        task_id=name,
+        value=round(100 * summary["ndcg_at_10"], 5),
+        dataset_revision=wanted["revision"],
+        date=raw["date"][:10],
+        notes=f"mteb {raw['mteb_version']}, nDCG@10 of {summary['queries']:,} queries",
+    )
+
+
 def _probe_hub(name: str) -> None:
     """Ask the Hub for a sign of life: its own client tries for half a minute, or for many where nobody answers."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""The figures of a comparison, drawn from `results.json` alone. The only matplotlib import."""
+"""The figures of a comparison, drawn from `results.json` alone, and of cluster sizes. The only matplotlib import."""
 
 from __future__ import annotations
 
@@ -44,6 +44,32 @@ def draw_figures(results: dict[str, Any], folder: Path) -> list[Path]:
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         files += [folder / f"{name}.png", folder / f"{name}.svg"]
     return files
+
+
+def draw_cluster_sizes(sizes: dict[str, list[int]], path: Path) -> None:
+    """Draw how many rows the clusters hold, as PNG.
+
+    Args:
+        sizes: Rows of every cluster by source. Beyond ten sources the largest nine have bars of their own.
+        path: Where to.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    by_rows = sorted(sizes, key=lambda name: -sum(sizes[name]))
+    shown = by_rows if len(by_rows) <= 10 else by_rows[:9]
+    parts = {name: sizes[name] for name in shown}
+    if others := [size for name in by_rows[len(shown) :] for size in sizes[name]]:
+        parts[f"{len(by_rows) - len(shown)} other sources"] = others
+    with rc_context({"font.size": 9}):
+        figure = Figure((6.0, 3.0), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(list(parts.values()), bins=20, stacked=True, label=list(parts))
+        axes.set_xlabel("rows of a cluster")
+        axes.set_ylabel("clusters")
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _draw_strategies(axes: Axes, results: dict[str, Any]) -> None:
