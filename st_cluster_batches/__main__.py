@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from st_cluster_batches import commands
 from st_cluster_batches.commands import UsageError
+from st_cluster_batches.failures import PublishError
 
 # Nothing heavier is imported here: `--help` should answer at once.
 
@@ -51,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)
         return 2
-    except ConnectionError as error:
+    except (ConnectionError, PublishError) as error:
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -140,6 +141,25 @@ def _build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--output", type=Path, metavar="DIR", help="folder for results; a rerun goes on there")
     compare.add_argument("--redraw", type=Path, metavar="DIR", help="only draw table and figures of DIR again")
     compare.epilog = "Any key of the recipe can be given as --key value, for all variants."
+
+    build = add("build", "fill a folder with a model or labelled data, its card and results, ready to publish")
+    build.add_argument("folder", metavar="MODEL", type=Path, help="saved model, output of `train` or of `attach`")
+    build.add_argument("--output", type=Path, required=True, metavar="DIR")
+    publish = add("publish", "push a model, labelled data, or what `build` made of it to the Hub, in one commit")
+    publish.add_argument("folder", metavar="MODEL", type=Path, help="as for `build`, or its output")
+    publish.add_argument("repo_id", metavar="REPO_ID", help="user/name")
+    publish.add_argument("--private", action="store_true", help="refuse to publish where everyone can read it")
+    publish.add_argument("--create-pr", action="store_true", help="open a pull request")
+    publish.add_argument("--revision", metavar="R", help="branch to push to; made if it is not there")
+    publish.add_argument("--dry-run", action="store_true", help="only say what would be pushed")
+    for command in (build, publish):
+        command.add_argument("--scores", type=Path, metavar="DIR", help="output of `evaluate`, if not of the training")
+        command.add_argument("--comparison", type=Path, metavar="DIR", help="output of `compare`")
+        command.add_argument("--license", metavar="ID", help="licence, as the Hub names it")
+        command.add_argument("--language", nargs="+", default=(), metavar="CODE")
+        command.add_argument("--datasets", nargs="+", default=(), metavar="ID", help="Hub ids of the training data")
+        command.add_argument("--base_model", metavar="ID", help="Hub id of the model that training started from")
+        command.add_argument("--include-samples", action="store_true", help="leave training rows in the card")
     return parser
 
 

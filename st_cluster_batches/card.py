@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ TAG = "cluster-batches"
 PAPER = "https://arxiv.org/abs/2407.18887"
 
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
-_AROUND = re.compile(r"<!-- around: ([0-9a-f]{16}) -->")
+MARK = re.compile(r"<!-- around: ([0-9a-f]{16}) -->")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _METRIC = "nDCG@10"
 _TASK_TYPE = "information-retrieval"
@@ -69,9 +69,20 @@ def make_card(text: str, evidence: Evidence, about: Description, figures: Sequen
     Returns:
         The card, the same for the same arguments.
     """
-    fresh = _fill_in(_clean(text, about), evidence, about, figures)
-    card = _fill_in(edited, evidence, about, figures) if edited is not None and is_edited(edited) else fresh
-    # Stays what it is when a person changes the text around the block, which is how the next build knows of it.
+    return mark_block(lambda base: _fill_in(base, evidence, about, figures), _clean(text, about), edited)
+
+
+def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> str:
+    """Fill in a card such that the next build knows whether a person has changed the text around the block.
+
+    Args:
+        fill_in: Puts front matter and block into a card.
+        text: The card to start from.
+        edited: The card of an earlier build; if it was changed around the block, it is the one to start from.
+    """
+    fresh = fill_in(text)
+    card = fill_in(edited) if edited is not None and is_edited(edited) else fresh
+    # The mark stays what it is when a person changes the text.
     return card.replace(END, f"<!-- around: {_digest(remove_block(fresh))} -->\n{END}")
 
 
@@ -84,7 +95,7 @@ def _fill_in(text: str, evidence: Evidence, about: Description, figures: Sequenc
 
 def is_edited(text: str) -> bool:
     """Return whether a built card was changed around its block since."""
-    found = _AROUND.search(text)
+    found = MARK.search(text)
     return found is not None and found[1] != _digest(remove_block(text))
 
 
@@ -118,7 +129,7 @@ def render_block(evidence: Evidence, figures: Sequence[str] = ()) -> str:
     if strategy is not None:
         how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
         lines += [f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
-    lines += [*_describe_plans(evidence.plans), *_describe_clustering(evidence.clustering)]
+    lines += [*_describe_plans(evidence.plans), *describe_clustering(evidence.clustering)]
     lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" in one]
     lines += _describe_scores(evidence)
     if evidence.comparison is not None:
@@ -159,7 +170,8 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def _describe_clustering(manifest: dict[str, Any] | None) -> list[str]:
+def describe_clustering(manifest: dict[str, Any] | None) -> list[str]:
+    """Say in lines of Markdown how rows were clustered, and into what."""
     if manifest is None:
         return []
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())

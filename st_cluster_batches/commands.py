@@ -201,6 +201,58 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     return results, f"{describe_results(results)}\n\nAll of it is in {arguments.output}"
 
 
+def build(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Fill a folder that may be published."""
+    with checking_input():
+        folder = _build(arguments, arguments.output)
+    return {"output": str(folder)}, f"What may be published is in {folder}"
+
+
+def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Push a folder, built before or now."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as temporary, checking_input():
+        if arguments.create_pr and arguments.revision is not None:
+            raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
+        from st_cluster_batches.hub import bound_requests, push
+        from st_cluster_batches.staging import is_staged
+
+        staged = is_staged(arguments.folder)
+        stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
+        bound_requests()
+        done = push(
+            stage,
+            arguments.repo_id,
+            kind="dataset" if (stage / "data").is_dir() else "model",
+            private=arguments.private,
+            revision=arguments.revision,
+            create_pr=arguments.create_pr,
+            dry_run=arguments.dry_run,
+        )
+    verb = "would be" if arguments.dry_run else "were"
+    lines = [f"{path} {verb} pushed" for path in done.uploaded] + [f"{path} {verb} removed" for path in done.removed]
+    lines.append(done.url if lines else f"Nothing has changed since it was last published: {done.url}")
+    return vars(done), "\n".join(lines)
+
+
+def _build(arguments: argparse.Namespace, output: Path) -> Path:
+    from st_cluster_batches.card import Description
+    from st_cluster_batches.dataset_card import build_dataset, is_dataset
+    from st_cluster_batches.staging import build_model
+
+    about = Description(
+        arguments.license,
+        arguments.language,
+        arguments.datasets,
+        arguments.base_model,
+        arguments.include_samples,
+    )
+    if is_dataset(arguments.folder):
+        return build_dataset(arguments.folder, output, about)
+    return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
+
+
 def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:
     return {task: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for task, one in scores.items()}
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from st_cluster_batches.cache import temporary_name
-from st_cluster_batches.card import BEGIN, Description, make_card
+from st_cluster_batches.card import BEGIN, MARK, Description, make_card
 from st_cluster_batches.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.evidence import RECIPE_FILE, SUMMARY_FILE, Evidence, hide_places, read_evidence
 from st_cluster_batches.report import RESULTS_FILE, TABLE_FILE, describe_results
@@ -32,6 +32,7 @@ _MODEL_SUFFIXES = {
     ".bin", ".jinja", ".json", ".md", ".model", ".onnx", ".pt", ".py", ".safetensors", ".spm", ".tiktoken", ".txt",
     ".xml",
 }  # fmt: skip
+_BINARY_SUFFIXES = {".bin", ".onnx", ".parquet", ".png", ".pt", ".safetensors"}
 _MODEL_FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
 _TRAINING_STATE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|trainer_state|batch_plan|all_results|train_results"
@@ -122,14 +123,22 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
     return output
 
 
+def is_staged(folder: Path) -> bool:
+    """Return whether a folder is one that `build` filled."""
+    card = folder / CARD
+    return card.is_file() and bool(MARK.search(card.read_text(encoding="utf-8")))
+
+
 def refuse_private_content(folder: Path) -> None:
     """Raise a ValueError that names the first file with a token or a path of this machine in it."""
     for path in list_files(folder):
         name = path.relative_to(folder).as_posix()
+        if path.suffix in _BINARY_SUFFIXES:
+            continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # weights and pictures
+            continue  # no text
         found = _SECRET.search(text)
         if found is not None:
             raise ValueError(f"{name} holds what looks like a token ({found[0][:6]}...); take it out and revoke it")
@@ -167,7 +176,7 @@ def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
 
 
 def draw_sizes(manifest: dict[str, Any], stage: Path) -> list[str]:
-    """Draw the histogram of cluster sizes into a staged folder; return its path there, or nothing without matplotlib."""
+    """Draw the histogram of cluster sizes into a staged folder; return its path there, or nothing if it cannot be."""
     if find_spec("matplotlib") is None:
         logger.warning("The card gets no figures: they need matplotlib, pip install 'st-cluster-batches[plots]'")
         return []
