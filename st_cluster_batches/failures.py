@@ -13,8 +13,8 @@ _BY_STATUS = {
     403: "The token may not write to {repo}: use one with write access to it, another REPO_ID, or --create-pr",
     404: "{repo} is not there, or the token may not see it: check the name and whose token it is",
     409: "The Hub says that {repo} is being changed or is there already: run the same command again",
-    412: "{repo} was changed on the Hub in the meantime, and nothing was overwritten: look at the change, then run the "
-    "same command again",
+    412: "{repo} was changed on the Hub in the meantime, and nothing was overwritten: look at the change, then run "
+    "the same command again",
     413: "The Hub finds a file too large: save the model in smaller shards, model.save(...), and build again",
     429: "The Hub has had too many requests: wait some minutes, then run the same command again",
 }

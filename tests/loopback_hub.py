@@ -1,4 +1,4 @@
-"""A Hub on the loopback interface: enough of its protocol to read repositories with the real clients, unmodified.
+"""A Hub on the loopback interface: enough of its protocol to read and write repositories with the real clients.
 
 `HF_ENDPOINT` is read when the clients are imported, so what talks to it runs in a process of its own:
 
@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,8 @@ class Repository:
 
     revisions: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    private: bool = False
+    requests: list[str] = field(default_factory=list)  # titles of pull requests
 
     def find(self, revision: str) -> tuple[str, Files]:
         sha = self.branches.get(revision, revision)
@@ -67,6 +70,10 @@ class LoopbackHub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
+        self.objects: Files = {}  # large files by sha256
+        # Called with the number and the line of each request: returns a status to answer with, or 0 to cut the
+        # connection; -1 to cut it after the work is done.
+        self.fault: Callable[[int, str], int | None] = lambda number, line: None
         # Method, pattern of the path, and who answers; named groups are arguments. Writes go here too.
         self.routes = [
             ("GET", f"/api/{_REPO}(/revision/(?P<revision>.+))?", self.info),
@@ -74,6 +81,15 @@ class LoopbackHub:
             ("POST", f"/api/{_REPO}/paths-info/(?P<revision>.+)", self.paths_info),
             ("GET", f"/datasets/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.dataset_file),
             ("GET", f"/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.model_file),
+            ("GET", f"/api/{_REPO}/discussions", self.list_requests),
+            ("POST", "/api/repos/create", self.create),
+            ("POST", "/api/validate-yaml", lambda body: self.validate(body)),
+            ("POST", f"/api/{_REPO}/branch/(?P<branch>.+)", self.create_branch),
+            ("POST", f"/api/{_REPO}/preupload/(?P<revision>.+)", self.preupload),
+            ("POST", f"/api/{_REPO}/commit/(?P<revision>.+)", self.commit),
+            ("POST", r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", self.batch),
+            ("PUT", "/lfs/(?P<sha>.+)", self.put_object),
+            ("POST", "/verify", lambda body: Answer.json({})),
             ("GET", "/", lambda: Answer(b"a hub")),
         ]
 
@@ -105,7 +121,20 @@ class LoopbackHub:
 
             def respond(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                answer = hub.answer(self.command, self.path, body)
+                number, line = len(hub.requests), f"{self.command} {self.path}"
+                fault = hub.fault(number, line)
+                if fault == 0:
+                    hub.requests.append(line)
+                    self.close_connection = True
+                    return
+                if fault is not None and fault > 0:
+                    hub.requests.append(line)
+                    answer = Answer(b"no", fault)
+                else:
+                    answer = hub.answer(self.command, self.path, body)
+                if fault == -1:
+                    self.close_connection = True
+                    return
                 status, content = answer.status, answer.body
                 total = len(content)
                 if status == 200 and (wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")):
@@ -140,6 +169,9 @@ class LoopbackHub:
         try:
             for known, pattern, respond in self.routes:
                 if known == ("GET" if method == "HEAD" else method) and (found := re.fullmatch(pattern, path)):
+                    if "create_pr=1" in target and respond == self.commit:
+                        found_pr = {**found.groupdict(), "body": body, "create_pr": True}
+                        return self.commit(**found_pr)
                     given = {key: value for key, value in found.groupdict().items() if value is not None}
                     return respond(**given, **({"body": body} if method in ("POST", "PUT") else {}))
             raise HubError(404, "EntryNotFound")
@@ -152,7 +184,8 @@ class LoopbackHub:
     def info(self, kind: str, name: str, revision: str = "main") -> Answer:
         sha, files = self._find(kind, name, revision)
         siblings = [{"rfilename": path} for path in files]
-        return Answer.json({"id": name, "sha": sha, "private": False, "tags": [], "siblings": siblings})
+        private = self.repositories[kind, name].private
+        return Answer.json({"id": name, "sha": sha, "private": private, "tags": [], "siblings": siblings})
 
     def tree(self, kind: str, name: str, revision: str, path: str = "") -> Answer:
         _, files = self._find(kind, name, revision)
@@ -182,9 +215,97 @@ class LoopbackHub:
             raise HubError(404, "RepoNotFound")
         return self.repositories[kind, name].find(revision)
 
+    def create(self, body: bytes) -> Answer:
+        given = json.loads(body)
+        kind, name = f"{given.get('type', 'model')}s", f"{given.get('organization') or 'alice'}/{given['name']}"
+        url = {"url": f"{self.url}/{name}", "name": name, "id": name}
+        if (kind, name) in self.repositories:
+            return Answer(json.dumps(url).encode(), 409)
+        self.add(kind, name, {".gitattributes": b"*.safetensors filter=lfs"})
+        self.repositories[kind, name].private = bool(given.get("private") or given.get("visibility") == "private")
+        return Answer.json(url)
+
+    def validate(self, body: bytes) -> Answer:
+        if "rejected" in json.loads(body)["content"]:
+            return Answer(json.dumps({"errors": [{"message": "license is unknown"}], "warnings": []}).encode(), 400)
+        return Answer.json({"errors": [], "warnings": []})
+
+    def create_branch(self, kind: str, name: str, branch: str, body: bytes) -> Answer:
+        repository = self.repositories[kind, name]
+        repository.branches[branch] = json.loads(body or b"{}").get("startingPoint") or repository.branches["main"]
+        return Answer.json({})
+
+    def preupload(self, kind: str, name: str, revision: str, body: bytes) -> Answer:
+        _, files = self._find(kind, name, revision)
+        answers = []
+        for one in json.loads(body)["files"]:
+            mode = "lfs" if is_large(one["path"]) else "regular"
+            oid = self._describe(one["path"], files[one["path"]])["oid"] if one["path"] in files else None
+            answers.append({"path": one["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return Answer.json({"files": answers})
+
+    def batch(self, body: bytes) -> Answer:
+        objects = []
+        for one in json.loads(body)["objects"]:
+            actions = {"upload": {"href": f"{self.url}/lfs/{one['oid']}"}, "verify": {"href": f"{self.url}/verify"}}
+            objects.append({**one, **({} if one["oid"] in self.objects else {"actions": actions})})
+        return Answer.json({"transfer": "basic", "objects": objects})
+
+    def put_object(self, sha: str, body: bytes) -> Answer:
+        assert hashlib.sha256(body).hexdigest() == sha
+        self.objects[sha] = body
+        return Answer()
+
+    def commit(self, kind: str, name: str, revision: str, body: bytes, create_pr: bool = False) -> Answer:
+        sha, files = self._find(kind, name, revision)
+        changed = dict(files)
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit") not in (None, sha):
+                raise HubError(412, "the branch has moved")
+            if line["key"] == "file":
+                changed[value["path"]] = base64.b64decode(value["content"])
+            if line["key"] == "lfsFile":
+                changed[value["path"]] = self.objects[value["oid"]]
+            if line["key"] == "deletedFile":
+                del changed[value["path"]]
+        repository = self.repositories[kind, name]
+        if create_pr:
+            repository.requests.append(json.loads(body.splitlines()[0])["value"]["summary"])
+            revision = f"refs/pr/{len(repository.requests)}"
+        new = hashlib.sha1(f"{sha}{revision}{sorted(changed.items())!r}".encode()).hexdigest()
+        repository.revisions[new] = changed
+        repository.branches[revision] = new
+        url = f"{self.url}/{name}/discussions/{len(repository.requests)}" if create_pr else None
+        return Answer.json({"commitUrl": f"{self.url}/{name}/commit/{new}", "commitOid": new, "pullRequestUrl": url})
+
+    def list_requests(self, kind: str, name: str) -> Answer:
+        found = [
+            {
+                "num": at,
+                "title": title,
+                "status": "open",
+                "isPullRequest": True,
+                "author": {"name": "alice"},
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "repo": {"name": name, "type": kind[:-1]},
+            }
+            for at, title in enumerate(self.repositories[kind, name].requests, 1)
+        ]
+        return Answer.json({"discussions": found, "count": len(found), "start": 0})
+
     @staticmethod
     def _describe(path: str, content: bytes) -> dict[str, Any]:
-        return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+        described: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": oid}
+        if is_large(path):
+            sha = hashlib.sha256(content).hexdigest()
+            described.update(oid=sha, lfs={"oid": sha, "size": len(content), "pointerSize": 130})
+        return described
+
+
+def is_large(path: str) -> bool:
+    return path.endswith((".safetensors", ".parquet", ".png", ".bin"))
 
 
 @contextmanager
