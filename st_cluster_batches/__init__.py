@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from st_cluster_batches.attach import attach_clusters
     from st_cluster_batches.clustering import Clustering
+    from st_cluster_batches.fitting import fit_clusters
     from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
     from st_cluster_batches.sampler import ClusterBatchSampler
     from st_cluster_batches.stream import export_batches
@@ -22,6 +23,7 @@ __all__ = [
     "Clustering",
     "attach_clusters",
     "export_batches",
+    "fit_clusters",
 ]
 
 _HOMES = {
@@ -30,6 +32,7 @@ _HOMES = {
     "Clustering": "clustering",
     "attach_clusters": "attach",
     "export_batches": "stream",
+    "fit_clusters": "fitting",
 }
 
 

@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         # Trainers and progress bars write to stdout, which is for results.
         with redirect_stdout(sys.stderr):
             result, text = getattr(commands, arguments.command)(arguments, rest)
-        if os.environ.get("RANK", "0") == "0":  # under a launcher, one process speaks for all
+        if commands.is_main_process():
             print(json.dumps(result) if arguments.json else text, flush=True)
     except UsageError as error:
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)
@@ -88,13 +88,39 @@ def _build_parser() -> argparse.ArgumentParser:
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
     attach.add_argument("--encoder", required=True, help="path or Hub id of a model; `static:` before it distils it")
     size = attach.add_mutually_exclusive_group()
-    size.add_argument("--n_clusters", type=int, metavar="K", help="clusters of each source (default 10)")
+    size.add_argument("--n_clusters", metavar="K", help="clusters of each source (default 10), or auto")
     size.add_argument("--cluster_size", type=int, metavar="S", help="mean rows of a cluster, instead")
+    attach.add_argument("--max_cluster_size", type=int, metavar="S", help="split clusters of more rows")
+    attach.add_argument(
+        "--global_batch_size", type=int, default=1024, metavar="N", help="for --n_clusters auto: eight of it a cluster"
+    )
     attach.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
     attach.add_argument("--source_column", default="source", metavar="NAME", help="column that names a row's source")
     attach.add_argument("--seed", type=int, default=0, metavar="N")
-    attach.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts that the encoder sees at once")
+    attach.add_argument(
+        "--false_negative_threshold",
+        type=float,
+        metavar="T",
+        help="passages more similar than this are false negatives of one another; equal texts alone by default",
+    )
+    attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
+    attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
+    attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
+
+    inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
+    inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
+    inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
+    inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
+    inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")
+    inspect.add_argument(
+        "--key", choices=("query", "passage", "both"), default="query", help="text that was clustered"
+    )
+    inspect.add_argument("--seed", type=int, default=0, metavar="N")
+    inspect.add_argument(
+        "--sample_rows", type=int, default=2048, metavar="N", help="rows to embed of each kind of batch"
+    )
+    inspect.add_argument("--output", type=Path, metavar="REPORT.html", help="write a report to open in a browser")
 
     train = add("train", "train and evaluate as a recipe says")
     train.add_argument("recipe", metavar="RECIPE.yaml", type=Path)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-from tqdm.auto import tqdm
-
-from st_cluster_batches.clustering import Clustering, ClusterOptions, assign, fit_centroids, require_faiss
-from st_cluster_batches.embedding import (
-    STATIC_PREFIX,
-    Key,
-    default_cache_dir,
-    embed_rows,
-    fingerprint_model,
-    load_encoder,
-)
+from st_cluster_batches.clustering import Clustering
+from st_cluster_batches.embedding import Encoder, Key
+from st_cluster_batches.fitting import fit_parts
+from st_cluster_batches.kmeans import require_faiss
+from st_cluster_batches.labelling import label_parts
 from st_cluster_batches.labels import SOURCE
-from st_cluster_batches.pairs import Pairs, hash_values
-from st_cluster_batches.texts import group_false_negatives
+from st_cluster_batches.options import ClusterOptions
+from st_cluster_batches.pairs import Pairs, name_datasets
+from st_cluster_batches.processes import Crew
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -33,36 +25,42 @@ logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict")
 
-_LABEL_VERSION = 1  # to be raised by any change here that changes labels
-_VERSIONED = ("st-cluster-batches", "sentence-transformers", "datasets")
-
 
 def attach_clusters(
     dataset: AnyDataset,
     encoder: str | SentenceTransformer,
     *,
-    n_clusters: int | None = None,
+    n_clusters: int | Literal["auto"] | None = None,
     cluster_size: int | None = None,
+    max_cluster_size: int | None = None,
+    global_batch_size: int = 1024,
     key: Key = "query",
     source_column: str | None = SOURCE,
+    false_negative_threshold: float | None = None,
     seed: int = 0,
     niter: int = 20,
-    batch_size: int = 32,
+    truncate_dim: int | None = None,
+    batch_size: int | None = None,
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
 ) -> AnyDataset:
-    """Label every row with its cluster and its false-negative group; see `cluster_dataset` for the arguments.
+    """Label every row with its cluster and its false-negative group.
+
+    `fit_clusters(...).attach(dataset)` does the same and keeps the clustering; see `ClusterOptions` for what decides
+    the clusters, and `cluster_dataset` for the rest.
 
     Returns:
         The dataset with the int32 columns `cluster` and `false_negative_group` after its own.
     """
-    options = ClusterOptions(n_clusters, cluster_size, key, seed, niter)
+    options = ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter)
     return cluster_dataset(
         dataset,
         encoder,
         options,
         source_column=source_column,
+        false_negative_threshold=false_negative_threshold,
+        truncate_dim=truncate_dim,
         batch_size=batch_size,
         overwrite=overwrite,
         cache_dir=cache_dir,
@@ -76,7 +74,9 @@ def cluster_dataset(
     options: ClusterOptions,
     *,
     source_column: str | None = SOURCE,
-    batch_size: int = 32,
+    false_negative_threshold: float | None = None,
+    truncate_dim: int | None = None,
+    batch_size: int | None = None,
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
@@ -84,7 +84,8 @@ def cluster_dataset(
     """Embed the pairs, split every source by spherical k-means, and attach the labels.
 
     The steps are kept on disk under a hash of texts, encoder weights and options: a second call is a cache hit, and
-    a killed one goes on with its last chunk of embeddings.
+    a killed one goes on with its last chunk. Under torchrun or `accelerate launch` every process embeds its share,
+    and all get the labels that one process would have given; they need to see the same cache folder.
 
     Args:
         dataset: Pairs, triplets or longer tuples of text, in the column order that sentence-transformers expects:
@@ -92,7 +93,12 @@ def cluster_dataset(
         encoder: A SentenceTransformer, its path or Hub id, or `static:` and one of these, to distil it first.
         options: How to cluster.
         source_column: Column that names the source of a row; renamed to `source`. The default one may be absent.
-        batch_size: Texts that the encoder sees at once.
+            None takes all rows for one source.
+        false_negative_threshold: Passages of one cluster whose cosine similarity under the encoder is above it count
+            as nearly equal, and their rows join one false-negative group. None: equal texts alone. Costs the
+            embedding of the passages where `key` is the query.
+        truncate_dim: Keep the first so many dimensions of a vector, as Matryoshka models allow.
+        batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
         overwrite: Whether to replace label columns that the dataset has.
         cache_dir: Where embeddings, centroids and labels are kept; a folder in the datasets cache by default.
         show_progress_bar: Whether to show progress.
@@ -103,103 +109,36 @@ def cluster_dataset(
     Raises:
         ValueError: If rows, columns or options do not fit; before anything is embedded.
         ImportError: If faiss is missing.
+        OSError: If the cache folder cannot be written, or the disk is full.
     """
     from datasets import Dataset, DatasetDict
 
     if not isinstance(dataset, (Dataset, DatasetDict)):
-        raise TypeError(f"attach_clusters takes a Dataset or a DatasetDict, not {type(dataset).__name__}")
-    faiss_version = require_faiss().__version__
-    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
-    named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
-    parts = [
-        Pairs.prepare(name, one, options.key, source_column, overwrite, show_progress_bar)
-        for name, one in named.items()
-    ]
-    model = load_encoder(encoder, cache)
-    model_hash = fingerprint_model(model)
-    data_hash = hash_values([(part.text_hash, part.source_hash) for part in parts])
-    label_hash = hash_values(data_hash, model_hash, asdict(options), faiss_version, _LABEL_VERSION)
-    paths = [cache / f"labels-{label_hash}-{at}.arrow" for at in range(len(parts))]
-    artefact = cache / f"clustering-{label_hash}"
-    if artefact.exists() and all(path.exists() for path in paths):
-        logger.info("Labels of the same texts, encoder and options are in the cache: %s", artefact)
-        clustering = Clustering.load(artefact)
-    else:
-        vectors = [
-            embed_rows(
-                part.dataset,
-                part.key_columns,
-                model,
-                options.key,
-                cache / f"embeddings-{hash_values(part.text_hash, model_hash, options.key)}.npy",
-                batch_size=batch_size,
-                show_progress_bar=show_progress_bar,
-            )
-            for part in parts
-        ]
-        clustering = _fit_and_write(parts, vectors, options, paths, show_progress_bar)
-        clustering.manifest.update(
-            encoder=_name_encoder(encoder),
-            encoder_hash=model_hash,
-            prompts=model.prompts,
-            data_hash=data_hash,
-            versions={"faiss": faiss_version, **{name: version(name) for name in _VERSIONED}},
+        raise TypeError(
+            f"attach_clusters takes a Dataset or a DatasetDict, not {type(dataset).__name__}; for a stream, fit on a "
+            "sample first: fit_clusters(sample, encoder).attach(stream)"
         )
-        clustering.save(artefact)
-    labelled = {part.name: part.join(path) for part, path in zip(parts, paths, strict=True)}
-    return DatasetDict(labelled) if isinstance(dataset, DatasetDict) else labelled[""], clustering
-
-
-def _fit_and_write(
-    parts: list[Pairs],
-    vectors: list[npt.NDArray[np.float16]],
-    options: ClusterOptions,
-    paths: list[Path],
-    show_progress_bar: bool,
-) -> Clustering:
-    """Cluster every source of every part, and write the label files."""
-    centroids: dict[str, npt.NDArray[np.float32]] = {}
-    statistics: dict[str, Any] = {}
-    first_cluster = first_group = 0
-    for part, part_vectors, path in zip(parts, vectors, paths, strict=True):
-        names, source_of_row = part.sources()
-        clusters = np.empty(len(part.dataset), dtype=np.int32)
-        for at, name in enumerate(tqdm(names, "Clustering", unit="source", disable=not show_progress_bar)):
-            rows = np.flatnonzero(source_of_row == at)
-            # A view where it can be one: indexing would read the whole memory map.
-            own = part_vectors if len(rows) == len(part_vectors) else part_vectors[rows]
-            asked = options.count_clusters(len(rows))
-            if asked > len(rows):
-                logger.warning(
-                    "Source %r has %d rows, fewer than the %d clusters asked for: every row is one",
-                    name,
-                    len(rows),
-                    asked,
-                )
-            fitted = fit_centroids(own, asked, seed=options.seed, niter=options.niter)
-            nearest, objective = assign(own, fitted)
-            # Duplicates leave clusters empty; they vanish, and the numbers close up along the path.
-            used, labels = np.unique(nearest, return_inverse=True)
-            clusters[rows] = first_cluster + labels
-            centroids[name] = fitted[used]
-            first_cluster += len(used)
-            statistics[name] = {
-                "rows": len(rows),
-                "clusters": len(used),
-                "objective": round(objective, 6),
-                "sizes": np.bincount(labels).tolist(),
-            }
-        groups = group_false_negatives(part.dataset, part.text_columns, show_progress_bar) + np.int32(first_group)
-        first_group += len(groups)
-        part.write(clusters, groups, path, show_progress_bar)
-    return Clustering(centroids, {**asdict(options), "dim": vectors[0].shape[1], "statistics": statistics})
-
-
-def _name_encoder(encoder: str | SentenceTransformer) -> str:
-    """Name an encoder without giving away where it lies on this machine."""
-    if not isinstance(encoder, str):
-        return str(encoder.model_card_data.base_model or type(encoder).__name__)
-    prefix = STATIC_PREFIX if encoder.startswith(STATIC_PREFIX) else ""
-    name = encoder.removeprefix(prefix)
-    return prefix + (Path(name).resolve().name if Path(name).exists() else name)
+    if false_negative_threshold is not None and not 0 < false_negative_threshold < 1:
+        raise ValueError(f"false_negative_threshold={false_negative_threshold} must be in (0, 1)")
+    require_faiss()
+    with Crew.join(cache_dir, show_progress_bar) as crew:
+        parts = [
+            Pairs.prepare(
+                name,
+                one,
+                key=options.key,
+                needs_passages=false_negative_threshold is not None,
+                source_column=source_column,
+                overwrite=overwrite,
+                show_progress_bar=crew.show_progress_bar,
+            )
+            for name, one in name_datasets(dataset).items()
+        ]
+        loaded = Encoder.load(encoder, crew.cache, truncate_dim=truncate_dim, batch_size=batch_size)
+        clustering = fit_parts(parts, loaded, options, crew)
+        labelled, report = label_parts(
+            parts, clustering.centroids, options.key, loaded, false_negative_threshold, crew
+        )
+    clustering = replace(clustering, manifest={**clustering.manifest, "false_negatives": report})
+    named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
+    return (DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]), clustering

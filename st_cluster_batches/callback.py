@@ -12,7 +12,7 @@ from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from st_cluster_batches.embedding import write_atomically
+from st_cluster_batches.cache import write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

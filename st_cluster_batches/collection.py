@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from st_cluster_batches.embedding import write_atomically
+from st_cluster_batches.cache import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_cluster_batches.inspection import Inspection
     from st_cluster_batches.scores import TaskScores
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
@@ -21,6 +22,11 @@ Result = tuple[dict[str, Any], str]  # what --json prints, and what a person rea
 
 class UsageError(Exception):
     """Bad input, found before any work."""
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process of a launch that writes and prints; accelerate and torchrun number them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -52,21 +58,32 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.attach import cluster_dataset
-        from st_cluster_batches.clustering import ClusterOptions
         from st_cluster_batches.data import load_data
+        from st_cluster_batches.options import ClusterOptions, parse_n_clusters
 
-        options = ClusterOptions(arguments.n_clusters, arguments.cluster_size, arguments.key, arguments.seed)
+        options = ClusterOptions(
+            parse_n_clusters(arguments.n_clusters),
+            arguments.cluster_size,
+            arguments.max_cluster_size,
+            arguments.global_batch_size,
+            arguments.key,
+            arguments.seed,
+        )
         labelled, clustering = cluster_dataset(
             load_data(arguments.data),
             arguments.encoder,
             options,
             source_column=arguments.source_column,
+            false_negative_threshold=arguments.false_negative_threshold,
+            truncate_dim=arguments.truncate_dim,
             batch_size=arguments.batch_size,
             overwrite=arguments.overwrite,
+            cache_dir=arguments.cache_dir,
         )
         _make_folder(arguments.out)
-    labelled.save_to_disk(str(arguments.out))
-    clustering.save(arguments.out)
+    if is_main_process():
+        labelled.save_to_disk(str(arguments.out))
+        clustering.save(arguments.out)
     statistics = clustering.manifest["statistics"]
     lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
     for name, one in statistics.items():
@@ -74,6 +91,39 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         lines.append(f"{name:<24}" + "".join(f"{count:>10,}" for count in counts) + f"{one['objective']:>12.3f}")
     lines.append(f"Labelled data and clustering are in {arguments.out}")
     return {"output": str(arguments.out), "statistics": statistics}, "\n".join(lines)
+
+
+def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Look at labelled data, and write a report if one is wanted."""
+    with checking_input():
+        from st_cluster_batches.clustering import MANIFEST_FILE, Clustering
+        from st_cluster_batches.data import load_data
+        from st_cluster_batches.inspection import inspect as inspect_data
+        from st_cluster_batches.inspection_page import draw_inspection, require_plots, write_page
+
+        if arguments.output is not None:
+            require_plots()
+        data, clustering = load_data(arguments.data), None
+        if (Path(arguments.data) / MANIFEST_FILE).is_file():
+            clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
+        elif arguments.encoder is None:
+            raise ValueError(f"{arguments.data} has no clustering beside it; say which model measures: --encoder")
+        inspection = inspect_data(
+            data,
+            None if clustering else arguments.encoder,
+            clustering=clustering,
+            batch_size=arguments.batch_size,
+            world_size=arguments.world_size,
+            key=arguments.key,
+            seed=arguments.seed,
+            sample_rows=arguments.sample_rows,
+        )
+    lines = _describe_inspection(inspection)
+    if arguments.output is not None:
+        write_page(inspection, arguments.output)
+        draw_inspection(inspection, arguments.output.parent)
+        lines.append(f"The report is in {arguments.output}")
+    return inspection.describe(), "\n".join(lines)
 
 
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
@@ -132,6 +182,23 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     if not results:
         return {}, ""  # not the main process
     return results, f"{describe_results(results)}\n\nAll of it is in {arguments.output}"
+
+
+def _describe_inspection(inspection: Inspection) -> list[str]:
+    names = ("rows", "clusters", "smallest", "median", "largest")
+    lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
+    for one in inspection.sources:
+        cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
+        lines.append(f"{one.name[:23]:<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
+    lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
+    lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
+    for name, found in inspection.hardness.items():
+        means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
+        rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
+        lines.append(f"{name + ' batches':<24}{means}{rates}")
+    if inspection.stability is not None:
+        lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
+    return [*lines, "", *(f"* {line}" for line in inspection.advice)]
 
 
 def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:

@@ -22,17 +22,11 @@ from datasets import DatasetDict
 from tqdm.auto import tqdm
 from transformers.trainer_utils import get_last_checkpoint
 
+from st_cluster_batches.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.callback import find_samplers
-from st_cluster_batches.embedding import (
-    STATIC_PREFIX,
-    default_cache_dir,
-    fingerprint_model,
-    load_encoder,
-    write_atomically,
-)
+from st_cluster_batches.embedding import STATIC_PREFIX, fingerprint_model, load_encoder
 from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
 from st_cluster_batches.hardness import BatchHardness, measure_batches
-from st_cluster_batches.pairs import hash_values
 from st_cluster_batches.recipe import Recipe, read_values, read_variants
 from st_cluster_batches.report import summarise_runs, write_report
 from st_cluster_batches.scores import identify_task

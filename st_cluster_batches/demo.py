@@ -12,8 +12,8 @@ import torch
 from tqdm.auto import tqdm
 
 from st_cluster_batches.attach import attach_clusters
+from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.docstrings import collect_docstrings, split_docstrings
-from st_cluster_batches.embedding import write_atomically
 from st_cluster_batches.evaluation import evaluate
 from st_cluster_batches.models import make_static_model
 from st_cluster_batches.recipe import Strategy, TrainingArguments

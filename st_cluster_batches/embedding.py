@@ -1,40 +1,187 @@
-"""Turn texts into unit vectors on disk, chunk by chunk, so that memory stays flat and a killed run goes on."""
+"""Turn texts into unit vectors: which model does it, and how it is told from any other."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm.auto import tqdm
+
+from st_cluster_batches.cache import hash_values, write_whole
+from st_cluster_batches.chunks import ChunkedArray
+from st_cluster_batches.processes import Crew
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from sentence_transformers import SentenceTransformer
+
+    from st_cluster_batches.pairs import Pairs
 
 logger = logging.getLogger(__name__)
 
 Key = Literal["query", "passage", "both"]
 KEYS: tuple[Key, ...] = ("query", "passage", "both")
+Side = Literal["query", "passage"]
 
 STATIC_PREFIX = "static:"
 
-# Rows that an interruption can cost: a minute's work for a small transformer on a laptop, less than a second's for a
-# static encoder, and enough rows for `encode` to sort by length.
-CHUNK = 4096
+# Texts that the encoder sees at once, chosen by tests/bench/bench_attach.py encoders.
+_BATCH_SIZE = 32
+_STATIC_BATCH_SIZE = 1024
 
 
-def default_cache_dir() -> Path:
-    """Return the folder for embeddings, labels and distilled models: one inside the datasets cache."""
-    from datasets import config
+def sides_of(key: Key) -> tuple[Side, ...]:
+    """Return the texts of a pair that a key is made of."""
+    return ("query", "passage") if key == "both" else (key,)
 
-    return Path(config.HF_DATASETS_CACHE) / "st_cluster_batches"
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model that embeds texts, and all that decides its vectors.
+
+    Args:
+        model: Any SentenceTransformer; its query and document prompts are used.
+        name: Its id, which says nothing of where it lies on this machine.
+        truncate_dim: Keep the first so many dimensions, as Matryoshka models allow; all by default.
+        batch_size: Texts that the model sees at once.
+    """
+
+    model: SentenceTransformer
+    name: str
+    truncate_dim: int | None
+    batch_size: int
+
+    @classmethod
+    def load(
+        cls,
+        encoder: str | SentenceTransformer,
+        cache_dir: Path,
+        *,
+        truncate_dim: int | None = None,
+        batch_size: int | None = None,
+    ) -> Encoder:
+        """Load a model; see `load_encoder` for its names and errors."""
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        model = load_encoder(encoder, cache_dir)
+        if batch_size is None:
+            batch_size = _STATIC_BATCH_SIZE if isinstance(model[0], StaticEmbedding) else _BATCH_SIZE
+        return cls(model, _name_encoder(encoder), truncate_dim or model.truncate_dim, batch_size)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of weights, prompts, maximal length and truncation."""
+        return fingerprint_model(self.model, self.truncate_dim)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest needs to load this encoder again, and to know it."""
+        return {
+            "encoder": self.name,
+            "encoder_hash": self.digest,
+            "prompts": self.model.prompts,
+            "max_seq_length": get_max_seq_length(self.model),
+            "truncate_dim": self.truncate_dim,
+        }
+
+    def encode(self, side: Side, texts: Sequence[str], first_row: int = 0) -> npt.NDArray[np.float32]:
+        """Embed the queries or the passages of some rows.
+
+        Args:
+            side: Which of the model's prompts to use.
+            texts: n texts.
+            first_row: Number of the first row, for error messages.
+
+        Returns:
+            (n, d) float32 rows of unit length.
+
+        Raises:
+            ValueError: If a vector is not finite or zero, with its row and text.
+        """
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        vectors = np.asarray(
+            encode(
+                list(texts),
+                batch_size=self.batch_size,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                truncate_dim=self.truncate_dim,
+            ),
+            dtype=np.float32,
+        )
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        is_bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))
+        if is_bad.any():
+            at = int(is_bad.argmax())
+            kind = "zero" if norms[at] == 0 else "not finite"
+            raise ValueError(
+                f"The encoder's vector of row {first_row + at} is {kind} ({is_bad.sum()} such rows nearby): {side} "
+                f"{texts[at][:80]!r}. Remove these rows, or take an encoder that knows their words"
+            )
+        unit: npt.NDArray[np.float32] = vectors / norms
+        return unit
+
+
+@dataclass(frozen=True)
+class KeyVectors:
+    """The vectors that decide the clusters of some rows, on disk.
+
+    Args:
+        sides: The embeddings of queries, of passages, or both, which are joined row by row.
+    """
+
+    sides: tuple[ChunkedArray, ...]
+
+    def read(self, chunk: int) -> npt.NDArray[np.float32]:
+        """Return the (rows of the chunk, d) unit rows of a chunk."""
+        return join_sides([side.read(chunk) for side in self.sides])
+
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Return the (n, d) unit rows of n rows in ascending order."""
+        return join_sides([side.take(rows) for side in self.sides])
+
+
+def join_sides(sides: Sequence[npt.NDArray[np.floating[Any]]]) -> npt.NDArray[np.float32]:
+    """Join the unit vectors of queries and passages row by row to unit vectors again, as CDE does."""
+    joined: npt.NDArray[np.float32] = np.concatenate(sides, axis=1, dtype=np.float32)
+    if len(sides) > 1:
+        joined /= np.sqrt(np.float32(len(sides)))
+    return joined
+
+
+def embed_side(part: Pairs, side: Side, encoder: Encoder, crew: Crew) -> ChunkedArray:
+    """Embed the queries or the passages of a dataset to disk, going on where an earlier call ended.
+
+    Args:
+        part: The pairs.
+        side: Which text of them.
+        encoder: The model.
+        crew: The processes that share the work.
+
+    Returns:
+        (n, d) float16 rows of unit length; this process's share is complete.
+
+    Raises:
+        ValueError: If a vector is not finite or zero, with its row and text.
+        OSError: If the disk is full.
+    """
+    column = part.text_columns[0 if side == "query" else 1]
+    texts = part.dataset.with_format(None, columns=[column])
+    array = ChunkedArray.at(crew.cache / f"embeddings-{hash_values(part.text_hash, encoder.digest, side)}", len(texts))
+
+    def make(chunk: int) -> npt.NDArray[np.float16]:
+        low, high = array.bounds(chunk)
+        return encoder.encode(side, texts[low:high][column], first_row=low).astype(np.float16)
+
+    array.fill(make, crew, f"Embedding {side}s")
+    return array
 
 
 def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
@@ -61,9 +208,9 @@ def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> Sentenc
     teacher = SentenceTransformer(name)
     target = cache_dir / f"static-{fingerprint_model(teacher)[:16]}"
     if not target.exists():
-        partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        _distil(name).save(str(partial), create_model_card=False)
-        os.replace(partial, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(target) as temporary:
+            _distil(name).save(str(temporary), create_model_card=False)
     return SentenceTransformer(str(target)).eval()
 
 
@@ -80,11 +227,18 @@ def _distil(name: str) -> SentenceTransformer:
         ) from error
 
 
-def fingerprint_model(model: SentenceTransformer) -> str:
+def get_max_seq_length(model: SentenceTransformer) -> int | None:
+    """Return the tokens that a model reads of a text; None if all, as static models do."""
+    length = model.max_seq_length
+    return None if length is None or not math.isfinite(length) else int(length)
+
+
+def fingerprint_model(model: SentenceTransformer, truncate_dim: int | None = None) -> str:
     """Hash what decides a model's embeddings, so that neither vectors nor scores of another model are taken for its.
 
     Args:
         model: Any SentenceTransformer.
+        truncate_dim: Truncation, if other than the model's own.
 
     Returns:
         Hexadecimal SHA-256 of weights, prompts, similarity, maximal length and truncation.
@@ -101,108 +255,16 @@ def fingerprint_model(model: SentenceTransformer) -> str:
         "similarity": str(model.similarity_fn_name),
         "max_seq_length": model.max_seq_length,
         # What truncates a dense model; a sparse one keeps its largest dimensions.
-        "truncate_dim": getattr(model, "truncate_dim", getattr(model, "max_active_dims", None)),
+        "truncate_dim": truncate_dim or getattr(model, "truncate_dim", getattr(model, "max_active_dims", None)),
     }
     state.update(json.dumps(settings, sort_keys=True).encode())
     return state.hexdigest()
 
 
-def embed_rows(
-    dataset: Dataset,
-    columns: tuple[str, str | None],
-    model: SentenceTransformer,
-    key: Key,
-    path: Path,
-    *,
-    batch_size: int,
-    show_progress_bar: bool,
-) -> npt.NDArray[np.float16]:
-    """Embed the key texts of every row into a float16 array on disk; go on where an earlier call was killed.
-
-    Args:
-        dataset: The pairs, checked to hold no missing text.
-        columns: Names of the query and the passage column.
-        model: The encoder; its query and document prompts are used.
-        key: The text that decides the cluster. `both` joins the unit vectors of query and passage.
-        path: The `.npy` file; it exists only once it is complete.
-        batch_size: Texts that the encoder sees at once.
-        show_progress_bar: Whether to show progress.
-
-    Returns:
-        (n, d) float16 rows of unit length, memory-mapped.
-
-    Raises:
-        ValueError: If a vector is not finite or zero, with its row and text.
-    """
-    if path.exists():
-        complete: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return complete
-    partial, progress = path.with_suffix(".partial.npy"), path.with_suffix(".progress")
-    vectors: Any = None
-    done = 0
-    if partial.exists() and progress.exists():
-        vectors, done = np.load(partial, mmap_mode="r+"), int(progress.read_text())
-        logger.info("Going on with row %d of %d", done, len(dataset))
-    texts = dataset.with_format(None, columns=[column for column in columns if column is not None])
-    bar = tqdm(total=len(dataset), initial=done, desc="Embedding", unit="row", disable=not show_progress_bar)
-    while done < len(dataset):
-        rows = texts[done : done + CHUNK]
-        chunk = _encode(model, key, rows, columns, batch_size)
-        _check_vectors(chunk, rows, first_row=done)
-        if vectors is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shape = (len(dataset), chunk.shape[1])
-            vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-        vectors[done : done + len(chunk)] = chunk
-        vectors.flush()
-        done += len(chunk)
-        write_atomically(progress, str(done))
-        bar.update(len(chunk))
-    bar.close()
-    del vectors
-    os.replace(partial, path)
-    progress.unlink()
-    result: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
-    return result
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file such that a reader finds the old text or the new, never a part."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def _encode(
-    model: SentenceTransformer,
-    key: Key,
-    rows: dict[str, list[str]],
-    columns: tuple[str, str | None],
-    batch_size: int,
-) -> npt.NDArray[np.float32]:
-    parts = []
-    for side, column, encode in (
-        ("query", columns[0], model.encode_query),
-        ("passage", columns[1], model.encode_document),
-    ):
-        if key in (side, "both"):
-            options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
-            part = np.asarray(encode(rows[str(column)], **options), dtype=np.float32)
-            norms = np.linalg.norm(part, axis=1, keepdims=True)
-            # A zero vector stays zero here, to be reported with its row.
-            parts.append(part / np.where(norms == 0, 1, norms))
-    joined: npt.NDArray[np.float32] = np.concatenate(parts, axis=1)
-    joined /= np.sqrt(len(parts))
-    return joined
-
-
-def _check_vectors(vectors: npt.NDArray[np.float32], rows: dict[str, list[str]], first_row: int) -> None:
-    # Half a norm is missing where one of two parts is zero.
-    bad = np.flatnonzero(~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < 0.1))
-    if len(bad):
-        texts = {column: values[bad[0]][:80] for column, values in rows.items()}
-        kind = "zero" if np.isfinite(vectors[bad[0]]).all() else "not finite"
-        raise ValueError(
-            f"The encoder's vector of row {first_row + bad[0]} is {kind} ({len(bad)} such rows nearby): {texts}. "
-            "Remove these rows, or take an encoder that knows their words"
-        )
+def _name_encoder(encoder: str | SentenceTransformer) -> str:
+    """Name an encoder without giving away where it lies on this machine."""
+    if not isinstance(encoder, str):
+        return str(encoder.model_card_data.base_model or type(encoder).__name__)
+    prefix = STATIC_PREFIX if encoder.startswith(STATIC_PREFIX) else ""
+    name = encoder.removeprefix(prefix)
+    return prefix + (Path(name).resolve().name if Path(name).exists() else name)

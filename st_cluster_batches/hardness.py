@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 Vectors = npt.NDArray[np.floating[Any]]
 
+# A negative this near, as a share of the positive's similarity, is a doubtful one; as in NV-Retriever's mining.
+NEAR_POSITIVE = 0.95
+
 
 @dataclass(frozen=True)
 class BatchHardness:
@@ -22,6 +25,7 @@ class BatchHardness:
         positive: Cosine similarity of a query and its own passage.
         false_negative_rate: Share of the negatives that are nearer to the query than its own passage. The encoder
             takes them for better answers: many of them are.
+        near_positive_rate: Share of the negatives whose similarity is above 0.95 times the positive's.
         batches: How many batches were looked at.
     """
 
@@ -29,6 +33,7 @@ class BatchHardness:
     hardest: float
     positive: float
     false_negative_rate: float
+    near_positive_rate: float
     batches: int
 
 
@@ -48,7 +53,7 @@ def measure_batches(
     Raises:
         ValueError: If no batch has two rows.
     """
-    totals = np.zeros(4)
+    totals = np.zeros(5)
     n_batches = n_queries = 0
     for batch in batches:
         rows = np.asarray(batch)
@@ -59,12 +64,13 @@ def measure_batches(
         own = np.diagonal(similarity).copy()
         np.fill_diagonal(similarity, -np.inf)
         n_nearer = (similarity > own[:, None]).sum()
+        n_near = (similarity > NEAR_POSITIVE * own[:, None]).sum()
         hardest = similarity.max(axis=1).sum()
         np.fill_diagonal(similarity, 0)
         per_query = len(rows) - 1
-        totals += [similarity.sum() / per_query, hardest, own.sum(), n_nearer / per_query]
+        totals += [similarity.sum() / per_query, hardest, own.sum(), n_nearer / per_query, n_near / per_query]
         n_batches, n_queries = n_batches + 1, n_queries + len(rows)
     if n_batches == 0:
         raise ValueError("No batch with two rows or more was given: there are no in-batch negatives to measure")
-    negative, hardest, positive, nearer = (totals / n_queries).tolist()
-    return BatchHardness(negative, hardest, positive, nearer, n_batches)
+    negative, hardest, positive, nearer, near = (totals / n_queries).tolist()
+    return BatchHardness(negative, hardest, positive, nearer, near, n_batches)

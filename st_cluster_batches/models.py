@@ -16,7 +16,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
-from st_cluster_batches.embedding import STATIC_PREFIX, default_cache_dir, load_encoder
+from st_cluster_batches.cache import default_cache_dir
+from st_cluster_batches.embedding import STATIC_PREFIX, load_encoder
 from st_cluster_batches.recipe import ModelArguments
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import xxhash
 
-from st_cluster_batches.embedding import Key
+from st_cluster_batches.cache import hash_values, write_whole
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
-from st_cluster_batches.texts import check_texts, find_text_columns
+from st_cluster_batches.texts import check_texts, find_text_columns, iterate_tables
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
-_WHOLE = "all"  # the name of the only source where there is no source column
+    from st_cluster_batches.embedding import Key
+
+WHOLE = "all"  # the name of the only source where there is no source column
 _LABEL_CHUNK = 100_000
 
 
@@ -29,6 +32,7 @@ class Pairs:
     Args:
         name: Its name in a DatasetDict, or an empty string.
         dataset: The rows; the source column is called `source`.
+        has_sources: Whether there is such a column and it counts.
         text_columns: Query, positive, then any negatives.
         text_hash: Hash of all texts in order.
         format: The format in which the user gave the dataset.
@@ -36,18 +40,27 @@ class Pairs:
 
     name: str
     dataset: Dataset
+    has_sources: bool
     text_columns: list[str]
     text_hash: str
     format: dict[str, Any]
 
     @classmethod
     def prepare(
-        cls, name: str, dataset: Dataset, key: Key, source_column: str | None, overwrite: bool, show_progress_bar: bool
+        cls,
+        name: str,
+        dataset: Dataset,
+        *,
+        key: Key,
+        needs_passages: bool = False,
+        source_column: str | None,
+        overwrite: bool,
+        show_progress_bar: bool,
     ) -> Pairs:
         """Check a dataset and name its parts; see `cluster_dataset` for the arguments and errors."""
         where = f"Dataset {name!r}" if name else "The dataset"
-        if len(dataset) == 0:
-            raise ValueError(f"{where} has no rows; there is nothing to cluster")
+        if not 0 < len(dataset) < 1 << 31:
+            raise ValueError(f"{where} has {len(dataset) or 'no'} rows; there is nothing to cluster, or too much")
         if present := [column for column in (CLUSTER, FALSE_NEGATIVE_GROUP) if column in dataset.column_names]:
             if not overwrite:
                 raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
@@ -57,11 +70,13 @@ class Pairs:
         if source_column not in (None, SOURCE):
             dataset = dataset.rename_column(source_column, SOURCE)
         text_columns = find_text_columns(dataset)
-        if key != "query" and len(text_columns) < 2:
-            raise ValueError(f"{where} has one column of text, {text_columns}; key={key!r} needs a passage beside it")
+        if len(text_columns) < 2 and (key != "query" or needs_passages):
+            needing = f"key={key!r}" if key != "query" else "false_negative_threshold="
+            raise ValueError(f"{where} has one column of text, {text_columns}; {needing} needs a passage beside it")
         text_hash = check_texts(dataset, text_columns, show_progress_bar)
-        part = cls(name, dataset, text_columns, text_hash, dataset.format)
-        n_sources = len(part.sources()[0])
+        has_sources = source_column is not None and SOURCE in dataset.column_names
+        part = cls(name, dataset, has_sources, text_columns, text_hash, dataset.format)
+        n_sources = len(part.sources)
         if n_sources > max(20, len(dataset) // 2):
             raise ValueError(
                 f"{where} has {n_sources} values of {SOURCE!r} in {len(dataset)} rows: that is no source but text. "
@@ -69,51 +84,45 @@ class Pairs:
             )
         return part
 
-    @property
-    def key_columns(self) -> tuple[str, str | None]:
-        """The query column, and the passage column if there is one."""
-        return self.text_columns[0], (self.text_columns[1] if len(self.text_columns) > 1 else None)
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of texts and sources."""
+        return hash_values(self.text_hash, self.sources, xxhash.xxh3_128_hexdigest(self.source_of_row.data))
 
     @property
-    def source_hash(self) -> str:
-        """Hash of the source of every row."""
-        names, codes = self.sources()
-        return hash_values(names, hashlib.sha256(codes.tobytes()).hexdigest())
+    def sources(self) -> list[str]:
+        """The names of the sources, in alphabetical order."""
+        return self._sources[0]
 
-    def sources(self) -> tuple[list[str], npt.NDArray[np.int32]]:
-        """Return the names of the sources, in alphabetical order, and (n,) the source of every row."""
+    @property
+    def source_of_row(self) -> npt.NDArray[np.int32]:
+        """(n,) the source of every row, as a position in `sources`."""
+        return self._sources[1]
+
+    @cached_property
+    def _sources(self) -> tuple[list[str], npt.NDArray[np.int32]]:
         prefix = [self.name] if self.name else []
-        if SOURCE not in self.dataset.column_names:
-            return prefix or [_WHOLE], np.zeros(len(self.dataset), dtype=np.int32)
-        column = self.dataset.with_format("arrow", columns=[SOURCE])[:][SOURCE]
-        if column.null_count:
-            raise ValueError(f"Column {SOURCE!r} has {column.null_count} nulls; every row needs a source")
-        encoded = column.combine_chunks().dictionary_encode()
-        names = ["/".join([*prefix, str(value)]) for value in encoded.dictionary.to_pylist()]
+        codes = np.zeros(len(self.dataset), dtype=np.int32)
+        if not self.has_sources:
+            return prefix or [WHOLE], codes
+        code_of_value: dict[Any, int] = {}
+        first = 0
+        for table in iterate_tables(self.dataset, [SOURCE], "Reading sources", False):
+            encoded = table[SOURCE].combine_chunks().dictionary_encode()
+            if encoded.null_count:
+                raise ValueError(
+                    f"Column {SOURCE!r} has no value in row {first + encoded.is_null().index(True).as_py()}; every "
+                    "row needs a source"
+                )
+            values = [code_of_value.setdefault(one, len(code_of_value)) for one in encoded.dictionary.to_pylist()]
+            codes[first : first + len(encoded)] = np.asarray(values, dtype=np.int32)[encoded.indices.to_numpy()]
+            first += len(encoded)
+        names = ["/".join([*prefix, str(value)]) for value in code_of_value]
         order = np.argsort(names)
-        codes: npt.NDArray[np.int32] = np.argsort(order).astype(np.int32)[encoded.indices.to_numpy()]
-        return [names[at] for at in order], codes
-
-    def write(
-        self, clusters: npt.NDArray[np.int32], groups: npt.NDArray[np.int32], path: Path, show_progress_bar: bool
-    ) -> None:
-        """Write the label columns as an Arrow file, by a map step over the rows' numbers."""
-        from datasets import Features, Value
-
-        self.dataset.with_format(None).map(
-            _take_labels,
-            with_indices=True,
-            input_columns=[],
-            batched=True,
-            batch_size=_LABEL_CHUNK,
-            remove_columns=self.dataset.column_names,
-            fn_kwargs={CLUSTER: clusters, FALSE_NEGATIVE_GROUP: groups},
-            features=Features({CLUSTER: Value("int32"), FALSE_NEGATIVE_GROUP: Value("int32")}),
-            cache_file_name=str(path),
-            load_from_cache_file=False,
-            new_fingerprint=path.stem[-32:],
-            desc="Attaching labels" if show_progress_bar else None,
-        )
+        return [names[at] for at in order], np.argsort(order).astype(np.int32)[codes]
 
     def join(self, path: Path) -> Dataset:
         """Return the dataset with the written labels beside it; texts are neither copied nor changed."""
@@ -131,10 +140,23 @@ class Pairs:
         return joined
 
 
-def _take_labels(indices: list[int], **labels: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.int32]]:
-    return {name: values[indices[0] : indices[-1] + 1] for name, values in labels.items()}
+def name_datasets(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
+    """Return the datasets of a dict by name, or the only one under an empty name."""
+    from datasets import DatasetDict
+
+    return dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
 
 
-def hash_values(*values: Any) -> str:
-    """Hash JSON values to 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+def write_labels(path: Path, clusters: npt.NDArray[np.int32], groups: npt.NDArray[np.int32]) -> None:
+    """Write the label columns as an Arrow file that `datasets` maps into memory."""
+    from datasets import Features, Value
+
+    schema = Features({CLUSTER: Value("int32"), FALSE_NEGATIVE_GROUP: Value("int32")}).arrow_schema
+    with (
+        write_whole(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_stream(file, schema) as to,
+    ):
+        for low in range(0, len(clusters), _LABEL_CHUNK):
+            columns = [pa.array(values[low : low + _LABEL_CHUNK]) for values in (clusters, groups)]
+            to.write_batch(pa.record_batch(columns, schema=schema))

@@ -16,10 +16,10 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers
 from transformers import HfArgumentParser
 
-from st_cluster_batches.clustering import ClusterOptions
 from st_cluster_batches.embedding import Key
 from st_cluster_batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
+from st_cluster_batches.options import ClusterOptions, parse_n_clusters
 from st_cluster_batches.sampler import ClusterBatchSampler
 
 Strategy = Literal["random", "source", "cluster"]
@@ -118,11 +118,21 @@ class ClusterArguments:
         default=None,
         metadata={"help": "Model that embeds the pairs, `static:` before it distils it. Default: the trained one."},
     )
-    n_clusters: int | None = field(default=None, metadata={"help": "Clusters of each source; 10 by default."})
+    n_clusters: str | None = field(
+        default=None, metadata={"help": "Clusters of each source; 10 by default. `auto`: eight global batches each."}
+    )
     cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
+    max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
+    global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
+    false_negative_threshold: float | None = field(
+        default=None, metadata={"help": "Similarity from which on passages count as false negatives of one another."}
+    )
+    truncate_dim: int | None = field(default=None, metadata={"help": "Dimensions to keep of the encoder's vectors."})
     key: Key = field(default="query", metadata={"help": "Text that decides the cluster."})
     cluster_seed: int = field(default=0, metadata={"help": "Seed of k-means; the run's own seed is `seed`."})
-    encoder_batch_size: int = field(default=32, metadata={"help": "Texts that the encoder sees at once."})
+    encoder_batch_size: int | None = field(
+        default=None, metadata={"help": "Texts that the encoder sees at once; by the kind of encoder if absent."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where embeddings, centroids and labels are kept."})
 
     def __post_init__(self) -> None:
@@ -130,7 +140,14 @@ class ClusterArguments:
 
     def options(self) -> ClusterOptions:
         """Return the options of the clustering, checked."""
-        return ClusterOptions(self.n_clusters, self.cluster_size, self.key, self.cluster_seed)
+        return ClusterOptions(
+            parse_n_clusters(self.n_clusters),
+            self.cluster_size,
+            self.max_cluster_size,
+            self.global_batch_size,
+            self.key,
+            self.cluster_seed,
+        )
 
 
 # Of both kinds, since each trainer insists on its own; they have the same fields.

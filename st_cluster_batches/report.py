@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from st_cluster_batches.embedding import write_atomically
+from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.significance import bootstrap_difference, correct_p_values
 
 logger = logging.getLogger(__name__)

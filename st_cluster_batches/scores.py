@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from st_cluster_batches.embedding import write_atomically
+from st_cluster_batches.cache import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from st_cluster_batches.embedding import write_atomically
+from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.sampler import ClusterBatchSampler, Strata
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 # The columns that sentence-transformers takes as training labels.
 TARGET_COLUMNS = ("label", "labels", "score", "scores")
 
+Links = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # (m,) rows, and the (m,) rows that each is linked to
+
 _CHUNK = 10_000
+_BLOCK = 1 << 20
+_SORTED_ROWS = 1 << 22
 
 
 def find_text_columns(dataset: Dataset) -> list[str]:
@@ -59,7 +64,7 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
     """
     state = xxhash.xxh3_128("\0".join(columns).encode())
     first = 0
-    for table in _iterate(dataset, columns, "Checking texts", show_progress_bar):
+    for table in iterate_tables(dataset, columns, "Checking texts", show_progress_bar):
         for name in columns:
             texts = table[name].combine_chunks().cast(pa.large_string())
             blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(True)
@@ -77,7 +82,7 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
 
 
 def group_false_negatives(
-    dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True
+    dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True, near: Links | None = None
 ) -> npt.NDArray[np.int32]:
     """Group the rows that would be false negatives of one another.
 
@@ -89,45 +94,96 @@ def group_false_negatives(
         dataset: The pairs, checked to hold no missing text.
         columns: Text columns in order: query, positive, negatives.
         show_progress_bar: Whether to show progress.
+        near: Further links, between rows whose passages are nearly equal.
 
     Returns:
-        (n,) int32 group numbers from 0.
+        (n,) int32 group numbers from 0, in the order of first rows.
     """
-    hashes = np.empty((len(columns), len(dataset)), dtype=np.uint64)
-    first = 0
-    for table in _iterate(dataset, columns, "Finding false negatives", show_progress_bar):
-        for at, name in enumerate(columns):
-            texts = _fold(table[name].combine_chunks()).cast(pa.large_binary()).to_pylist()
-            hashes[at, first : first + len(texts)] = [xxhash.xxh3_64_intdigest(text) for text in texts]
-        first += table.num_rows
-    # Nodes are the rows, then the distinct queries, then the distinct positives.
-    rows = np.arange(len(dataset))
-    queries, query_of_row = np.unique(hashes[0], return_inverse=True)
-    ends = [query_of_row + len(rows)]
-    starts = [rows]
+    links = [near] if near is not None else []
+    links += _link_equal(_hash_column(dataset, columns[0], show_progress_bar), [])
     if len(columns) > 1:
-        positives, positive_of_row = np.unique(hashes[1], return_inverse=True)
-        starts.append(rows)
-        ends.append(positive_of_row + len(rows) + len(queries))
-        for negatives in hashes[2:]:
-            at = np.minimum(np.searchsorted(positives, negatives), len(positives) - 1)
-            is_positive = positives[at] == negatives
-            starts.append(rows[is_positive])
-            ends.append(at[is_positive] + len(rows) + len(queries))
-    start, end = np.concatenate(starts), np.concatenate(ends)
-    n_nodes = int(end.max(initial=0)) + 1
-    graph = coo_array((np.ones(len(start), dtype=np.int8), (start, end)), shape=(n_nodes, n_nodes))
-    components = connected_components(graph, directed=False)[1][: len(rows)]
-    groups: npt.NDArray[np.int32] = np.unique(components, return_inverse=True)[1].astype(np.int32)
+        positives, *negatives = [_hash_column(dataset, name, show_progress_bar) for name in columns[1:]]
+        links += _link_equal(positives, negatives)
+        del positives, negatives
+    starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
+    return _number_groups(len(dataset), starts, ends)
+
+
+def _hash_column(dataset: Dataset, name: str, show_progress_bar: bool) -> npt.NDArray[np.uint64]:
+    hashes = np.empty(len(dataset), dtype=np.uint64)
+    first = 0
+    for table in iterate_tables(dataset, [name], "Finding false negatives", show_progress_bar):
+        hashes[first : first + table.num_rows] = hash_texts(table[name].to_pylist())
+        first += table.num_rows
+    return hashes
+
+
+def _link_equal(values: npt.NDArray[np.uint64], others: Sequence[npt.NDArray[np.uint64]]) -> list[Links]:
+    """Link every row to the next one with the same value, and to one whose value is among its `others`.
+
+    One range of values after another, so that sorting needs no memory that grows with the rows.
+    """
+    bits = max(0, (len(values) - 1).bit_length() - _SORTED_ROWS.bit_length() + 1)
+    links: list[Links] = []
+    for prefix in range(1 << bits):
+        rows = _find_prefix(values, prefix, bits)
+        rows = rows[np.argsort(values[rows], kind="stable")]
+        own = values[rows]
+        at = np.flatnonzero(own[1:] == own[:-1])
+        links.append((rows[at], rows[at + 1]))
+        for other in others if len(rows) else ():
+            other_rows = _find_prefix(other, prefix, bits)
+            at = np.minimum(np.searchsorted(own, other[other_rows]), len(rows) - 1)
+            is_equal = own[at] == other[other_rows]
+            links.append((other_rows[is_equal], rows[at[is_equal]]))
+    return links
+
+
+def _find_prefix(values: npt.NDArray[np.uint64], prefix: int, bits: int) -> npt.NDArray[np.int64]:
+    """Return the rows whose value starts with some bits."""
+    if bits == 0:
+        return np.arange(len(values))
+    blocks = range(0, len(values), _BLOCK)
+    return np.concatenate(
+        [low + np.flatnonzero(values[low : low + _BLOCK] >> np.uint64(64 - bits) == prefix) for low in blocks]
+    )
+
+
+def _number_groups(n_rows: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Number the connected components of rows, reckoning with those rows alone that have a link."""
+    linked, nodes = np.unique(np.concatenate((starts, ends)), return_inverse=True)
+    edges = (np.ones(len(starts), dtype=np.int8), (nodes[: len(starts)], nodes[len(starts) :]))
+    component = np.zeros(0, dtype=np.int32)
+    if len(linked):
+        component = connected_components(coo_array(edges, shape=(len(linked), len(linked))), directed=False)[1]
+    first_row = linked[np.unique(component, return_index=True)[1]]
+    groups = np.arange(n_rows, dtype=np.int32)
+    is_first = np.ones(n_rows, dtype=bool)
+    groups[linked] = first_row[component]
+    is_first[linked] = groups[linked] == linked
+    number = np.cumsum(is_first, dtype=np.int32)
+    for low in range(0, n_rows, _BLOCK):
+        groups[low : low + _BLOCK] = number[groups[low : low + _BLOCK]] - 1
     return groups
 
 
-def _fold(texts: Any) -> Any:
-    folded = pc.utf8_lower(pc.utf8_normalize(texts, form="NFKC"))
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(folded, pattern=r"\s+", replacement=" "))
+def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return an (n,) hash of every text, equal for texts that count as equal."""
+    return np.asarray(
+        [xxhash.xxh3_64_intdigest(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64
+    )
 
 
-def _iterate(dataset: Dataset, columns: Sequence[str], description: str, show_progress_bar: bool) -> Any:
+def _fold(text: str) -> str:
+    # In Python, since ASCII needs no normalisation there and Arrow's functions take ten times as long on long texts.
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip().lower()  # no white space but single blanks
+    text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.lower().split())
+
+
+def iterate_tables(dataset: Dataset, columns: Sequence[str], description: str, show_progress_bar: bool) -> Any:
+    """Yield some columns as Arrow tables of a few thousand rows."""
     batches = dataset.with_format("arrow", columns=list(columns)).iter(batch_size=_CHUNK)
     n_chunks = -(-len(dataset) // _CHUNK)
     return tqdm(batches, description, n_chunks, unit="chunk", disable=not show_progress_bar or n_chunks < 5)

@@ -20,9 +20,9 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_cluster_batches.attach import cluster_dataset
+from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.data import load_training_data
-from st_cluster_batches.embedding import write_atomically
 from st_cluster_batches.holdout import hold_out
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.models import build_loss, load_model
@@ -115,16 +115,17 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     clusters = recipe.clusters
     if recipe.training.strategy != CLUSTER or _has_labels(dataset):
         return dataset, None
-    # The first process fills the cache and the others read it.
-    with PartialState().main_process_first():
-        return cluster_dataset(
-            dataset,
-            clusters.encoder or recipe.model.model_name_or_path,
-            clusters.options(),
-            batch_size=clusters.encoder_batch_size,
-            cache_dir=clusters.cache_dir,
-            show_progress_bar=not recipe.training.disable_tqdm,
-        )
+    # Every process takes part: each embeds its share.
+    return cluster_dataset(
+        dataset,
+        clusters.encoder or recipe.model.model_name_or_path,
+        clusters.options(),
+        false_negative_threshold=clusters.false_negative_threshold,
+        truncate_dim=clusters.truncate_dim,
+        batch_size=clusters.encoder_batch_size,
+        cache_dir=clusters.cache_dir,
+        show_progress_bar=not recipe.training.disable_tqdm,
+    )
 
 
 def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:

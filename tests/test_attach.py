@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 from conftest import TOPICS, make_pairs, make_static_model
 from st_cluster_batches import ClusterBatchSampler, attach_clusters
 from st_cluster_batches.attach import cluster_dataset
-from st_cluster_batches.clustering import ClusterOptions
-from st_cluster_batches.embedding import CHUNK
+from st_cluster_batches.chunks import CHUNK
+from st_cluster_batches.options import ClusterOptions
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_a_killed_run_goes_on_with_its_last_chunk(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CHUNK > 32
-    monkeypatch.setattr("st_cluster_batches.embedding.CHUNK", 32)
+    monkeypatch.setattr("st_cluster_batches.chunks.CHUNK", 32)
     model = make_static_model()
     encode, calls = model.encode_query, []
 

@@ -7,7 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from conftest import make_static_model
-from st_cluster_batches.embedding import fingerprint_model, load_encoder, write_atomically
+from st_cluster_batches.embedding import fingerprint_model, load_encoder
 
 
 def test_a_fingerprint_is_of_what_decides_the_embeddings(tiny_bert: Path) -> None:
@@ -40,10 +40,3 @@ def test_without_model2vec_the_extra_is_named(
     monkeypatch.setattr(target, refuse)
     with pytest.raises(ImportError, match=r"pip install 'st-cluster-batches\[static\]'"):
         load_encoder(f"static:{tiny_bert}", tmp_path)
-
-
-def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "x", "old")
-    write_atomically(tmp_path / "x", "new")
-    assert (tmp_path / "x").read_text() == "new"
-    assert list(tmp_path.iterdir()) == [tmp_path / "x"]

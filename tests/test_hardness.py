@@ -17,6 +17,7 @@ def test_means_are_those_of_the_definition() -> None:
         hardest=pytest.approx((0.6 + 1 + 0.8 + 0.8) / 4),
         positive=pytest.approx((1 + 0.6 + 1 + 1) / 4),
         false_negative_rate=pytest.approx(1 / 4),
+        near_positive_rate=pytest.approx(1 / 4),
         batches=2,
     )
 

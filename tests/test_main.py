@@ -111,6 +111,8 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["attach", "{}/none", "{}/out", "--encoder", "x"], "neither a file or folder here nor a dataset"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/none"], "none"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "0"], "must be at least 1"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "few"], "nor 'auto'"),
+        (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--false_negative_threshold", "2"], "in (0, 1)"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
         (["evaluate", "{}/encoder", "--tasks", "{}", "--output", "{}/scores"], "has no corpus.parquet"),
         (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),

@@ -3,9 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from sentence_transformers.base.sampler import BatchSamplers
 
 from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches.__main__ import _build_parser
 from st_cluster_batches.recipe import read_recipe
 
 
@@ -57,6 +60,7 @@ def test_the_command_line_wins_over_the_file(recipe: Path) -> None:
     [
         (["--learning_rat", "1"], "Unknown key 'learning_rat'; did you mean 'learning_rate'"),
         (["--batch_sampler", "topic"], "invalid choice: 'topic'"),
+        (["--n_clusters", "lots"], "n_clusters='lots' is neither a number nor 'auto'"),
         (["--cluster_size", "many"], "invalid int value: 'many'"),
         (["--n_clusters", "5"], "n_clusters=5 and cluster_size=300 exclude each other"),
         (["--key", "title"], "invalid choice: 'title'"),
@@ -85,3 +89,12 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> No
         read_recipe(path)
     with pytest.raises(FileNotFoundError, match="There is no recipe"):
         read_recipe(tmp_path / "missing.yaml")
+
+
+def test_the_launch_that_a_recipe_documents_is_one_that_exists() -> None:
+    path = Path(__file__).parents[1] / "recipes" / "accelerate" / "attach_nodes.yaml"
+    command = next(line for line in path.read_text().splitlines() if "accelerate launch" in line).lstrip("# ")
+    launcher, program = command.removeprefix("accelerate launch ").split(" -m st_cluster_batches ")
+    launch_command_parser().parse_args([*launcher.replace("_rank N", "_rank 0").split(), "x"])
+    assert load_config_from_file(str(path)).num_processes == 32
+    assert _build_parser().parse_args(program.split()).cache_dir == "SHARED"

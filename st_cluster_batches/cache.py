@@ -1,0 +1,145 @@
+"""Files that are whole or absent: what is kept between runs survives a kill, a full disk, and other processes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def default_cache_dir() -> Path:
+    """Return the folder for embeddings, labels and distilled models: one inside the datasets cache."""
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE) / "st_cluster_batches"
+
+
+def open_cache(cache_dir: str | Path | None) -> Path:
+    """Make the cache folder ready: there, writable, and without what killed runs left half-written.
+
+    Args:
+        cache_dir: The folder; `default_cache_dir` if None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: If nothing can be written there; before any work.
+    """
+    cache = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with write_whole(cache / "probe") as temporary:
+            temporary.touch()
+        (cache / "probe").unlink(missing_ok=True)
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"Nothing can be written to the cache folder ({error.strerror}); pass cache_dir=", str(cache)
+        ) from error
+    remove_leftovers(cache)
+    return cache
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write a file or a folder to, and rename it once all is written.
+
+    Raises:
+        OSError: If the disk is full, with what to do about it; nothing half-written is left.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            shutil.rmtree(temporary)  # another process was faster; a folder cannot replace one
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno in _NO_ROOM:
+            raise OSError(
+                error.errno,
+                f"No room to write ({os.strerror(error.errno)}). What is finished is kept: free some space and call "
+                "again, or pass a cache_dir= on a larger disk",
+                str(path),
+            ) from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file such that a reader finds the old text or the new, never a part."""
+    with write_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+def hash_values(*values: Any) -> str:
+    """Hash JSON values to 32 hexadecimal digits, to name what was made of them."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+
+
+def seal(paths: list[Path], seal_path: Path, report: dict[str, Any]) -> None:
+    """Write down what files hold, with a report, so that a later run can trust them."""
+    digests = {path.name: _digest_file(path) for path in paths}
+    write_atomically(seal_path, json.dumps({"digests": digests, "report": report}))
+
+
+def read_seal(paths: list[Path], seal_path: Path) -> dict[str, Any] | None:
+    """Return the report of files that hold what was written to them, or None."""
+    if not (seal_path.exists() and all(path.exists() for path in paths)):
+        return None
+    sealed = json.loads(seal_path.read_text())
+    if sealed["digests"] != {path.name: _digest_file(path) for path in paths}:
+        return None
+    report: dict[str, Any] = sealed["report"]
+    return report
+
+
+def _digest_file(path: Path) -> str:
+    state = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def temporary_name(path: Path) -> Path:
+    """Name a temporary file or folder after the process that it dies with."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes that ran on this machine and are dead."""
+    for path in folder.glob(f"*.{socket.gethostname()}.*.tmp"):
+        if not _is_alive(int(path.name.split(".")[-2])):
+            _remove(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's, and alive
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,351 @@
+"""What clustering costs, and what cheap encoders lose.
+
+python tests/bench/bench_attach.py DATA MODEL [encoders overhead sample assign near memory]
+
+DATA is a folder of parquet files of pairs, MODEL the full encoder (all-MiniLM-L6-v2 in README's table). All ratios
+are medians of interleaved repetitions in one process, with their range; A/A is the same thing against itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, concatenate_datasets, load_dataset
+from sentence_transformers import SentenceTransformer
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import adjusted_mutual_info_score
+
+from st_cluster_batches import attach_clusters, kmeans
+from st_cluster_batches.cache import default_cache_dir
+from st_cluster_batches.embedding import load_encoder
+from st_cluster_batches.kmeans import NearestCentroid, fit_centroids
+
+SOURCES = ("debian_packages", "stackexchange", "medquad", "acl_anthology")
+Report = dict[str, Any]
+
+
+def load(data: Path, source: str, n_rows: int) -> Dataset:
+    """Load some rows of a source, the same on every call."""
+    rows = load_dataset("parquet", data_files=str(data / f"{source}.parquet"), split="train")
+    return rows.shuffle(seed=0).select(range(min(n_rows, len(rows)))).flatten_indices()
+
+
+def embed(model: SentenceTransformer, texts: list[str], **options: Any) -> np.ndarray:
+    """Return unit vectors of queries."""
+    return np.asarray(model.encode_query(texts, normalize_embeddings=True, show_progress_bar=False, **options))
+
+
+def cluster(vectors: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
+    """Return cluster numbers."""
+    return NearestCentroid(fit_centroids(vectors, k, seed=seed, niter=20)).find(vectors)[0]
+
+
+def interleave(repetitions: int, **cases: Callable[[], Any]) -> dict[str, list[float]]:
+    """Time several things turn by turn."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repetitions):
+        for name, run in cases.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Say a median of ratios with its range."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return f"{median(ratios):.3f} [{min(ratios):.3f}-{max(ratios):.3f}]"
+
+
+def bench_encoders(data: Path, full: str, rows: int) -> Report:
+    """Rows a second and agreement of clusters: static against full, truncated, half precision, batch sizes."""
+    model, static = SentenceTransformer(full), load_encoder(f"static:{full}", default_cache_dir())
+    report: Report = {}
+    for source in SOURCES:
+        texts = load(data, source, rows)["query"][:]
+        start = time.perf_counter()
+        vectors = embed(model, texts)
+        seconds = time.perf_counter() - start
+        times = interleave(7, static=lambda texts=texts: embed(static, texts, batch_size=1024))["static"]
+        k = max(10, len(texts) // 100)
+        reference = cluster(vectors, k)
+
+        def agree(other: np.ndarray, seed: int = 0, k: int = k, reference: np.ndarray = reference) -> float:
+            other = other / np.linalg.norm(other, axis=1, keepdims=True)
+            return round(float(adjusted_mutual_info_score(reference, cluster(other, k, seed))), 3)
+
+        static_vectors = embed(static, texts)
+        report[source] = {
+            "rows": len(texts),
+            "k": k,
+            "full rows/s": round(len(texts) / seconds),
+            "static rows/s": round(len(texts) / median(times)),
+            "AMI of another seed of the full": agree(vectors, seed=1),
+            "AMI of static": agree(static_vectors),
+            "AMI of float16 full": agree(vectors.astype(np.float16).astype(np.float32)),
+            **{f"AMI of full, first {dim}": agree(vectors[:, :dim]) for dim in (256, 128, 64)},
+            **{f"AMI of static, first {dim}": agree(static_vectors[:, :dim]) for dim in (128, 64)},
+        }
+    texts = load(data, "debian_packages", 4096)["query"][:]
+    few = texts[:128]
+    batches = {
+        "static rows/s by batch size": (static, texts, (32, 128, 512, 1024, 4096)),
+        "full rows/s by batch size": (model, few, (16, 32, 64, 128)),
+    }
+    for name, (encoder, some, sizes) in batches.items():
+        cases = {str(n): lambda n=n, e=encoder, t=some: embed(e, t, batch_size=n) for n in sizes}
+        report[name] = {n: round(len(some) / median(times)) for n, times in interleave(3, **cases).items()}
+    unsorted = interleave(
+        3,
+        sorted=lambda: embed(model, few),
+        unsorted=lambda: [embed(model, few[low : low + 32]) for low in range(0, len(few), 32)],
+    )
+    report["sorting by length, unsorted / sorted"] = ratio(unsorted["unsorted"], unsorted["sorted"])
+    return report
+
+
+def bench_overhead(data: Path, full: str, rows: int) -> Report:
+    """Everything in attach against a bare `encode` of the same rows."""
+    report: Report = {}
+    model, static = SentenceTransformer(full), load_encoder(f"static:{full}", default_cache_dir())
+    mixed = concatenate_datasets([load(data, source, 12_000) for source in SOURCES]).shuffle(seed=1)
+    for name, encoder, some, repetitions in (
+        ("static", static, mixed.select(range(30_000)).flatten_indices(), 5),
+        ("full", model, mixed.select(range(rows)).flatten_indices(), 3),
+    ):
+        batch_size = 1024 if name == "static" else 32
+
+        def attach(encoder: SentenceTransformer = encoder, some: Dataset = some) -> None:
+            with tempfile.TemporaryDirectory() as cache:
+                attach_clusters(some, encoder, n_clusters=10, cache_dir=cache, show_progress_bar=False)
+
+        def encode(encoder: SentenceTransformer = encoder, some: Dataset = some, size: int = batch_size) -> None:
+            embed(encoder, some["query"][:], batch_size=size)
+
+        times = interleave(repetitions, attach=attach, encode=encode, again=encode)
+        report[name] = {
+            "rows": len(some),
+            "attach / encode": ratio(times["attach"], times["encode"]),
+            "A/A": ratio(times["again"], times["encode"]),
+            "beyond encode, us/row": round(
+                1e6 * median(a - b for a, b in zip(times["attach"], times["encode"], strict=True)) / len(some), 1
+            ),
+        }
+    return report
+
+
+def bench_sample(data: Path, full: str, _: int) -> Report:
+    """Mean similarity after training on a sample, relative to training on all rows."""
+    static = load_encoder(f"static:{full}", default_cache_dir())
+    names = ("wordnet_glosses", "jeopardy_clues", "python_docstrings", "debian_packages")
+    vectors = np.concatenate([embed(static, load(data, name, 50_000)["query"][:], batch_size=1024) for name in names])
+    report: Report = {"rows": len(vectors)}
+    for k in (10, 100, 500):
+        all_rows = NearestCentroid(fit_centroids(vectors, k, seed=0, niter=20)).find(vectors)[1].mean()
+        losses = {}
+        for per_centroid in (64, 128, 256, 512):
+            rows = np.random.default_rng(0).choice(len(vectors), min(len(vectors), per_centroid * k), replace=False)
+            fitted = fit_centroids(vectors[np.sort(rows)], k, seed=0, niter=20)
+            loss = 1 - NearestCentroid(fitted).find(vectors)[1].mean() / all_rows
+            losses[f"{per_centroid} a centroid"] = f"{100 * loss:.2f} %"
+        rows = kmeans.sample_positions(len(vectors), k, 0)
+        loss = (
+            1 - NearestCentroid(fit_centroids(vectors[rows], k, seed=0, niter=20)).find(vectors)[1].mean() / all_rows
+        )
+        report[f"k = {k}"] = {**losses, f"ours, {len(rows)} rows": f"{100 * loss:.2f} %"}
+    return report
+
+
+def bench_assign(*_: Any) -> Report:
+    """Assignment against GEMM, and training against FAISS by hand and scikit-learn."""
+    rng = np.random.default_rng(0)
+    vectors = synthetic(np.arange(65_536))
+    centroids = synthetic(rng.choice(65_536, 1000, replace=False))
+    nearest, left = NearestCentroid(centroids), torch.from_numpy(vectors)
+    right = torch.from_numpy(centroids.T.copy())
+
+    def assign() -> None:
+        for low in range(0, len(vectors), 4096):
+            nearest.find(vectors[low : low + 4096])
+
+    def multiply() -> None:
+        for low in range(0, len(vectors), 4096):
+            torch.mm(left[low : low + 4096], right)
+
+    times = interleave(7, assign=assign, gemm=multiply, again=multiply)
+    report: Report = {
+        "assign / GEMM, k = 1000": ratio(times["assign"], times["gemm"]),
+        "A/A": ratio(times["again"], times["gemm"]),
+        "GEMM GF/s": round(2 * len(vectors) * 384 * 1000 / median(times["gemm"]) / 1e9),
+    }
+    few = vectors[:20_000]
+    found: dict[str, np.ndarray] = {}
+
+    def by_hand() -> None:
+        trained = faiss.Kmeans(384, 100, niter=20, spherical=True, seed=0, max_points_per_centroid=len(few))
+        trained.train(few)
+        found["faiss"] = trained.centroids
+
+    def by_sklearn() -> None:
+        found["sklearn"] = MiniBatchKMeans(100, random_state=0, n_init=1).fit(few).cluster_centers_
+
+    def ours() -> None:
+        found["ours"] = fit_centroids(few, 100, seed=0, niter=20)
+
+    times = interleave(5, ours=ours, faiss=by_hand, sklearn=by_sklearn)
+    for name in ("faiss", "sklearn"):
+        report[f"training, ours / {name}"] = ratio(times["ours"], times[name])
+    for name, centres in found.items():
+        centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+        report[f"mean similarity, {name}"] = round(float((few @ centres.T).max(axis=1).mean()), 4)
+    return report
+
+
+def synthetic(rows: np.ndarray) -> np.ndarray:
+    """Return (n, 384) unit vectors of 2,000 topics, a function of the row's number."""
+    topics = np.random.default_rng(0).normal(size=(2000, 384)).astype(np.float32)
+    noise = np.random.default_rng(int(rows[0])).normal(size=(len(rows), 384)).astype(np.float32)
+    vectors = topics[(rows * 7919) % 2000] + noise
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def bench_near(data: Path, full: str, _: int) -> Report:
+    """Near-duplicates found within clusters against all pairs there are, and the cost by rows."""
+    static = load_encoder(f"static:{full}", default_cache_dir())
+    mixed = concatenate_datasets([load(data, source, 9_000) for source in SOURCES]).shuffle(seed=1)
+    report: Report = {}
+    for n_rows in (9_000, 18_000, 36_000):
+        some = mixed.select(range(min(n_rows, len(mixed)))).flatten_indices()
+        passages = np.asarray(static.encode_document(some["passage"][:], normalize_embeddings=True))
+        index = faiss.IndexFlatIP(passages.shape[1])
+        index.add(passages)
+        limits, _, ends = index.range_search(passages, 0.95)
+        starts = np.repeat(np.arange(len(some)), np.diff(limits.astype(np.int64)))
+        starts, ends = starts[ends > starts], ends[ends > starts]
+        with tempfile.TemporaryDirectory() as cache:
+            options: Report = {"n_clusters": 10, "cache_dir": cache, "show_progress_bar": False}
+            attach_clusters(some, static, key="both", **options)
+            start = time.perf_counter()
+            labelled = attach_clusters(some, static, key="both", false_negative_threshold=0.95, **options)
+            seconds = time.perf_counter() - start
+        groups = np.asarray(labelled["false_negative_group"][:])
+        report[f"{len(some):,} rows"] = {
+            "pairs of different rows above 0.95": len(starts),
+            "of these in one group": f"{(groups[starts] == groups[ends]).mean():.1%}",
+            "us/row": round(1e6 * seconds / len(some)),
+            "largest group": int(np.bincount(groups).max()),
+        }
+    return report
+
+
+def bench_memory(*_: Any) -> Report:
+    """Peak memory by rows, each in a process of its own, with vectors in place of an encoder."""
+    report = {}
+    for n_rows in (100_000, 300_000, 1_000_000):
+        command = [sys.executable, __file__, "-", "-", "--memory_of", str(n_rows)]
+        report[f"{n_rows:,} rows"] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return report
+
+
+def measure_memory(n_rows: int) -> Report:
+    """Attach clusters to synthetic rows, and say how far memory rose above what was there before."""
+    from conftest import make_static_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder) / "rows.parquet", n_rows)
+        data = load_dataset("parquet", data_files=f"{folder}/rows.parquet", split="train", cache_dir=folder)
+        model = make_static_model()
+        model.encode_query = lambda texts, **_: synthetic(np.asarray([int(text.split()[1]) for text in texts]))
+        attach_clusters(data.select(range(5000)), model, n_clusters=10, cache_dir=folder, show_progress_bar=False)
+        before, watch = read_memory(), MemoryWatch()
+        start = time.perf_counter()
+        watch.start()
+        attach_clusters(data, model, n_clusters=100, cache_dir=f"{folder}/cache", show_progress_bar=False)
+        watch.is_over.set()
+        seconds = time.perf_counter() - start
+    sample = 4 * 384 * min(n_rows, 100_000) / 1e6
+    return {
+        "training sample, MB": round(sample),
+        "own memory above start, MB": round((watch.peak["RssAnon"] - before["RssAnon"]) / 1e3),
+        "with mapped files, MB": round((watch.peak["VmRSS"] - before["VmRSS"]) / 1e3),
+        "seconds": round(seconds),
+    }
+
+
+def write_rows(path: Path, n_rows: int) -> None:
+    """Write numbered pairs, a part at a time."""
+    schema = pa.schema({"query": pa.string(), "passage": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for low in range(0, n_rows, 100_000):
+            rows = range(low, min(n_rows, low + 100_000))
+            columns = [[f"{side} {row}" for row in rows] for side in ("query", "passage")]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def read_memory() -> dict[str, int]:
+    """Return kilobytes of this process: its own (RssAnon), and with the files it maps (VmRSS)."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if words[0] in ("RssAnon:", "VmRSS:")}
+
+
+class MemoryWatch(threading.Thread):
+    """Keeps the highest memory seen while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = read_memory()
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self.is_over.wait(0.02):
+            now = read_memory()
+            self.peak = {name: max(peak, now[name]) for name, peak in self.peak.items()}
+
+
+def main() -> None:
+    """Run what was asked for, and print it."""
+    benches = {
+        "encoders": bench_encoders,
+        "overhead": bench_overhead,
+        "sample": bench_sample,
+        "assign": bench_assign,
+        "near": bench_near,
+        "memory": bench_memory,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("which", nargs="*", default=list(benches))
+    parser.add_argument("--rows", type=int, default=1500, help="rows that the full encoder sees of each source")
+    parser.add_argument("--memory_of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of is not None:
+        print(json.dumps(measure_memory(arguments.memory_of)))
+        return
+    packages = ("sentence-transformers", "torch", "faiss-cpu", "scikit-learn", "model2vec")
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    print(json.dumps({**machine, "python": platform.python_version(), **{one: version(one) for one in packages}}))
+    for name in arguments.which:
+        print(json.dumps({name: benches[name](arguments.data, arguments.model, arguments.rows)}, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
