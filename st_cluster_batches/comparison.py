@@ -27,11 +27,12 @@ from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.embedding import STATIC_PREFIX, fingerprint_model, load_encoder
 from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
 from st_cluster_batches.hardness import BatchHardness, measure_batches
-from st_cluster_batches.recipe import Recipe, read_values, read_variants
+from st_cluster_batches.recipe import Recipe, read_values
 from st_cluster_batches.report import summarise_runs, write_report
 from st_cluster_batches.scores import identify_task
 from st_cluster_batches.texts import check_texts, find_text_columns
 from st_cluster_batches.training import Run, build_run, label_pairs, load_pairs
+from st_cluster_batches.variants import read_variants
 
 if TYPE_CHECKING:
     from datasets import Dataset
