@@ -204,6 +204,11 @@ def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     assert results["results"]["cluster"]["counts"][0]["dropped"] > 0
 
 
+def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
+    assert list(compare(recipe, tmp_path / "out", n_seeds=1)["results"]) == ["random", "cluster"]
+
+
 def test_held_out_pairs_take_the_place_of_the_test_collections(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(400), variants=TWO, held_out_queries=20, max_steps=2)
     results = compare(recipe, tmp_path / "out", n_seeds=1)
