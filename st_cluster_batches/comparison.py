@@ -120,7 +120,7 @@ class Comparison:
         """Check everything and label the pairs for every variant; see `compare` for arguments and errors."""
         if n_seeds < 1:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
-        recipes = read_variants(path, overrides, {"output_dir": str(output)})
+        recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         base = next(iter(recipes.values()))
         pairs, tasks = load_pairs(base, output / "held_out")
         if VARIANTS not in read_values(path) and SOURCE not in find_columns(pairs):
