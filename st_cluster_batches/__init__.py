@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from st_cluster_batches.attach import attach_clusters
     from st_cluster_batches.clustering import Clustering
     from st_cluster_batches.fitting import fit_clusters
+    from st_cluster_batches.inspection import inspect
     from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
     from st_cluster_batches.sampler import ClusterBatchSampler
     from st_cluster_batches.stream import export_batches
@@ -24,6 +25,7 @@ __all__ = [
     "attach_clusters",
     "export_batches",
     "fit_clusters",
+    "inspect",
 ]
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "attach_clusters": "attach",
     "export_batches": "stream",
     "fit_clusters": "fitting",
+    "inspect": "inspection",
 }
 
 

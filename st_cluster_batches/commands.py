@@ -162,23 +162,6 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
 
 
-def _describe_inspection(inspection: Inspection) -> list[str]:
-    names = ("rows", "clusters", "smallest", "median", "largest")
-    lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
-    for one in inspection.sources:
-        cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
-        lines.append(f"{one.name[:23]:<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
-    lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
-    lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
-    for name, found in inspection.hardness.items():
-        means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
-        rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
-        lines.append(f"{name + ' batches':<24}{means}{rates}")
-    if inspection.stability is not None:
-        lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
-    return [*lines, "", *(f"* {line}" for line in inspection.advice)]
-
-
 def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Compare batch strategies over seeds, or draw the results of an earlier comparison again."""
     from st_cluster_batches.report import describe_results, redraw
@@ -251,6 +234,23 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
     if is_dataset(arguments.folder):
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
+
+
+def _describe_inspection(inspection: Inspection) -> list[str]:
+    names = ("rows", "clusters", "smallest", "median", "largest")
+    lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
+    for one in inspection.sources:
+        cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
+        lines.append(f"{one.name[:23]:<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
+    lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
+    lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
+    for name, found in inspection.hardness.items():
+        means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
+        rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
+        lines.append(f"{name + ' batches':<24}{means}{rates}")
+    if inspection.stability is not None:
+        lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
+    return [*lines, "", *(f"* {line}" for line in inspection.advice)]
 
 
 def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:

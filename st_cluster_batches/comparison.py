@@ -27,11 +27,13 @@ from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.embedding import STATIC_PREFIX, fingerprint_model, load_encoder
 from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
 from st_cluster_batches.hardness import BatchHardness, measure_batches
-from st_cluster_batches.recipe import Recipe, read_values, read_variants
+from st_cluster_batches.labels import SOURCE
+from st_cluster_batches.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.report import summarise_runs, write_report
 from st_cluster_batches.scores import identify_task
 from st_cluster_batches.texts import check_texts, find_text_columns
-from st_cluster_batches.training import Run, build_run, label_pairs, load_pairs
+from st_cluster_batches.training import Run, build_run, find_columns, label_pairs, load_pairs
+from st_cluster_batches.variants import read_variants
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +59,7 @@ def compare(
 
     Args:
         recipe: YAML file; its `variants`, if any, are compared, the first as the baseline. Otherwise batches of
-            random rows, of one source and of one cluster.
+            random rows, of one source (where there is a column `source`) and of one cluster.
         output_dir: Folder for `results.json`, `results.md`, figures, and `runs/` with the scores of every query.
         n_seeds: Runs of each variant, with the seeds 0, 1, ...
         overrides: `--key value` words for all variants.
@@ -118,9 +120,12 @@ class Comparison:
         """Check everything and label the pairs for every variant; see `compare` for arguments and errors."""
         if n_seeds < 1:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
-        recipes = read_variants(path, overrides, {"output_dir": str(output)})
+        recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         base = next(iter(recipes.values()))
         pairs, tasks = load_pairs(base, output / "held_out")
+        if VARIANTS not in read_values(path) and SOURCE not in find_columns(pairs):
+            logger.info("The pairs have no column %r: nothing to compare single-source batches on", SOURCE)
+            del recipes["source"]
         if not tasks:
             raise ValueError(
                 f"{path} names no eval_tasks; give some, or held_out_queries to hold them out of the data"

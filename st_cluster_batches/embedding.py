@@ -180,7 +180,7 @@ def embed_side(part: Pairs, side: Side, encoder: Encoder, crew: Crew) -> Chunked
         low, high = array.bounds(chunk)
         return encoder.encode(side, texts[low:high][column], first_row=low).astype(np.float16)
 
-    array.fill(make, crew, f"Embedding {side}s")
+    array.fill(make, crew, "Embedding queries" if side == "query" else "Embedding passages")
     return array
 
 

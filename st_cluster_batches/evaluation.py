@@ -244,18 +244,23 @@ def _run_task(
         ) from error
     finally:
         task.task_specific_scores = own_scores
-    if not all(by_subset.values()) or not by_subset:
-        raise RuntimeError(f"mteb gave no score per query for {name}; its version may have changed")
-    means = [fmean(one.values()) for one in by_subset.values()]
     reported = fmean(entry["ndcg_at_10"] for split in result.scores.values() for entry in split)
-    if abs(fmean(means) - reported) > 1e-4:
-        raise RuntimeError(f"{name}: the mean over queries is {fmean(means):.5f}, but mteb reports {reported:.5f}")
+    return _join_subsets(name, by_subset, reported), json.loads(result.model_dump_json())
+
+
+def _join_subsets(name: str, by_subset: dict[tuple[str, str], dict[str, float]], reported: float) -> TaskScores:
+    """Join the queries of all splits and subsets, and see that mteb came to the same mean."""
+    if not by_subset or not all(by_subset.values()):
+        raise RuntimeError(f"mteb gave no score per query for {name}; its version may have changed")
+    mean = fmean(fmean(one.values()) for one in by_subset.values())
+    if abs(mean - reported) > 1e-4:
+        raise RuntimeError(f"{name}: the mean over queries is {mean:.5f}, but mteb reports {reported:.5f}")
     per_query = {
         query if len(by_subset) == 1 else f"{split}/{subset}/{query}": score
         for (split, subset), one in by_subset.items()
         for query, score in one.items()
     }
-    return TaskScores(per_query, fmean(means)), json.loads(result.model_dump_json())
+    return TaskScores(per_query, mean)
 
 
 def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, Any]) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
@@ -25,10 +24,7 @@ from st_cluster_batches.sampler import ClusterBatchSampler
 Strategy = Literal["random", "source", "cluster"]
 Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
 
-VARIANTS = "variants"
-_DEFAULT_VARIANTS: dict[str, dict[str, Any]] = {
-    strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
-}
+VARIANTS = "variants"  # the key for what `compare` compares
 
 
 @dataclass
@@ -204,7 +200,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; later values win: file, then `--key value` overrides.
 
     Args:
-        path: YAML file of flat `key: value` lines; its `variants`, if any, are for `read_variants`.
+        path: YAML file of flat `key: value` lines; its `variants`, if any, are for `compare`.
         overrides: Words of the command line after the file.
 
     Returns:
@@ -216,50 +212,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     values = read_values(path)
     values.pop(VARIANTS, None)
-    return _parse(values, overrides, {**values, "overrides": list(overrides)} if overrides else values)
-
-
-def read_variants(
-    path: str | Path, overrides: Sequence[str] = (), common: Mapping[str, Any] | None = None
-) -> dict[str, Recipe]:
-    """Read the recipes that are to be compared: one file, but for who shares a batch.
-
-    The key `variants` of the file names them, the baseline first: `{random: {batch_sampler: random}, fine:
-    {n_clusters: 500}}`. Without it they are the three strategies.
-
-    Args:
-        path: YAML file as for `read_recipe`.
-        overrides: Words of the command line, for all variants; a variant's own values win.
-        common: Values for all variants that win over all others.
-
-    Returns:
-        The checked parameters by name of variant.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a variant changes more than who shares a batch, or a key or value is wrong.
-    """
-    values = read_values(path)
-    variants = values.pop(VARIANTS, _DEFAULT_VARIANTS)
-    if not isinstance(variants, dict) or len(variants) < 2 or not all(isinstance(v, dict) for v in variants.values()):
-        raise ValueError(f"{VARIANTS} must map two names or more to `key: value` lines, not {variants!r}")
-    allowed = {"batch_sampler", "random_fraction", "keep_false_negatives_apart"} | {
-        one.name for one in fields(ClusterArguments)
-    }
-    recipes = {}
-    for name, own in variants.items():
-        if not re.fullmatch(r"[\w.-]+", str(name)):
-            raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
-        if others := sorted(set(own) - allowed):
-            raise ValueError(
-                f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
-                f"{', '.join(sorted(allowed))}"
-            )
-        own = {**own, **(common or {})}
-        given = {key: value for key, value in values.items() if key not in own}
-        words = [*overrides, *(word for key, value in own.items() for word in _to_words(key, value))]
-        recipes[str(name)] = _parse(given, words, {**given, "overrides": list(overrides), **own})
-    return recipes
+    return parse_values(values, overrides, {**values, "overrides": list(overrides)} if overrides else values)
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
@@ -281,8 +234,20 @@ def read_values(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _parse(values: dict[str, Any], overrides: Sequence[str], given: dict[str, Any]) -> Recipe:
-    """Check keys and values, of the file and of the command line alike."""
+def parse_values(values: dict[str, Any], overrides: Sequence[str], given: dict[str, Any]) -> Recipe:
+    """Check keys and values, of the file and of the command line alike.
+
+    Args:
+        values: Of the file.
+        overrides: Words of the command line.
+        given: What the recipe is to say it was made of.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or a value is of the wrong kind.
+    """
     groups = (DataArguments, ModelArguments, ClusterArguments, TrainingArguments)
     known = {one.name for group in groups for one in fields(group) if one.init}
     flags = [word[2:].split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
@@ -290,7 +255,7 @@ def _parse(values: dict[str, Any], overrides: Sequence[str], given: dict[str, An
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    words = [word for key, value in values.items() for word in _to_words(key, value)]
+    words = [word for key, value in values.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(
         [*words, *overrides]
@@ -298,7 +263,7 @@ def _parse(values: dict[str, Any], overrides: Sequence[str], given: dict[str, An
     return Recipe(data, model, clusters, training, given)
 
 
-def _to_words(key: str, value: Any) -> list[str]:
+def to_words(key: str, value: Any) -> list[str]:
     """Spell a YAML value as the words of a command line, so that one parser checks both."""
     if value is None:
         return []

@@ -7,11 +7,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.significance import bootstrap_difference, correct_p_values
@@ -55,6 +57,14 @@ def summarise_runs(records: Sequence[dict[str, Any]], about: dict[str, Any]) -> 
             "tasks": {task: _deviation(one["by_seed"]) for task, one in first["tasks"].items()},
         },
         "results": summaries,
+        "contrasts": [
+            {
+                "variant": name,
+                "to": other,
+                **asdict(bootstrap_difference(_pair(by_variant[name], by_variant[other], tasks))),
+            }
+            for other, name in combinations([name for name in by_variant if name != baseline], 2)
+        ],
     }
 
 
@@ -76,22 +86,28 @@ def _summarise_variant(
         "hardness_by_seed": [run["hardness"]["negative"] for run in runs],
     }
     if baseline is not None:
-        differences = {
-            task: np.stack([_subtract(run, other, task) for run, other in zip(runs, baseline, strict=True)])
-            for task in tasks
-        }
-        summary["difference"] = asdict(bootstrap_difference(list(differences.values())))
-        own = {task: asdict(bootstrap_difference([one])) for task, one in differences.items()}
+        differences = _pair(runs, baseline, tasks)
+        summary["difference"] = asdict(bootstrap_difference(differences))
+        own = {task: asdict(bootstrap_difference([one])) for task, one in zip(tasks, differences, strict=True)}
         corrected = correct_p_values([one["p_value"] for one in own.values()])
         for (task, one), p_value in zip(own.items(), corrected, strict=True):
             summary["tasks"][task]["difference"] = {**one, "corrected_p_value": p_value}
     return summary
 
 
-def _subtract(run: dict[str, Any], baseline: dict[str, Any], task: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Pair the queries of two runs of one seed."""
-    ours, theirs = run["per_query"][task], baseline["per_query"][task]
-    return np.array([ours[query] - theirs[query] for query in theirs])
+def _pair(
+    runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], tasks: Sequence[str]
+) -> list[npt.NDArray[np.float64]]:
+    """Return for each task (seeds, queries) differences, of the same seed and query."""
+    return [
+        np.array(
+            [
+                [run["per_query"][task][query] - score for query, score in other["per_query"][task].items()]
+                for run, other in zip(runs, others, strict=True)
+            ]
+        )
+        for task in tasks
+    ]
 
 
 def _deviation(scores: Sequence[float]) -> float | None:
@@ -156,6 +172,11 @@ def describe_results(results: dict[str, Any]) -> str:
         _row("batches", "mean", f"to {baseline}", "95 % interval", "p", "collections up", "seeds up"),
         _row("---", *["---:"] * 6),
         *(_describe_variant(name, one, variants[baseline]) for name, one in variants.items()),
+        *(
+            f"\n`{one['variant']}` to `{one['to']}`: {_describe_interval(one, variants[one['to']]['mean'])}, "
+            f"p = {one['p_value']:.4f}."
+            for one in results["contrasts"]
+        ),
         "",
         _row("collection", "queries", "noise", *variants),
         _row("---", *["---:"] * (2 + len(variants))),
@@ -193,6 +214,10 @@ def _describe_variant(name: str, one: dict[str, Any], baseline: dict[str, Any]) 
         f"{difference['p_value']:.4f}",
         *(f"{sum(wins)} of {len(wins)}" for wins in (tasks, seeds)),
     )
+
+
+def _describe_interval(one: dict[str, Any], scale: float) -> str:
+    return f"{one['mean'] / scale:+.1%}, 95 % interval {one['low'] / scale:+.1%} to {one['high'] / scale:+.1%}"
 
 
 def _describe_task(one: dict[str, Any]) -> str:

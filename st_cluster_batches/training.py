@@ -170,7 +170,7 @@ def build_trainer(
         A trainer that is ready to train.
     """
     if arguments.strategy == "random":
-        hidden = [column for column in _columns(dataset) if column in LABEL_COLUMNS]
+        hidden = [column for column in find_columns(dataset) if column in LABEL_COLUMNS]
         dataset = dataset.remove_columns(hidden)
     trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
     return trainer(
@@ -182,10 +182,11 @@ def build_trainer(
 
 
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:
-    return {CLUSTER, FALSE_NEGATIVE_GROUP} <= set(_columns(dataset))
+    return {CLUSTER, FALSE_NEGATIVE_GROUP} <= set(find_columns(dataset))
 
 
-def _columns(dataset: Any) -> list[str]:
+def find_columns(dataset: Any) -> list[str]:
+    """Return the columns of a dataset, or of the first one in a DatasetDict."""
     names = dataset.column_names
     columns: list[str] = next(iter(names.values())) if isinstance(names, dict) else names
     return columns

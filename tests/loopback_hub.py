@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -77,7 +77,7 @@ class LoopbackHub:
         # Method, pattern of the path, and who answers; named groups are arguments. Writes go here too.
         self.routes = [
             ("GET", f"/api/{_REPO}(/revision/(?P<revision>.+))?", self.info),
-            ("GET", f"/api/{_REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", self.tree),
+            ("GET", f"/api/{_REPO}/tree/(?P<revision>refs/pr/[0-9]+|[^/]+)(/(?P<path>.+))?", self.tree),
             ("POST", f"/api/{_REPO}/paths-info/(?P<revision>.+)", self.paths_info),
             ("GET", f"/datasets/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.dataset_file),
             ("GET", f"/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", self.model_file),
@@ -190,7 +190,10 @@ class LoopbackHub:
     def tree(self, kind: str, name: str, revision: str, path: str = "") -> Answer:
         _, files = self._find(kind, name, revision)
         below = [file for file in files if file.startswith(f"{path}/" if path else "")]
-        return Answer.json([self._describe(file, files[file]) for file in below])
+        folders = {parent.as_posix() for file in below for parent in PurePosixPath(file).parents} - {".", path}
+        inside = sorted(folder for folder in folders if folder.startswith(f"{path}/" if path else ""))
+        entries = [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in inside]
+        return Answer.json(entries + [self._describe(file, files[file]) for file in below])
 
     def paths_info(self, kind: str, name: str, revision: str, body: bytes) -> Answer:
         _, files = self._find(kind, name, revision)

@@ -178,7 +178,12 @@ def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
     output = tmp_path / "out"
     compare(recipe, output, n_seeds=1)
     first = read_times(output)
-    compare(recipe, output, n_seeds=1, overrides=["--logging_steps", "7", "--cache_dir", str(tmp_path / "other")])
+    compare(
+        recipe,
+        output,
+        n_seeds=1,
+        overrides=["--logging_steps", "7", "--seed", "5", "--cache_dir", str(tmp_path / "other")],
+    )
     assert read_times(output) == first
     compare(recipe, output, n_seeds=1, overrides=["--learning_rate", "0.01"])
     assert len(read_times(output)) == 4
@@ -202,6 +207,11 @@ def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     steps = {json.loads(path.read_text())["steps"] for path in (tmp_path / "out" / "runs").glob("*.json")}
     assert steps == {results["steps"]} and results["steps"] < 200 // 16
     assert results["results"]["cluster"]["counts"][0]["dropped"] > 0
+
+
+def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
+    assert list(compare(recipe, tmp_path / "out", n_seeds=1)["results"]) == ["random", "cluster"]
 
 
 def test_held_out_pairs_take_the_place_of_the_test_collections(tmp_path: Path) -> None:

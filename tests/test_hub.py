@@ -99,6 +99,7 @@ def test_a_push_arrives_byte_for_byte_in_one_commit_and_a_second_changes_nothing
         assert sum("/commit/" in one for one in hub.requests) == 1
 
 
+@pytest.mark.slow
 def test_cut_at_any_request_a_rerun_ends_in_the_one_right_state(stage: Path, tmp_path: Path) -> None:
     with LoopbackHub() as hub, Pusher(hub, tmp_path / "home", stage) as pusher:
         pusher.push()
@@ -116,6 +117,7 @@ def test_cut_at_any_request_a_rerun_ends_in_the_one_right_state(stage: Path, tmp
                 assert len(hub.repositories["models", "alice/model"].revisions) == 2, (cut, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "place", "words"),
     [
@@ -148,6 +150,7 @@ def test_what_was_edited_on_the_hub_is_not_overwritten(stage: Path, tmp_path: Pa
         assert files_of(hub)["README.md"].endswith(b"Mine.\n")
 
 
+@pytest.mark.slow
 def test_private_is_checked_before_anything_is_uploaded(stage: Path, tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         with Pusher(hub, tmp_path / "home", stage, private=True) as pusher:
@@ -169,6 +172,7 @@ def test_a_pull_request_leaves_main_alone_and_is_opened_once(stage: Path, tmp_pa
         assert "model.safetensors" in files_of(hub, revision="refs/pr/1")
 
 
+@pytest.mark.slow
 def test_revision_makes_a_branch_and_dry_run_writes_nothing(stage: Path, tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         with Pusher(hub, tmp_path / "home", stage, dry_run=True) as pusher:
@@ -179,6 +183,7 @@ def test_revision_makes_a_branch_and_dry_run_writes_nothing(stage: Path, tmp_pat
         assert "model.safetensors" in files_of(hub, revision="v1") and "model.safetensors" not in files_of(hub)
 
 
+@pytest.mark.slow
 def test_a_black_hole_ends_within_the_bound(stage: Path, tmp_path: Path) -> None:
     with LoopbackHub() as hub, open_black_hole() as url:
         hub.url = url

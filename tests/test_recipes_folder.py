@@ -17,8 +17,9 @@ from transformers import BertForMaskedLM
 
 from conftest import make_pairs
 from st_cluster_batches.__main__ import _build_parser
-from st_cluster_batches.recipe import ModelArguments, read_recipe, read_variants
+from st_cluster_batches.recipe import ModelArguments, read_recipe
 from st_cluster_batches.training import prepare_run
+from st_cluster_batches.variants import read_variants
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*/*/*.yaml"))

@@ -75,6 +75,14 @@ def test_queries_are_paired_by_id_and_not_by_order() -> None:
     assert summarise_runs(records, ABOUT)["results"]["better"]["difference"] == expected
 
 
+def test_variants_are_compared_with_one_another_too() -> None:
+    records = make_records()
+    third = [{**record, "variant": "same"} for record in records if record["variant"] == "better"]
+    results = summarise_runs([*records, *third], ABOUT)
+    assert [(one["variant"], one["to"], one["mean"]) for one in results["contrasts"]] == [("same", "better", 0.0)]
+    assert "`same` to `better`: +0.0%, 95 % interval +0.0% to +0.0%" in describe_results(results)
+
+
 def test_one_seed_is_reported_without_its_noise() -> None:
     results = summarise_runs(make_records(n_seeds=1), ABOUT)
     assert results["spread"]["mean"] is None

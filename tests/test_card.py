@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from sentence_transformers import SentenceTransformer
+
+from conftest import make_pairs, make_static_model
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.collection import Collection
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """What `train` leaves of a small run, with everything that must not be published beside it."""
+    make_static_model().save(str(tmp_path / "encoder"))
+    make_pairs(120).to_parquet(str(tmp_path / "pairs.parquet"))
+    held_out = make_pairs(20, seed=9)
+    Collection(
+        {f"q{at}": text for at, text in enumerate(held_out["query"])},
+        {f"d{at}": ("", text) for at, text in enumerate(held_out["passage"])},
+        {f"q{at}": {f"d{at}": 1} for at in range(20)},
+    ).write(tmp_path / "held_out")
+    (tmp_path / "recipe.yaml").write_text(
+        f"train_data: [pairs.parquet]\ndata_dir: {tmp_path}\nmodel_name_or_path: {tmp_path / 'encoder'}\n"
+        f"eval_tasks: [held_out]\nn_clusters: 3\nper_device_train_batch_size: 8\nmax_steps: 8\nsave_steps: 4\n"
+        f"use_cpu: true\ndisable_tqdm: true\noutput_dir: {tmp_path / 'run'}\ncache_dir: {tmp_path / 'cache'}\n"
+    )
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
+    return tmp_path / "run"
+
+
+def build(trained: Path, *words: str) -> Path:
+    output = trained.parent / "stage"
+    assert main(["build", str(trained), "--output", str(output), *words]) == 0
+    return output
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_build_tells_how_the_model_was_trained_and_how_good_it_is(trained: Path) -> None:
+    stage = build(trained, "--license", "mit")
+    card = ModelCard.load(stage / "README.md")
+    assert card.data.library_name == "sentence-transformers" and "cluster-batches" in card.data.tags
+    assert card.data.license == "mit"
+    assert card.data.to_dict()["model-index"], "scores are in the front matter"
+    for told in ("held_out", "n_clusters", "pure", "false_negative_group"):
+        assert told in card.text
+    SentenceTransformer(str(stage)).encode(["soup"])
+
+
+def test_no_state_no_place_and_no_training_row_is_published(trained: Path) -> None:
+    files = read_files(build(trained))
+    assert not [name for name in files if "checkpoint" in name or "optimizer" in name or "training_args" in name]
+    texts = {name: content.decode() for name, content in files.items() if name.endswith((".md", ".json", ".yaml"))}
+    rows = make_pairs(120)
+    for name, text in texts.items():
+        assert str(trained.parent) not in text, name
+        assert not [one for one in (*rows["query"][:], *rows["passage"][:]) if one in text], name
+
+
+def test_the_same_inputs_give_the_same_bytes_and_what_a_person_wrote_stays(trained: Path) -> None:
+    stage = build(trained)
+    first = read_files(stage)
+    assert read_files(build(trained)) == first
+    readme = stage / "README.md"
+    readme.write_text(readme.read_text() + "\nWritten by hand.\n")
+    assert "Written by hand." in (build(trained) / "README.md").read_text()
+    assert (build(trained) / "README.md").read_text().count("st-cluster-batches:begin") == 1
+
+
+def test_a_build_asks_the_network_for_nothing(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a request")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    build(trained)
+
+
+def test_a_secret_in_a_file_is_refused_by_name(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = trained / "model" / "README.md"
+    readme.write_text(readme.read_text() + "\nhf_" + "a" * 34 + "\n")
+    assert main(["build", str(trained), "--output", str(trained.parent / "stage")]) == 2
+    assert "README.md" in capsys.readouterr().err
+    assert not (trained.parent / "stage").exists()
