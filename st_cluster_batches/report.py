@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import pearsonr
 
 from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.significance import bootstrap_difference, correct_p_values
@@ -196,8 +197,23 @@ def describe_results(results: dict[str, Any]) -> str:
         _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
         _row("---", *["---:"] * (7 + len(_HARDNESS))),
         *(_describe_batches(name, one) for name, one in variants.items()),
+        *_describe_correlation(variants),
     ]
     return "\n".join(lines)
+
+
+def _describe_correlation(variants: dict[str, Any]) -> list[str]:
+    """Say how in-batch hardness goes with quality over all runs; nothing for too few, or for equal ones."""
+    hardness = [value for one in variants.values() for value in one["hardness_by_seed"]]
+    means = [value for one in variants.values() for value in one["mean_by_seed"]]
+    if len(set(hardness)) < 3 or len(set(means)) < 3:
+        return []
+    found = pearsonr(hardness, means)
+    return [
+        "",
+        f"Over {len(means)} runs the similarity of negatives and mean nDCG@10 correlate by r = {found.statistic:.2f} "
+        "(Pearson; runs of one strategy are alike, so that this counts strategies more than runs).",
+    ]
 
 
 def _describe_variant(name: str, one: dict[str, Any], baseline: dict[str, Any]) -> str:
