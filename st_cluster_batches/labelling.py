@@ -105,10 +105,10 @@ def label_parts(
                 reports[part.name or "all"] = one
 
         def finish() -> None:
+            # A mark of its own, since fitting has left marks of the same arrays, which tell of no share of now. And
+            # before the seal: a process that came late and found it would skip its share, and never leave its mark.
+            crew.wait_for(f"assigned {name}")
             seal(paths, seal_path, reports)
-            crew.wait_for(
-                f"assigned {name}"
-            )  # fitting has left marks of the same arrays: they tell of no share of now
             for nearest in assigned:
                 nearest.remove()
 
