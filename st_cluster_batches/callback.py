@@ -13,6 +13,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from st_cluster_batches.cache import write_atomically
+from st_cluster_batches.evidence import PLAN_FILE, Evidence
+from st_cluster_batches.trainer_card import carry_block
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -21,11 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLAN_FILE = "batch_plan.json"
-
 
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
-    """Sets epochs, refuses to resume with another plan, and writes the plan's counts beside the checkpoints.
+    """Sets epochs, refuses to resume with another plan, and tells of the plan beside the checkpoints and in the card.
 
     A `ClusterBatchSampler` adds it to the trainer that builds it, so that users need no second line. Without it, a run
     that is resumed on several processes would repeat the batches of epoch 0: on resume accelerate wraps the sampler
@@ -44,6 +44,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
+        model: Any = None,
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -73,6 +74,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
+        carry_block(model, Evidence(plans=content))
 
     def on_epoch_begin(
         self,

@@ -27,6 +27,7 @@ from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.embedding import STATIC_PREFIX, fingerprint_model, load_encoder
 from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
 from st_cluster_batches.hardness import BatchHardness, measure_batches
+from st_cluster_batches.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.labels import SOURCE
 from st_cluster_batches.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.report import summarise_runs, write_report
@@ -122,7 +123,7 @@ class Comparison:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         base = next(iter(recipes.values()))
-        pairs, tasks = load_pairs(base, output / "held_out")
+        pairs, tasks = load_pairs(base, output / HELD_OUT_FOLDER)
         if VARIANTS not in read_values(path) and SOURCE not in find_columns(pairs):
             logger.info("The pairs have no column %r: nothing to compare single-source batches on", SOURCE)
             del recipes["source"]

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from st_cluster_batches.callback import PLAN_FILE
 from st_cluster_batches.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.embedding import STATIC_PREFIX, fingerprint_model
 from st_cluster_batches.report import RESULTS_FILE
 
+PLAN_FILE = "batch_plan.json"
 RECIPE_FILE = "recipe.yaml"
 CLUSTERING_FOLDER = "clustering"
 EVALUATION_FOLDER = "evaluation"

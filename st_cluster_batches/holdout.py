@@ -14,6 +14,9 @@ from st_cluster_batches.texts import find_text_columns, group_false_negatives
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# A trainer with push_to_hub uploads its whole folder, training texts and all, but for names with an underscore.
+HELD_OUT_FOLDER = "_held_out"
+
 
 def hold_out(
     dataset: Dataset, n_queries: int, n_documents: int, seed: int = 0

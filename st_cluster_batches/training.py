@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from st_cluster_batches.attach import cluster_dataset
 from st_cluster_batches.cache import write_atomically
 from st_cluster_batches.clustering import Clustering
 from st_cluster_batches.data import load_training_data
-from st_cluster_batches.holdout import hold_out
+from st_cluster_batches.evidence import CLUSTERING_FOLDER, PLAN_FILE, RECIPE_FILE, Evidence, hide_places
+from st_cluster_batches.holdout import HELD_OUT_FOLDER, hold_out
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.models import build_loss, load_model
 from st_cluster_batches.recipe import Recipe, TrainingArguments
+from st_cluster_batches.trainer_card import carry_block
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +50,37 @@ class Run:
             The folder of the model; beside it lie the recipe, what the batches were made of, and the clustering.
         """
         arguments = self.recipe.training
-        self.trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
         output = Path(arguments.output_dir)
         target = output / "model"
+        is_main = self.trainer.is_world_process_zero()
+        if is_main:
+            self._remove_earlier_run(output, target)
+        self.trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+        if is_main:
+            self._tell_card(output / PLAN_FILE)
+        if arguments.push_to_hub:
+            self.trainer.push_to_hub()
+            arguments.push_to_hub = False  # saving would push once more, and the model twice
         self.trainer.save_model(str(target))
-        if self.trainer.is_world_process_zero():
-            write_atomically(output / "recipe.yaml", yaml.safe_dump(self.recipe.given, sort_keys=False))
+        if is_main:
+            write_atomically(output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False))
             if self.clustering is not None:
-                self.clustering.save(output / "clustering")
+                self.clustering.save(output / CLUSTERING_FOLDER)
         return target
+
+    def _remove_earlier_run(self, output: Path, target: Path) -> None:
+        """Remove what would be taken for this run's, or be pushed with it: a trainer pushes its whole folder."""
+        (output / PLAN_FILE).unlink(missing_ok=True)
+        shutil.rmtree(output / CLUSTERING_FOLDER, ignore_errors=True)
+        if self.recipe.training.push_to_hub:
+            shutil.rmtree(target, ignore_errors=True)
+            (output / RECIPE_FILE).unlink(missing_ok=True)
+
+    def _tell_card(self, plan: Path) -> None:
+        """Let the model's card tell all that is known of the run."""
+        plans = json.loads(plan.read_text()) if plan.is_file() else []
+        manifest = None if self.clustering is None else hide_places(self.clustering.manifest)
+        carry_block(self.trainer.model, Evidence(hide_places(self.recipe.given), plans, manifest))
 
 
 def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
@@ -70,7 +96,7 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
-    dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / "held_out")
+    dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     return build_run(recipe, labelled, clustering), tasks
 
