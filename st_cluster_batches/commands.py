@@ -48,10 +48,10 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         if arguments.seeds < 1 or (arguments.pairs is not None and arguments.pairs < 1000):
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
         _make_folder(arguments.output)
-        from st_cluster_batches.demo import run_demo
+        from st_cluster_batches.demo import describe_demo, run_demo
 
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
-    return result, _describe_demo(result)
+    return result, describe_demo(result)
 
 
 def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
@@ -264,28 +264,6 @@ def _describe_scores(scores: dict[str, Any]) -> str:
     lines += [f"{task:<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()]
     mean = sum(one["ndcg_at_10"] for one in scores.values()) / len(scores)
     return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
-
-
-def _describe_demo(result: dict[str, Any]) -> str:
-    """Say what was found, whoever wins."""
-    from statistics import fmean, stdev
-
-    def describe(values: list[float]) -> str:
-        return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
-
-    scores, n_seeds = result["ndcg_at_10"], result["seeds"]
-    means = {name: [fmean(seed) for seed in zip(*by_task.values(), strict=True)] for name, by_task in scores.items()}
-    lines = [
-        f"{result['pairs']:,} pairs of {result['sources']} packages, {n_seeds} seeds; nDCG@10: mean ± deviation",
-        f"{'batches':<10}" + "".join(f"{task:>20}" for task in [*scores["random"], "mean"]) + f"{'to random':>12}",
-    ]
-    for name, by_task in scores.items():
-        cells = "".join(f"{describe(values):>20}" for values in [*by_task.values(), means[name]])
-        lines.append(f"{name:<10}{cells}{fmean(means[name]) / fmean(means['random']) - 1:>+12.1%}")
-    wins = sum(ours > theirs for ours, theirs in zip(means["cluster"], means["random"], strict=True))
-    lines.append(f"Cluster batches beat random ones in {wins} of {n_seeds} seeds.")
-    lines.append(f"The cluster model of the first seed: SentenceTransformer({result['model']!r})")
-    return "\n".join(lines)
 
 
 def _make_folder(path: Path) -> None:

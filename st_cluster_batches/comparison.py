@@ -8,15 +8,13 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from datasets import DatasetDict
 from tqdm.auto import tqdm
@@ -26,14 +24,14 @@ from st_cluster_batches.cache import default_cache_dir, hash_values, write_atomi
 from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.embedding import STATIC_PREFIX, fingerprint_model, load_encoder
 from st_cluster_batches.evaluation import evaluate, load_tasks, on_main_process
-from st_cluster_batches.hardness import BatchHardness, measure_batches
+from st_cluster_batches.hardness import BatchHardness, measure_loader
 from st_cluster_batches.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.labels import SOURCE
 from st_cluster_batches.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.report import summarise_runs, write_report
-from st_cluster_batches.scores import identify_task
+from st_cluster_batches.scores import TaskScores, identify_task
 from st_cluster_batches.texts import check_texts, find_text_columns
-from st_cluster_batches.training import Run, build_run, find_columns, label_pairs, load_pairs
+from st_cluster_batches.training import build_run, find_columns, label_pairs, load_pairs
 from st_cluster_batches.variants import read_variants
 
 if TYPE_CHECKING:
@@ -44,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 RUNS = "runs"
 
-_MEASURED_BATCHES = 16
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "transformers", "accelerate", "datasets", "mteb", "torch")
 # How names of training arguments begin that say where things lie and what is shown, and decide nothing.
 _UNDECIDING = ("output_dir", "run_name", "report_to", "disable_tqdm", "resume_from", "logging_", "save_")
@@ -177,7 +174,9 @@ class Comparison:
         common = {"seed": seed, "output_dir": str(working / "trainer"), "max_steps": self.about["steps"]}
         recipe = read_variants(self.path, self.overrides, common)[name]
         run = build_run(recipe, variant.dataset)
-        hardness = on_main_process(lambda: self._measure_hardness(run), otherwise=None)
+        hardness = on_main_process(
+            lambda: measure_loader(run.trainer.get_train_dataloader(), self._encoder), otherwise=None
+        )
         start = time.perf_counter()
         last = get_last_checkpoint(str(working / "trainer")) if (working / "trainer").exists() else None
         run.trainer.train(resume_from_checkpoint=last)
@@ -190,14 +189,9 @@ class Comparison:
             show_progress_bar=False,
         )
         record = {
-            "attach_seconds": round(variant.attach_seconds, 2),
-            "train_seconds": round(trained - start, 2),
-            "evaluate_seconds": round(time.perf_counter() - trained, 2),
             "steps": run.trainer.state.global_step,
-            "counts": [asdict(sampler.counts) for sampler in find_samplers(run.trainer.get_train_dataloader())[1]],
-            "hardness": asdict(hardness) if hardness else None,
-            "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
-            "per_query": {task: one.per_query for task, one in scores.items()},
+            "evaluate_seconds": round(time.perf_counter() - trained, 2),
+            **record_run(run.trainer, scores, hardness, (variant.attach_seconds, trained - start)),
         }
 
         def finish() -> None:
@@ -211,23 +205,30 @@ class Comparison:
         name = self.base.clusters.encoder or self.base.model.model_name_or_path
         return load_encoder(name, Path(self.base.clusters.cache_dir or default_cache_dir()))
 
-    def _measure_hardness(self, run: Run) -> BatchHardness:
-        """Measure the first batches of a run with the encoder that the baseline's recipe clusters with."""
-        loader = run.trainer.get_train_dataloader()
-        sampler = loader.batch_sampler
-        while hasattr(sampler, "batch_sampler"):  # the wrappers of accelerate
-            sampler = sampler.batch_sampler
-        batches = list(islice(sampler, _MEASURED_BATCHES))
-        rows = [loader.dataset[int(row)] for batch in batches for row in batch]
-        # The collator takes columns by position: query, positive.
-        queries, passages = ([list(row.values())[at] for row in rows] for at in range(2))
-        options = {"normalize_embeddings": True, "show_progress_bar": False}
-        bounds = np.cumsum([0, *map(len, batches)])
-        return measure_batches(
-            self._encoder.encode_query(queries, **options),
-            self._encoder.encode_document(passages, **options),
-            [np.arange(low, high) for low, high in pairwise(bounds)],
-        )
+
+def record_run(
+    trainer: Any, scores: Mapping[str, TaskScores], hardness: BatchHardness | None, seconds: tuple[float, float]
+) -> dict[str, Any]:
+    """Write down what is compared of a run that has been trained and evaluated.
+
+    Args:
+        trainer: The trainer, for the batches that it saw.
+        scores: From `evaluate`.
+        hardness: Of its first batches.
+        seconds: What labelling the pairs took, and training.
+
+    Returns:
+        JSON values, for `summarise_runs` with `variant` and `seed` added.
+    """
+    samplers = find_samplers(trainer.get_train_dataloader())[1]
+    return {
+        "attach_seconds": round(seconds[0], 2),
+        "train_seconds": round(seconds[1], 2),
+        "counts": [asdict(sampler.counts) for sampler in samplers],
+        "hardness": asdict(hardness) if hardness else None,
+        "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
+        "per_query": {task: one.per_query for task, one in scores.items()},
+    }
 
 
 def _prepare_variant(recipe: Recipe, pairs: Dataset | DatasetDict, decided_by: dict[str, Any]) -> Variant:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from st_cluster_batches.attach import attach_clusters
-from st_cluster_batches.cache import write_atomically
+from st_cluster_batches.attach import cluster_dataset
+from st_cluster_batches.comparison import record_run
 from st_cluster_batches.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.evaluation import evaluate
+from st_cluster_batches.evidence import CLUSTERING_FOLDER, EVALUATION_FOLDER
+from st_cluster_batches.hardness import measure_loader
 from st_cluster_batches.models import make_static_model
+from st_cluster_batches.options import ClusterOptions
 from st_cluster_batches.recipe import Strategy, TrainingArguments
+from st_cluster_batches.report import summarise_runs, write_report
 from st_cluster_batches.training import build_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -40,38 +45,72 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
     All runs of a seed start from the same weights and take the same number of steps; only who shares a batch differs.
 
     Args:
-        output: Folder for the collections, the scores and the model.
+        output: Folder for the collections, the comparison, and the cluster model of the first seed, with all that
+            `build` needs beside it.
         n_seeds: Runs of each strategy.
         max_pairs: Training pairs at most.
 
     Returns:
-        nDCG@10 by strategy and collection, seed by seed.
+        What `summarise_runs` says of the strategies, with the number of `sources` and the place of the `model`.
     """
     pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
     tokenizer = train_tokenizer([*pairs["query"], *pairs["passage"]])
     encoder = fit_encoder(tokenizer, [f"{row['query']} {row['passage']}" for row in pairs])
-    labelled = attach_clusters(pairs, encoder, cluster_size=_CLUSTER_SIZE, cache_dir=output / "cache")
+    start = time.perf_counter()
+    options = ClusterOptions(cluster_size=_CLUSTER_SIZE)
+    labelled, clustering = cluster_dataset(pairs, encoder, options, cache_dir=output / "cache")
+    attach_seconds = time.perf_counter() - start
+    clustering.save(output / CLUSTERING_FOLDER)
     folders = [output / "collections" / name for name in collections]
     for folder, collection in zip(folders, collections.values(), strict=True):
         collection.write(folder)
-    scores: dict[str, dict[str, list[float]]] = {name: {task: [] for task in collections} for name in STRATEGIES}
+    records = []
     runs = [(seed, name) for seed in range(n_seeds) for name in STRATEGIES]
     for seed, name in tqdm(runs, "Training and evaluating", unit="run"):
+        is_kept = (seed, name) == (0, "cluster")
+        folder = output if is_kept else output / "runs" / f"{name}-{seed}"
         # A copy, since the sampler hides the label columns of the dataset it is given.
-        model = _train(labelled.with_format(None), tokenizer, name, seed, output)
-        results = evaluate(model, folders, output / "scores" / f"{name}-{seed}", show_progress_bar=False)
-        for task, result in results.items():
-            scores[name][task].append(result.ndcg_at_10)
-        if (seed, name) == (0, "cluster"):
-            model.save(str(output / "model"))
-    write_atomically(output / "results.json", json.dumps(scores, indent=2) + "\n")
-    return {
-        "pairs": len(pairs),
-        "sources": len(set(pairs["source"])),
-        "seeds": n_seeds,
-        "ndcg_at_10": scores,
-        "model": str(output / "model"),
-    }
+        trainer = _build_trainer(labelled.with_format(None), tokenizer, name, seed, folder)
+        hardness = measure_loader(trainer.get_train_dataloader(), encoder)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = (attach_seconds if name == "cluster" else 0.0, time.perf_counter() - start)
+        if is_kept:
+            trainer.save_model(str(output / "model"))
+        scores = evaluate(trainer.model, folders, folder / EVALUATION_FOLDER, show_progress_bar=False)
+        records.append({"variant": name, "seed": seed, **record_run(trainer, scores, hardness, seconds)})
+    results = summarise_runs(records, {"pairs": len(pairs), "steps": trainer.state.global_step})
+    write_report(results, output)
+    return {**results, "sources": len(set(pairs["source"])), "model": str(output / "model")}
+
+
+def describe_demo(results: dict[str, Any]) -> str:
+    """Say what `run_demo` found, whoever wins."""
+
+    def describe(values: list[float]) -> str:
+        return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+    def compare(difference: dict[str, float] | None, scale: float) -> str:
+        if difference is None:
+            return ""
+        mean, low, high = (f"{difference[name] / scale:+.1%}" for name in ("mean", "low", "high"))
+        return f"{mean} ({low} to {high})"
+
+    variants, tasks = results["results"], list(results["queries"])
+    lines = [
+        f"{results['pairs']:,} pairs of {results['sources']} packages, {results['seeds']} seeds; nDCG@10: mean ± "
+        "deviation, difference to random with its 95 % interval",
+        f"{'batches':<10}" + "".join(f"{task:>18}" for task in [*tasks, "mean"]) + f"{'to random':>26}",
+    ]
+    for name, one in variants.items():
+        columns = [*(one["tasks"][task]["by_seed"] for task in tasks), one["mean_by_seed"]]
+        cells = "".join(f"{describe(values):>18}" for values in columns)
+        lines.append(f"{name:<10}{cells}{compare(one.get('difference'), variants['random']['mean']):>26}".rstrip())
+    pairs = zip(variants["cluster"]["mean_by_seed"], variants["random"]["mean_by_seed"], strict=True)
+    wins = sum(ours > theirs for ours, theirs in pairs)
+    lines.append(f"Cluster batches beat random ones in {wins} of {results['seeds']} seeds.")
+    lines.append(f"The cluster model of the first seed: SentenceTransformer({results['model']!r})")
+    return "\n".join(lines)
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -120,10 +159,11 @@ def fit_encoder(tokenizer: Tokenizer, texts: list[str], dimensions: int = _ENCOD
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
 
 
-def _train(labelled: Dataset, tokenizer: Tokenizer, name: Strategy, seed: int, output: Path) -> SentenceTransformer:
-    model = make_static_model(tokenizer, _MODEL_DIMENSIONS, seed)
+def _build_trainer(
+    labelled: Dataset, tokenizer: Tokenizer, name: Strategy, seed: int, folder: Path
+) -> SentenceTransformerTrainer:
     arguments = TrainingArguments(
-        str(output / "trainer"),
+        str(folder),
         batch_sampler=name,
         seed=seed,
         per_device_train_batch_size=128,
@@ -135,5 +175,4 @@ def _train(labelled: Dataset, tokenizer: Tokenizer, name: Strategy, seed: int, o
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
-    build_trainer(model, labelled, arguments).train()
-    return model
+    return build_trainer(make_static_model(tokenizer, _MODEL_DIMENSIONS, seed), labelled, arguments)

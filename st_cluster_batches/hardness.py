@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch.utils.data import DataLoader
 
 Vectors = npt.NDArray[np.floating[Any]]
 
 # A negative this near, as a share of the positive's similarity, is a doubtful one; as in NV-Retriever's mining.
 NEAR_POSITIVE = 0.95
+
+_MEASURED_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -74,3 +81,28 @@ def measure_batches(
         raise ValueError("No batch with two rows or more was given: there are no in-batch negatives to measure")
     negative, hardest, positive, nearer, near = (totals / n_queries).tolist()
     return BatchHardness(negative, hardest, positive, nearer, near, n_batches)
+
+
+def measure_loader(loader: DataLoader[Any], encoder: SentenceTransformer) -> BatchHardness:
+    """Measure the first batches that a trainer will see.
+
+    Args:
+        loader: The training data with their sampler, prepared by accelerate or not.
+        encoder: The model whose similarities are taken.
+
+    Returns:
+        The means over all queries of these batches.
+    """
+    sampler: Any = loader.batch_sampler
+    while hasattr(sampler, "batch_sampler"):  # the wrappers of accelerate
+        sampler = sampler.batch_sampler
+    batches = list(islice(sampler, _MEASURED_BATCHES))
+    rows = [loader.dataset[int(row)] for batch in batches for row in batch]
+    # The collator takes columns by position: query, positive.
+    queries, passages = ([list(row.values())[at] for row in rows] for at in range(2))
+    bounds = np.cumsum([0, *map(len, batches)])
+    return measure_batches(
+        np.asarray(encoder.encode_query(queries, normalize_embeddings=True, show_progress_bar=False)),
+        np.asarray(encoder.encode_document(passages, normalize_embeddings=True, show_progress_bar=False)),
+        [np.arange(low, high) for low, high in pairwise(bounds)],
+    )

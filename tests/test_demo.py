@@ -52,9 +52,10 @@ def test_demo_compares_all_strategies_and_leaves_a_model_that_plain_sentence_tra
     tmp_path: Path,
 ) -> None:
     result = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
-    assert tuple(result["ndcg_at_10"]) == STRATEGIES
-    for by_task in result["ndcg_at_10"].values():
-        assert all(0 < score < 1 for scores in by_task.values() for score in scores)
+    assert tuple(result["results"]) == STRATEGIES
+    for one in result["results"].values():
+        assert all(0 < score < 1 for task in one["tasks"].values() for score in task["by_seed"])
     again = run_demo(tmp_path / "again", n_seeds=1, max_pairs=2000)
-    assert again["ndcg_at_10"] == result["ndcg_at_10"]
+    for name, one in again["results"].items():
+        assert one["tasks"] == result["results"][name]["tasks"]
     assert SentenceTransformer(result["model"]).encode(["Return the mean of an array."]).shape == (1, 256)

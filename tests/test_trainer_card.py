@@ -74,8 +74,9 @@ pairs = attach_clusters(pairs, f"{folder}/encoder", n_clusters=3)
 for strategy in ("end", "all_checkpoints"):
     model = SentenceTransformer(f"{folder}/encoder")
     args = SentenceTransformerTrainingArguments(
-        f"{folder}/{strategy}", per_device_train_batch_size=8, max_steps=8, save_steps=4, use_cpu=True, report_to="none",
-        batch_sampler=ClusterBatchSampler, push_to_hub=True, hub_strategy=strategy, hub_always_push=True,
+        f"{folder}/{strategy}", per_device_train_batch_size=8, max_steps=8, save_steps=4, use_cpu=True,
+        report_to="none", batch_sampler=ClusterBatchSampler, push_to_hub=True, hub_strategy=strategy,
+        hub_always_push=True,
     )
     trainer = SentenceTransformerTrainer(model, args, train_dataset=pairs, loss=MultipleNegativesRankingLoss(model))
     trainer.train()
