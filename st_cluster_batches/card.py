@@ -6,53 +6,31 @@ import hashlib
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import ModelCard
 
 from st_cluster_batches.evidence import Evidence
 from st_cluster_batches.filling import PlanCounts
+from st_cluster_batches.front_matter import Description, fill_front_matter
 from st_cluster_batches.labels import LABEL_COLUMNS
 from st_cluster_batches.report import describe_results
 from st_cluster_batches.significance import bootstrap_difference
 
 BEGIN, END = "<!-- st-cluster-batches:begin -->", "<!-- st-cluster-batches:end -->"
-TAG = "cluster-batches"
 PAPER = "https://arxiv.org/abs/2407.18887"
 
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
 MARK = re.compile(r"<!-- around: ([0-9a-f]{16}) -->")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_METRIC = "nDCG@10"
-_TASK_TYPE = "information-retrieval"
+_MAX_SHOWN_SOURCES = 10
 _STRATEGIES = {
     "cluster": "Every batch was filled from **one cluster** of one source, so that its in-batch negatives are hard.",
     "source": "Every batch was filled from **one source**.",
     "random": "Batches are of **random rows**: the baseline, not cluster batches.",
 }
-
-
-@dataclass(frozen=True)
-class Description:
-    """What only its author can say of a model.
-
-    Args:
-        license: Identifier of the licence, as the Hub has it.
-        language: Codes of the languages.
-        datasets: Hub ids of the training data, in place of those of the recipe.
-        base_model: Hub id of the model that training started from, in place of that of the recipe.
-        include_samples: Whether the card may show training rows.
-    """
-
-    license: str | None = None
-    language: Sequence[str] = ()
-    datasets: Sequence[str] = ()
-    base_model: str | None = None
-    include_samples: bool = False
 
 
 def make_card(text: str, evidence: Evidence, about: Description, figures: Sequence[str], edited: str | None) -> str:
@@ -88,7 +66,7 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
 
 def _fill_in(text: str, evidence: Evidence, about: Description, figures: Sequence[str]) -> str:
     card = ModelCard(text, ignore_metadata_errors=True)
-    _fill_front_matter(card, evidence, about)
+    fill_front_matter(card, evidence, about)
     card.text = insert_block(card.text, render_block(evidence, figures))
     return str(card)
 
@@ -180,14 +158,19 @@ def describe_clustering(manifest: dict[str, Any] | None) -> list[str]:
         f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), by spherical k-means with seed "
         f"{manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
         "",
+    ]
+    table = [
         "| source | rows | clusters | smallest | median | largest | mean similarity to centroid |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, one in manifest["statistics"].items():
         sizes = one["sizes"]
         counts = (one["rows"], one["clusters"], min(sizes), round(float(np.median(sizes))), max(sizes))
-        lines.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |")
-    return [*lines, ""]
+        table.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |")
+    if len(manifest["statistics"]) > _MAX_SHOWN_SOURCES:
+        summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
+        table = [summary, "", *table, "", "</details>"]
+    return [*lines, *table, ""]
 
 
 def _describe_scores(evidence: Evidence) -> list[str]:
@@ -209,51 +192,6 @@ def _describe_scores(evidence: Evidence) -> list[str]:
     if evidence.comparison is None:
         lines += ["", "It was not compared with a model of random batches."]
     return [*lines, ""]
-
-
-def _fill_front_matter(card: ModelCard, evidence: Evidence, about: Description) -> None:
-    data: Any = card.data
-    data.library_name = "sentence-transformers"
-    tags = [] if data.tags is None else list(data.tags)
-    # A random baseline is not what people look for under this tag.
-    wanted = ["sentence-transformers"] if evidence.strategy == "random" else ["sentence-transformers", TAG]
-    data.tags = [*tags, *(tag for tag in wanted if tag not in tags)]
-    if about.license:
-        data.license = about.license
-    if about.language:
-        data.language = list(about.language)
-    if datasets := about.datasets or [one for one in evidence.recipe.get("train_data", []) if _HUB_ID.fullmatch(one)]:
-        data.datasets = list(datasets)
-    base = about.base_model or (None if evidence.setting("static_dim") else evidence.setting("model_name_or_path"))
-    if base and (about.base_model or _HUB_ID.fullmatch(base)):
-        data.base_model = base
-    if not about.include_samples and "widget" in data:
-        data.pop("widget")
-    if evidence.scores is not None:
-        _append_results(card, evidence)
-
-
-def _append_results(card: ModelCard, evidence: Evidence) -> None:
-    """Append our results to `model-index`; those of the trainer's evaluators stay as they are."""
-    assert evidence.scores is not None
-    title = re.search(r"^# (.+)$", card.text, re.MULTILINE)
-    data: Any = card.data
-    data.model_name = data.model_name or (title[1] if title else "SentenceTransformer")
-    results = [
-        EvalResult(
-            task_type=_TASK_TYPE,
-            task_name="Information Retrieval",
-            dataset_type="unknown",
-            dataset_name=task,
-            metric_type="ndcg_at_10",
-            metric_name=_METRIC,
-            metric_value=round(one["ndcg_at_10"], 5),
-        )
-        for task, one in evidence.scores.summary.items()
-    ]
-    own = {result.unique_identifier for result in results}
-    kept = [one for one in data.eval_results or [] if one.unique_identifier not in own]
-    data.eval_results = [*kept, *results]
 
 
 def _clean(text: str, about: Description) -> str:

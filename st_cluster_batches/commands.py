@@ -199,15 +199,18 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         if arguments.create_pr and arguments.revision is not None:
             raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
         from st_cluster_batches.hub import bound_requests, push
-        from st_cluster_batches.staging import is_staged
+        from st_cluster_batches.staging import find_model, is_staged
 
         staged = is_staged(arguments.folder)
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
+        is_model = not (stage / "data").is_dir()
+        if is_model:
+            find_model(stage)  # a card alone, as a clone of this project has them, would replace a model by nothing
         bound_requests()
         done = push(
             stage,
             arguments.repo_id,
-            kind="dataset" if (stage / "data").is_dir() else "model",
+            kind="model" if is_model else "dataset",
             private=arguments.private,
             revision=arguments.revision,
             create_pr=arguments.create_pr,
@@ -220,8 +223,8 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:
-    from st_cluster_batches.card import Description
     from st_cluster_batches.dataset_card import build_dataset, is_dataset
+    from st_cluster_batches.front_matter import Description
     from st_cluster_batches.staging import build_model
 
     about = Description(

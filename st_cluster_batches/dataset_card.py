@@ -8,9 +8,10 @@ from typing import Any
 
 from huggingface_hub import DatasetCard
 
-from st_cluster_batches.card import BEGIN, END, PAPER, TAG, Description, insert_block, mark_block
+from st_cluster_batches.card import BEGIN, END, PAPER, describe_clustering, insert_block, mark_block
 from st_cluster_batches.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.data import load_data
+from st_cluster_batches.front_matter import TAG, Description
 from st_cluster_batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.staging import CARD, draw_sizes, fill_stage, stage_clustering
 
@@ -102,7 +103,6 @@ def _make_card(
 
 
 def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str]) -> str:
-    from st_cluster_batches.card import describe_clustering
 
     first = next(iter(parts.values()))
     rows = sum(map(len, parts.values()))

@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from st_cluster_batches.cache import temporary_name
-from st_cluster_batches.card import BEGIN, MARK, Description, make_card
+from st_cluster_batches.card import BEGIN, MARK, make_card
 from st_cluster_batches.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.evidence import RECIPE_FILE, SUMMARY_FILE, Evidence, hide_places, read_evidence
+from st_cluster_batches.front_matter import Description
 from st_cluster_batches.report import RESULTS_FILE, TABLE_FILE, describe_results
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def build_model(
         FileNotFoundError: If there is no model, or a named folder holds no results.
         ValueError: If a file would give away a token or a local path, or the scores are another model's.
     """
-    model = _find_model(model)
+    model = find_model(model)
     about = about or Description()
     evidence = read_evidence(model, scores, comparison)
 
@@ -87,6 +88,23 @@ def build_model(
         (stage / CARD).write_text(make_card(text, evidence, about, figures, earlier), encoding="utf-8")
 
     return fill_stage(output, fill)
+
+
+def find_model(folder: Path) -> Path:
+    """Return the folder of the model in a folder: itself, or `model/` below it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    for one in (folder, folder / "model"):
+        if any(
+            (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
+        ):
+            return one
+    raise FileNotFoundError(
+        f"{folder} holds no sentence-transformers model (no modules.json); give the folder that model.save() or "
+        "`st-cluster-batches train` filled"
+    )
 
 
 def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
@@ -193,18 +211,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON values; keys stay in their order, so that the same values give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _find_model(folder: Path) -> Path:
-    for one in (folder, folder / "model"):
-        if any(
-            (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
-        ):
-            return one
-    raise FileNotFoundError(
-        f"{folder} holds no sentence-transformers model (no modules.json); give the folder that model.save() or "
-        "`st-cluster-batches train` filled"
-    )
 
 
 def _list_model_files(model: Path) -> Iterator[Path]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from st_cluster_batches.cache import default_cache_dir, hash_values, write_atomically
-from st_cluster_batches.card import BEGIN, END, TAG, insert_block, render_block
+from st_cluster_batches.card import BEGIN, END, insert_block, render_block
 from st_cluster_batches.evidence import Evidence
+from st_cluster_batches.front_matter import TAG
 
 logger = logging.getLogger(__name__)
 
