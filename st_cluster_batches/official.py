@@ -92,9 +92,8 @@ def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, 
         {entry["hf_subset"] for entry in raw["scores"].get(split, [])} >= set(task.hf_subsets)
         for split in task.metadata.eval_splits
     )
-    queries = [one.get("queries_text_statistics") for split, one in statistics.items() if split in task.eval_splits]
-    expected = sum(one["num_texts"] for one in queries if one and "num_texts" in one)
-    if not complete or raw["dataset_revision"] != wanted["revision"] or (expected and summary["queries"] < expected):
+    expected = sum(_count_judged(one) for split, one in statistics.items() if split in task.eval_splits)
+    if not complete or raw["dataset_revision"] != wanted["revision"] or summary["queries"] < expected:
         return None
     return EvalResultEntry(
         dataset_id=wanted["path"],
@@ -104,3 +103,13 @@ def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, 
         date=raw["date"][:10],
         notes=f"mteb {raw['mteb_version']}, nDCG@10 of {summary['queries']:,} queries",
     )
+
+
+def _count_judged(statistics: dict[str, Any]) -> int:
+    """Count the queries of a split that mteb averages over: those with judgements; 0 where it does not say."""
+    judged = statistics.get("relevant_docs_statistics")
+    if not judged:
+        return 0
+    n_queries: int = round(judged["num_relevant_docs"] / judged["average_relevant_docs_per_query"])
+    # Of some tasks there are judgements of queries that are not there.
+    return min(n_queries, int(statistics.get("num_queries", n_queries)))

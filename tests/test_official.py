@@ -43,6 +43,7 @@ def test_a_result_on_a_complete_official_task_is_said_as_the_hub_reads_it() -> N
     "change",
     [
         {"task": "my_folder"},
+        {"queries": 299},
         {"dataset_revision": "of my own"},
         {"scores": {"train": [{"hf_subset": "default"}]}},
         {"scores": {"test": [{"hf_subset": "another"}]}},
