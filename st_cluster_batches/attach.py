@@ -14,7 +14,7 @@ from st_cluster_batches.kmeans import require_faiss
 from st_cluster_batches.labelling import label_parts
 from st_cluster_batches.labels import SOURCE
 from st_cluster_batches.options import ClusterOptions
-from st_cluster_batches.pairs import Pairs, name_datasets
+from st_cluster_batches.pairs import prepare_parts
 from st_cluster_batches.processes import Crew
 
 if TYPE_CHECKING:
@@ -122,18 +122,14 @@ def cluster_dataset(
         raise ValueError(f"false_negative_threshold={false_negative_threshold} must be in (0, 1)")
     require_faiss()
     with Crew.join(cache_dir, show_progress_bar) as crew:
-        parts = [
-            Pairs.prepare(
-                name,
-                one,
-                key=options.key,
-                needs_passages=false_negative_threshold is not None,
-                source_column=source_column,
-                overwrite=overwrite,
-                show_progress_bar=crew.show_progress_bar,
-            )
-            for name, one in name_datasets(dataset).items()
-        ]
+        parts = prepare_parts(
+            dataset,
+            key=options.key,
+            needs_passages=false_negative_threshold is not None,
+            source_column=source_column,
+            overwrite=overwrite,
+            show_progress_bar=crew.show_progress_bar,
+        )
         loaded = Encoder.load(encoder, crew.cache, truncate_dim=truncate_dim, batch_size=batch_size)
         clustering = fit_parts(parts, loaded, options, crew)
         labelled, report = label_parts(

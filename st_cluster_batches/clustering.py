@@ -19,7 +19,7 @@ from st_cluster_batches.embedding import STATIC_PREFIX, Encoder, Key, get_max_se
 from st_cluster_batches.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.labelling import digest_array, label_parts
 from st_cluster_batches.labels import SOURCE
-from st_cluster_batches.pairs import Pairs, name_datasets
+from st_cluster_batches.pairs import prepare_parts
 from st_cluster_batches.processes import Crew
 
 if TYPE_CHECKING:
@@ -98,18 +98,14 @@ class Clustering:
             return label_stream(dataset, replace(self, encoder=encoder), source_column, overwrite)
         key: Key = self.manifest["key"]
         with Crew.join(cache_dir, show_progress_bar) as crew:
-            parts = [
-                Pairs.prepare(
-                    name,
-                    one,
-                    key=key,
-                    needs_passages=false_negative_threshold is not None,
-                    source_column=source_column,
-                    overwrite=overwrite,
-                    show_progress_bar=crew.show_progress_bar,
-                )
-                for name, one in name_datasets(dataset).items()
-            ]
+            parts = prepare_parts(
+                dataset,
+                key=key,
+                needs_passages=false_negative_threshold is not None,
+                source_column=source_column,
+                overwrite=overwrite,
+                show_progress_bar=crew.show_progress_bar,
+            )
             for part in parts:
                 self.check_sources(part.sources)
             labelled, _ = label_parts(parts, self.centroids, key, encoder, false_negative_threshold, crew)

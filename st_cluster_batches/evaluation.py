@@ -1,4 +1,4 @@
-"""Evaluate retrieval with mteb, query by query, and never twice. The only mteb import.
+"""Evaluate retrieval with mteb, query by query, and never twice.
 
 mteb files a local model's scores under a name that all local models share, so its cache can hand one model the
 scores of another. It is never used here: scores are kept under a fingerprint of the weights.
@@ -14,15 +14,13 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-import huggingface_hub.constants
 import torch.distributed
 from accelerate import PartialState
 
 from st_cluster_batches.collection import Collection, read_collection
 from st_cluster_batches.embedding import fingerprint_model
+from st_cluster_batches.official import REMEDY, find_official_tasks, probe_hub
 from st_cluster_batches.scores import ScoreStore, TaskScores
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 _LOCAL = "a folder"
-_PROBE_SECONDS = 10
-_REMEDY = "evaluate folders instead, or set HF_HUB_OFFLINE=1 if the data has been downloaded before"
 _LONGEST_EVALUATION = timedelta(days=30)
 
 
@@ -144,7 +140,11 @@ def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:
     loaded: dict[str, Any] = {}
     for task in tasks:
         path = Path(task)
-        found = [_make_task(path.resolve().name, read_collection(path))] if path.is_dir() else _look_up(str(task))
+        found = (
+            [_make_task(path.resolve().name, read_collection(path))]
+            if path.is_dir()
+            else find_official_tasks(str(task))
+        )
         for one in found:
             if one.metadata.name in loaded:
                 raise ValueError(
@@ -152,27 +152,6 @@ def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:
                 )
             loaded[one.metadata.name] = one
     return loaded
-
-
-def _look_up(name: str) -> list[Any]:
-    """Find an official task, or the retrieval tasks of a benchmark."""
-    import mteb
-
-    try:
-        task = mteb.get_task(name)
-    except KeyError:
-        try:
-            tasks = [one for one in mteb.get_benchmark(name).tasks if one.metadata.type == "Retrieval"]
-        except KeyError as error:
-            raise ValueError(f"{name} is neither a folder here nor the name of an mteb task or benchmark") from error
-        if not tasks:
-            raise ValueError(
-                f"The benchmark {name} has no task of type Retrieval; no other is evaluated here"
-            ) from None
-        return tasks
-    if task.metadata.type != "Retrieval":
-        raise ValueError(f"{name} is a task of type {task.metadata.type}; only Retrieval is evaluated here")
-    return [task]
 
 
 def _make_task(name: str, collection: Collection) -> Any:
@@ -226,7 +205,7 @@ def _run_task(
         return specific
 
     if task.metadata.dataset["path"] != _LOCAL:
-        _probe_hub(name)
+        probe_hub(name)
     task.task_specific_scores = keep_queries
     try:
         result = mteb.evaluate(
@@ -240,7 +219,7 @@ def _run_task(
         ).task_results[0]
     except ConnectionError as error:
         raise ConnectionError(
-            f"The data of {name} is not here and the Hub does not give it ({error}); {_REMEDY}"
+            f"The data of {name} is not here and the Hub does not give it ({error}); {REMEDY}"
         ) from error
     finally:
         task.task_specific_scores = own_scores
@@ -261,56 +240,3 @@ def _join_subsets(name: str, by_subset: dict[tuple[str, str], dict[str, float]],
         for query, score in one.items()
     }
     return TaskScores(per_query, mean)
-
-
-def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, Any]) -> Any:
-    """Say a result in the words of the Hub's leaderboards, if it is one of a complete official task.
-
-    Args:
-        name: Name of the task.
-        raw: mteb's own result.
-        summary: nDCG@10 and number of queries.
-
-    Returns:
-        An `EvalResultEntry` in per cent, as mteb itself writes them; None for a folder, for data other than the
-        pinned revision, or if a split, a subset or a query is missing.
-    """
-    import mteb
-    from huggingface_hub import EvalResultEntry
-
-    try:
-        task = mteb.get_task(name)
-    except KeyError:
-        return None
-    wanted, statistics = task.metadata.dataset, task.metadata.descriptive_stats or {}
-    complete = all(
-        {entry["hf_subset"] for entry in raw["scores"].get(split, [])} >= set(task.hf_subsets)
-        for split in task.metadata.eval_splits
-    )
-    queries = [one.get("queries_text_statistics") for split, one in statistics.items() if split in task.eval_splits]
-    expected = sum(one["num_texts"] for one in queries if one and "num_texts" in one)
-    if not complete or raw["dataset_revision"] != wanted["revision"] or (expected and summary["queries"] < expected):
-        return None
-    return EvalResultEntry(
-        dataset_id=wanted["path"],
-        task_id=name,
-        value=round(100 * summary["ndcg_at_10"], 5),
-        dataset_revision=wanted["revision"],
-        date=raw["date"][:10],
-        notes=f"mteb {raw['mteb_version']}, nDCG@10 of {summary['queries']:,} queries",
-    )
-
-
-def _probe_hub(name: str) -> None:
-    """Ask the Hub for a sign of life: its own client tries for half a minute, or for many where nobody answers."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return  # the client fails at once, and finds what is cached
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        urlopen(Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
-    except HTTPError:
-        pass  # an answer, whatever it says
-    except OSError as error:
-        raise ConnectionError(
-            f"{endpoint}, which has the data of {name}, gave no answer within {_PROBE_SECONDS} s ({error}); {_REMEDY}"
-        ) from error

@@ -24,7 +24,7 @@ from st_cluster_batches.kmeans import Centroids, fit_centroids, require_faiss, s
 from st_cluster_batches.labelling import assign_rows, embed
 from st_cluster_batches.labels import SOURCE
 from st_cluster_batches.options import ClusterOptions
-from st_cluster_batches.pairs import Pairs, name_datasets
+from st_cluster_batches.pairs import Pairs, prepare_parts
 from st_cluster_batches.processes import Crew
 
 if TYPE_CHECKING:
@@ -86,17 +86,13 @@ def fit_clusters(
     options = ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter)
     require_faiss()
     with Crew.join(cache_dir, show_progress_bar) as crew:
-        parts = [
-            Pairs.prepare(
-                name,
-                one,
-                key=key,
-                source_column=source_column,
-                overwrite=overwrite,
-                show_progress_bar=crew.show_progress_bar,
-            )
-            for name, one in name_datasets(dataset).items()
-        ]
+        parts = prepare_parts(
+            dataset,
+            key=key,
+            source_column=source_column,
+            overwrite=overwrite,
+            show_progress_bar=crew.show_progress_bar,
+        )
         loaded = Encoder.load(encoder, crew.cache, truncate_dim=truncate_dim, batch_size=batch_size)
         return fit_parts(parts, loaded, options, crew)
 

@@ -140,11 +140,31 @@ class Pairs:
         return joined
 
 
-def name_datasets(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
-    """Return the datasets of a dict by name, or the only one under an empty name."""
+def prepare_parts(
+    dataset: Dataset | DatasetDict,
+    *,
+    key: Key,
+    needs_passages: bool = False,
+    source_column: str | None,
+    overwrite: bool,
+    show_progress_bar: bool,
+) -> list[Pairs]:
+    """Check the datasets of a dict, or the only one; see `cluster_dataset` for the arguments and errors."""
     from datasets import DatasetDict
 
-    return dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
+    named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
+    return [
+        Pairs.prepare(
+            name,
+            one,
+            key=key,
+            needs_passages=needs_passages,
+            source_column=source_column,
+            overwrite=overwrite,
+            show_progress_bar=show_progress_bar,
+        )
+        for name, one in named.items()
+    ]
 
 
 def write_labels(path: Path, clusters: npt.NDArray[np.int32], groups: npt.NDArray[np.int32]) -> None:

@@ -276,7 +276,7 @@ def _write_official(stage: Path, evidence: Evidence) -> None:
         return
     from huggingface_hub import eval_result_entries_to_yaml
 
-    from st_cluster_batches.evaluation import describe_official_result
+    from st_cluster_batches.official import describe_official_result
 
     for task, raw in evidence.scores.raw.items():
         if entry := describe_official_result(task, raw, evidence.scores.summary[task]):

@@ -23,6 +23,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from st_cluster_batches.collection import Collection
+
 TOPICS = {
     topic: words.split()
     for topic, words in (
@@ -110,3 +112,22 @@ def make_tiny_bert(path: Path, dropout: float = 0.1) -> Path:
 @pytest.fixture
 def tiny_bert(tmp_path: Path) -> Path:
     return make_tiny_bert(tmp_path / "tiny-bert")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A folder with pairs, a collection held out of them, an encoder, and a recipe that trains it in `run`."""
+    make_static_model().save(str(tmp_path / "encoder"))
+    make_pairs(120).to_parquet(str(tmp_path / "pairs.parquet"))
+    held_out = make_pairs(20, seed=9)
+    Collection(
+        {f"q{at}": text for at, text in enumerate(held_out["query"])},
+        {f"d{at}": ("", text) for at, text in enumerate(held_out["passage"])},
+        {f"q{at}": {f"d{at}": 1} for at in range(20)},
+    ).write(tmp_path / "held_out")
+    (tmp_path / "recipe.yaml").write_text(
+        f"train_data: [pairs.parquet]\ndata_dir: {tmp_path}\nmodel_name_or_path: {tmp_path / 'encoder'}\n"
+        f"eval_tasks: [held_out]\nn_clusters: 3\nper_device_train_batch_size: 8\nmax_steps: 8\nsave_steps: 4\n"
+        f"use_cpu: true\ndisable_tqdm: true\noutput_dir: {tmp_path / 'run'}\ncache_dir: {tmp_path / 'cache'}\n"
+    )
+    return tmp_path

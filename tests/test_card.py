@@ -7,29 +7,15 @@ import pytest
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
-from conftest import make_pairs, make_static_model
+from conftest import make_pairs
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.collection import Collection
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Path:
+def trained(workspace: Path) -> Path:
     """What `train` leaves of a small run, with everything that must not be published beside it."""
-    make_static_model().save(str(tmp_path / "encoder"))
-    make_pairs(120).to_parquet(str(tmp_path / "pairs.parquet"))
-    held_out = make_pairs(20, seed=9)
-    Collection(
-        {f"q{at}": text for at, text in enumerate(held_out["query"])},
-        {f"d{at}": ("", text) for at, text in enumerate(held_out["passage"])},
-        {f"q{at}": {f"d{at}": 1} for at in range(20)},
-    ).write(tmp_path / "held_out")
-    (tmp_path / "recipe.yaml").write_text(
-        f"train_data: [pairs.parquet]\ndata_dir: {tmp_path}\nmodel_name_or_path: {tmp_path / 'encoder'}\n"
-        f"eval_tasks: [held_out]\nn_clusters: 3\nper_device_train_batch_size: 8\nmax_steps: 8\nsave_steps: 4\n"
-        f"use_cpu: true\ndisable_tqdm: true\noutput_dir: {tmp_path / 'run'}\ncache_dir: {tmp_path / 'cache'}\n"
-    )
-    assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
-    return tmp_path / "run"
+    assert main(["train", str(workspace / "recipe.yaml")]) == 0
+    return workspace / "run"
 
 
 def build(trained: Path, *words: str) -> Path:

@@ -104,11 +104,6 @@ def test_tasks_are_checked_before_anything_is_encoded(folder: Path, tmp_path: Pa
         load_tasks([folder, tmp_path / "other" / "toy"])
 
 
-def test_an_official_task_without_its_data_is_one_clear_error() -> None:
-    with pytest.raises(ConnectionError, match="data of SciFact is not here and the Hub does not give it"):
-        evaluate(make_static_model(), ["SciFact"], show_progress_bar=False)
-
-
 def test_a_rerun_evaluates_only_what_is_missing(
     folder: Path, tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,13 +142,6 @@ def test_whatever_changes_embeddings_or_ranks_is_evaluated_anew(
         change(model)
     evaluate(model, [folder], tmp_path / "scores", show_progress_bar=False)
     assert len(list((tmp_path / "scores" / "by_model").iterdir())) == 2
-
-
-def test_a_benchmark_stands_for_its_retrieval_tasks() -> None:
-    tasks = load_tasks(["MTEB(eng, v2)", "SciFact"])
-    assert len(tasks) == 11 and {"ArguAna", "FiQA2018", "SciFact"} <= set(tasks)
-    with pytest.raises(ValueError, match="Two tasks are called 'FiQA2018'"):
-        load_tasks(["FiQA2018", "MTEB(eng, v2)"])
 
 
 def run_evaluate(

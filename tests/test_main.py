@@ -10,29 +10,8 @@ import pytest
 from datasets import load_from_disk
 from sentence_transformers import SentenceTransformer
 
-from conftest import make_pairs, make_static_model
 from st_cluster_batches import Clustering
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.collection import Collection
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    make_static_model().save(str(tmp_path / "encoder"))
-    make_pairs(120).to_parquet(str(tmp_path / "pairs.parquet"))
-    held_out = make_pairs(20, seed=9)
-    Collection(
-        {f"q{at}": text for at, text in enumerate(held_out["query"])},
-        {f"d{at}": ("", text) for at, text in enumerate(held_out["passage"])},
-        {f"q{at}": {f"d{at}": 1} for at in range(20)},
-    ).write(tmp_path / "held_out")
-    (tmp_path / "recipe.yaml").write_text(
-        f"train_data: [pairs.parquet]\ndata_dir: {tmp_path}\nmodel_name_or_path: {tmp_path / 'encoder'}\n"
-        f"eval_tasks: [held_out]\nn_clusters: 3\nper_device_train_batch_size: 8\nnum_train_epochs: 1\n"
-        f"save_strategy: 'no'\nuse_cpu: true\ndisable_tqdm: true\noutput_dir: {tmp_path / 'run'}\n"
-        f"cache_dir: {tmp_path / 'cache'}\n"
-    )
-    return tmp_path
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
