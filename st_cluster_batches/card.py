@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from st_cluster_batches.front_matter import Description, fill_front_matter
 from st_cluster_batches.labels import LABEL_COLUMNS
 from st_cluster_batches.report import describe_results
 from st_cluster_batches.significance import bootstrap_difference
+
+logger = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- st-cluster-batches:begin -->", "<!-- st-cluster-batches:end -->"
 PAPER = "https://arxiv.org/abs/2407.18887"
@@ -58,8 +61,10 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
         text: The card to start from.
         edited: The card of an earlier build; if it was changed around the block, it is the one to start from.
     """
-    fresh = fill_in(text)
-    card = fill_in(edited) if edited is not None and is_edited(edited) else fresh
+    card = fresh = fill_in(text)
+    if edited is not None and is_edited(edited):
+        card = fill_in(edited)
+        logger.info("The README was edited since it was built: its text stays, and the trainer's is not taken")
     # The mark stays what it is when a person changes the text.
     return card.replace(END, f"<!-- around: {_digest(remove_block(fresh))} -->\n{END}")
 

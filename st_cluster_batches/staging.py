@@ -207,6 +207,20 @@ def draw_sizes(manifest: dict[str, Any], stage: Path) -> list[str]:
     return [f"{FIGURES}/{SIZES_FIGURE}"]
 
 
+def draw_comparison(comparison: dict[str, Any], folder: Path) -> list[str]:
+    """Draw the figures of a comparison into the figures of a staged folder; return their paths there."""
+    if find_spec("matplotlib") is None:
+        return []
+    from st_cluster_batches.figures import draw_figures
+
+    folder.mkdir(exist_ok=True)
+    files = draw_figures(comparison, folder)
+    for path in files:
+        if path.suffix != ".png":
+            path.unlink()
+    return [f"{FIGURES}/{path.name}" for path in files if path.suffix == ".png"]
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON values; keys stay in their order, so that the same values give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,23 +261,10 @@ def _write_evidence(stage: Path, evidence: Evidence) -> list[str]:
         (results / "comparison" / TABLE_FILE).write_text(
             describe_results(evidence.comparison) + "\n", encoding="utf-8"
         )
-        figures += _draw_comparison(evidence.comparison, stage / FIGURES)
+        figures += draw_comparison(evidence.comparison, stage / FIGURES)
     if not any(results.iterdir()):
         results.rmdir()
     return figures
-
-
-def _draw_comparison(comparison: dict[str, Any], folder: Path) -> list[str]:
-    if find_spec("matplotlib") is None:
-        return []
-    from st_cluster_batches.figures import draw_figures
-
-    folder.mkdir(exist_ok=True)
-    files = draw_figures(comparison, folder)
-    for path in files:
-        if path.suffix != ".png":
-            path.unlink()
-    return [f"{FIGURES}/{path.name}" for path in files if path.suffix == ".png"]
 
 
 def _write_official(stage: Path, evidence: Evidence) -> None:

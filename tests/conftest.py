@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.collection import Collection
 
 TOPICS = {
@@ -131,3 +132,10 @@ def workspace(tmp_path: Path) -> Path:
         f"use_cpu: true\ndisable_tqdm: true\noutput_dir: {tmp_path / 'run'}\ncache_dir: {tmp_path / 'cache'}\n"
     )
     return tmp_path
+
+
+@pytest.fixture
+def trained(workspace: Path) -> Path:
+    """What `train` leaves of a small run, with everything that must not be published beside it."""
+    assert main(["train", str(workspace / "recipe.yaml")]) == 0
+    return workspace / "run"

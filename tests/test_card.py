@@ -11,13 +11,6 @@ from conftest import make_pairs
 from st_cluster_batches.__main__ import main
 
 
-@pytest.fixture
-def trained(workspace: Path) -> Path:
-    """What `train` leaves of a small run, with everything that must not be published beside it."""
-    assert main(["train", str(workspace / "recipe.yaml")]) == 0
-    return workspace / "run"
-
-
 def build(trained: Path, *words: str) -> Path:
     output = trained.parent / "stage"
     assert main(["build", str(trained), "--output", str(output), *words]) == 0
@@ -49,13 +42,17 @@ def test_no_state_no_place_and_no_training_row_is_published(trained: Path) -> No
         assert not [one for one in (*rows["query"][:], *rows["passage"][:]) if one in text], name
 
 
-def test_the_same_inputs_give_the_same_bytes_and_what_a_person_wrote_stays(trained: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes_and_what_a_person_wrote_stays(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = build(trained)
     first = read_files(stage)
     assert read_files(build(trained)) == first
     readme = stage / "README.md"
     readme.write_text(readme.read_text() + "\nWritten by hand.\n")
+    assert "its text stays" not in caplog.text
     assert "Written by hand." in (build(trained) / "README.md").read_text()
+    assert "its text stays" in caplog.text
     assert (build(trained) / "README.md").read_text().count("st-cluster-batches:begin") == 1
 
 

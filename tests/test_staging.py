@@ -7,15 +7,15 @@ import mteb
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from test_card import build, read_files, trained  # noqa: F401  # a fixture
-from test_report import ABOUT, make_records
 
 from conftest import make_pairs
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.report import summarise_runs, write_report
+from test_card import build, read_files
+from test_report import ABOUT, make_records
 
 
-def test_a_comparison_is_told_with_its_baseline_and_figures(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_comparison_is_told_with_its_baseline_and_figures(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "compared").mkdir()
     write_report(summarise_runs(make_records(), ABOUT), tmp_path / "compared")
     files = read_files(build(trained, "--comparison", str(tmp_path / "compared")))
@@ -29,7 +29,7 @@ def test_a_comparison_is_told_with_its_baseline_and_figures(trained: Path, tmp_p
     assert "results/comparison/results.json" in files
 
 
-def add_scores(trained: Path, task: str, n_queries: int) -> None:  # noqa: F811
+def add_scores(trained: Path, task: str, n_queries: int) -> None:
     """Write down scores as if the model had been evaluated on an official task."""
     evaluation = trained / "evaluation"
     (kept,) = (evaluation / "by_model").glob("*/held_out.json")
@@ -43,7 +43,7 @@ def add_scores(trained: Path, task: str, n_queries: int) -> None:  # noqa: F811
     (evaluation / "summary.json").write_text(json.dumps(summary))
 
 
-def test_leaderboards_are_told_of_complete_official_tasks_alone(trained: Path) -> None:  # noqa: F811
+def test_leaderboards_are_told_of_complete_official_tasks_alone(trained: Path) -> None:
     add_scores(trained, "SciFact", 300)
     add_scores(trained, "NFCorpus", 300)  # which has 323 queries
     files = read_files(build(trained))
@@ -52,7 +52,7 @@ def test_leaderboards_are_told_of_complete_official_tasks_alone(trained: Path) -
     assert entry["dataset"]["id"] == "mteb/scifact" and entry["value"] == 50.0
 
 
-def test_every_task_has_results_of_its_own_in_the_front_matter(trained: Path) -> None:  # noqa: F811
+def test_every_task_has_results_of_its_own_in_the_front_matter(trained: Path) -> None:
     add_scores(trained, "SciFact", 300)
     card = ModelCard.load(build(trained) / "README.md")
     results = card.data.to_dict()["model-index"][0]["results"]
@@ -60,7 +60,7 @@ def test_every_task_has_results_of_its_own_in_the_front_matter(trained: Path) ->
     assert [len(one["metrics"]) for one in results] == [1, 1]
 
 
-def test_training_rows_are_shown_only_where_the_author_asks_for_it(trained: Path) -> None:  # noqa: F811
+def test_training_rows_are_shown_only_where_the_author_asks_for_it(trained: Path) -> None:
     rows = make_pairs(120)["query"][:]
     told = (build(trained, "--include-samples") / "README.md").read_text()
     assert any(row in told for row in rows)
@@ -68,7 +68,7 @@ def test_training_rows_are_shown_only_where_the_author_asks_for_it(trained: Path
 
 
 def test_a_card_without_its_model_is_not_published(
-    trained: Path,  # noqa: F811
+    trained: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stage = build(trained)
