@@ -21,7 +21,7 @@ from st_cluster_batches.hardness import measure_loader
 from st_cluster_batches.models import make_static_model
 from st_cluster_batches.options import ClusterOptions
 from st_cluster_batches.recipe import Strategy, TrainingArguments
-from st_cluster_batches.report import summarise_runs, write_report
+from st_cluster_batches.report import TABLE_FILE, summarise_runs, write_report
 from st_cluster_batches.training import build_trainer
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         max_pairs: Training pairs at most.
 
     Returns:
-        What `summarise_runs` says of the strategies, with the number of `sources` and the place of the `model`.
+        What `summarise_runs` says of the strategies, with the number of `sources` and where the `model` and the `report` lie.
     """
     pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
     tokenizer = train_tokenizer([*pairs["query"], *pairs["passage"]])
@@ -81,7 +81,8 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         records.append({"variant": name, "seed": seed, **record_run(trainer, scores, hardness, seconds)})
     results = summarise_runs(records, {"pairs": len(pairs), "steps": trainer.state.global_step})
     write_report(results, output)
-    return {**results, "sources": len(set(pairs["source"])), "model": str(output / "model")}
+    places = {"model": str(output / "model"), "report": str(output / TABLE_FILE)}
+    return {**results, "sources": len(set(pairs["source"])), **places}
 
 
 def describe_demo(results: dict[str, Any]) -> str:
@@ -109,6 +110,7 @@ def describe_demo(results: dict[str, Any]) -> str:
     pairs = zip(variants["cluster"]["mean_by_seed"], variants["random"]["mean_by_seed"], strict=True)
     wins = sum(ours > theirs for ours, theirs in pairs)
     lines.append(f"Cluster batches beat random ones in {wins} of {results['seeds']} seeds.")
+    lines.append(f"All tables: {results['report']}")
     lines.append(f"The cluster model of the first seed: SentenceTransformer({results['model']!r})")
     return "\n".join(lines)
 
