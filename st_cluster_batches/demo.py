@@ -51,7 +51,7 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         max_pairs: Training pairs at most.
 
     Returns:
-        What `summarise_runs` says of the strategies, with the number of `sources` and where the `model` and the `report` lie.
+        What `summarise_runs` says of the strategies, the number of `sources`, and where `model` and `report` lie.
     """
     pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
     tokenizer = train_tokenizer([*pairs["query"], *pairs["passage"]])
