@@ -261,7 +261,7 @@ def bench_near(data: Path, full: str, _: int) -> Report:
 def bench_memory(*_: Any) -> Report:
     """Peak memory by rows, each in a process of its own, with vectors in place of an encoder."""
     report = {}
-    for n_rows in (100_000, 300_000, 1_000_000):
+    for n_rows in (100_000, 300_000, 1_000_000, 10_000_000):
         command = [sys.executable, __file__, "-", "-", "--memory_of", str(n_rows)]
         report[f"{n_rows:,} rows"] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return report
