@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import extract_model_from_parallel
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -74,7 +75,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
-        carry_block(model, Evidence(plans=content))
+        carry_block(extract_model_from_parallel(model), Evidence(plans=content))
 
     def on_epoch_begin(
         self,
