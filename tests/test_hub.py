@@ -11,8 +11,6 @@ from conftest import make_pairs, make_static_model
 from loopback_hub import LoopbackHub, open_black_hole
 from st_cluster_batches.staging import build_model
 
-TOKEN = {"HF_TOKEN": "hf_of_nobody"}
-
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
