@@ -21,13 +21,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from loopback_access import HubError, Token, find_token, refuse_hidden, refuse_write
 from loopback_xet import XetStore
 
 Files = dict[str, bytes]
+
+CUT, CUT_AFTER, SILENCE = 0, -1, -2  # faults: the connection ends before or after the work is done; no answer
 
 _NAME = "(?P<name>[^/]+/[^/]+)"
 _REPO = f"(?P<kind>models|datasets)/{_NAME}"
@@ -64,17 +66,16 @@ class Answer:
 class LoopbackHub:
     """Repositories by kind (`models` or `datasets`) and id, served while the context is open.
 
-    Large files come by Xet, or by git-lfs; the Hub takes and gives both, as the clients are told to.
+    Large files come and go by Xet or by git-lfs, as the client likes.
     """
 
-    def __init__(self, mode: Literal["lfs", "xet"] = "lfs") -> None:
-        self.mode = mode
+    def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
         self.objects: Files = {}  # large files by sha256
-        # Called with the number and the line of each request: returns a status to answer with, or 0 to cut the
-        # connection; -1 to cut it after the work is done.
+        # Called with the number and the line of each request: returns a status to answer with, or one of the faults.
         self.fault: Callable[[int, str], int | None] = lambda number, line: None
+        self._released = threading.Event()  # ends all silence
         # Method, pattern of the path, and who answers; named groups are arguments. Writes go here too.
         self.routes = [
             ("GET", f"/api/{_REPO}(/revision/(?P<revision>.+))?", self.info),
@@ -104,14 +105,23 @@ class LoopbackHub:
         repository.branches["main"] = sha
         return sha
 
-    def environment(self, home: Path, token: str = "hf_alice") -> dict[str, str]:
+    def reset(self) -> None:
+        """Forget everything but what the storages hold."""
+        self._released.set()
+        self._released = threading.Event()
+        self.fault = lambda number, line: None
+        self.repositories.clear()
+        self.requests.clear()
+        self.objects.clear()
+
+    def environment(self, home: Path, *, token: str = "hf_alice", xet: bool = False) -> dict[str, str]:
         """Return the variables that send the clients here, with a cache and a token of their own."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_TOKEN": token,
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1" if self.mode == "lfs" else "0",
+            "HF_HUB_DISABLE_XET": str(int(not xet)),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
         }
@@ -126,16 +136,18 @@ class LoopbackHub:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 number, line = len(hub.requests), f"{self.command} {self.path}"
                 fault = hub.fault(number, line)
-                if fault == 0:
+                if fault in (CUT, SILENCE):
                     hub.requests.append(line)
                     self.close_connection = True
+                    if fault == SILENCE:
+                        hub._released.wait(600)
                     return
                 if fault is not None and fault > 0:
                     hub.requests.append(line)
                     answer = Answer(b"no", fault)
                 else:
                     answer = hub.answer(self.command, self.path, body, self.headers.get("Authorization"))
-                if fault == -1:
+                if fault == CUT_AFTER:
                     self.close_connection = True
                     return
                 status, content = answer.status, answer.body
@@ -164,6 +176,7 @@ class LoopbackHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._released.set()
         self._server.shutdown()
         self._server.server_close()
         self._folder.cleanup()
@@ -248,8 +261,6 @@ class LoopbackHub:
         return Answer(files[path], headers=headers)
 
     def connect_xet(self, kind: str, name: str, access: str, revision: str) -> Answer:
-        if self.mode == "lfs":
-            raise HubError(404, "EntryNotFound")
         headers = self.xet.connect(write=access == "write")
         given = {"casUrl": headers["X-Xet-Cas-Url"], "accessToken": headers["X-Xet-Access-Token"]}
         answer = Answer.json({**given, "exp": int(headers["X-Xet-Token-Expiration"])})
@@ -336,7 +347,8 @@ class LoopbackHub:
         if create_pr:
             repository.requests.append(json.loads(body.splitlines()[0])["value"]["summary"])
             revision = f"refs/pr/{len(repository.requests)}"
-        new = hashlib.sha1(f"{sha}{revision}{sorted(changed.items())!r}".encode()).hexdigest()
+        hashes = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(changed.items())}
+        new = hashlib.sha1(f"{sha}{revision}{hashes}".encode()).hexdigest()
         repository.revisions[new] = changed
         repository.branches[revision] = new
         url = f"{self.url}/{name}/discussions/{len(repository.requests)}" if create_pr else None
