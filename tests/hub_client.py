@@ -106,6 +106,32 @@ def load_clustered(repo: str, encoder: str) -> dict[str, Any]:
     return {"rows": train.to_dict(), "again": again.to_dict(), "batches": batches}
 
 
+def try_private_model(stage: str, texts: list[str]) -> dict[str, Any]:
+    """Push a private model to the user's own namespace, twice, read it back, and delete it."""
+    from uuid import uuid4
+
+    from huggingface_hub import HfApi
+
+    from st_cluster_batches.hub import bound_requests, push
+
+    bound_requests()
+    api = HfApi()
+    repo = f"{api.whoami()['name']}/st-cluster-batches-test-{uuid4().hex[:8]}"
+    try:
+        found: dict[str, Any] = {"uploaded": push(Path(stage), repo, private=True).uploaded}
+        found["uploaded again"] = push(Path(stage), repo, private=True).uploaded
+        found["private"] = api.model_info(repo).private
+        folder = Path(api.snapshot_download(repo))
+        files = [path.relative_to(stage) for path in Path(stage).rglob("*") if path.is_file()]
+        found["different"] = [
+            str(path) for path in files if (folder / path).read_bytes() != Path(stage, path).read_bytes()
+        ]
+        found["embeddings"] = embed(repo, texts)
+    finally:
+        api.delete_repo(repo, missing_ok=True)
+    return {**found, "deleted": not api.repo_exists(repo)}
+
+
 def serve(functions: Mapping[str, Callable[..., Any]]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else writes to stdout
@@ -115,4 +141,4 @@ def serve(functions: Mapping[str, Callable[..., Any]]) -> None:
 
 
 if __name__ == "__main__":
-    serve({one.__name__: one for one in (run, push_bounded, download, embed, load_clustered)})
+    serve({one.__name__: one for one in (run, push_bounded, download, embed, load_clustered, try_private_model)})
