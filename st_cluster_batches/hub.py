@@ -92,6 +92,11 @@ class Fingerprint:
 def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
     """Let no request of this process wait for the Hub longer than this; by itself huggingface_hub waits for ever.
 
+    A Hub that never answers ends a push after `seconds`. One that falls silent on the way ends it after eight times
+    that and half a minute at most, since huggingface_hub tries some requests again, with pauses of 23 s in all. What
+    hf_xet sends has its own bounds: 300 s a request, and five more tries. The variables HF_XET_CLIENT_READ_TIMEOUT
+    and HF_XET_CLIENT_RETRY_MAX_ATTEMPTS change them.
+
     It changes huggingface_hub for the whole process, so only the command line calls it.
     """
     global _bound
@@ -101,7 +106,7 @@ def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
     def bound(request: httpx2.Request) -> None:
         given = request.extensions.get("timeout") or {}
         request.extensions["timeout"] = {
-            kind: given.get(kind) or seconds for kind in ("connect", "read", "write", "pool")
+            kind: min(given.get(kind) or seconds, seconds) for kind in ("connect", "read", "write", "pool")
         }
 
     set_client_factory(

@@ -1,16 +1,18 @@
-"""Where publishing connects to."""
+"""Where publishing connects to, and how long it waits there."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from conftest import make_static_model
-from loopback_hub import LoopbackHub
+from hub_client import HubClient
+from loopback_hub import SILENCE, LoopbackHub, open_black_hole
 from st_cluster_batches.staging import build_model
 
 # Python runs this at its start, by the name of sitecustomize: it notes all addresses that are connected or looked up.
@@ -99,3 +101,41 @@ def test_publishing_and_reading_send_nothing_beyond_the_loopback_interface(tmp_p
     done = run(*SECLUDE, sys.executable, "-c", SECLUDED, stage, tmp_path / "home", PYTHONPATH=tests)
     published, probed = map(int, done.stdout.split())
     assert published == 0 and probed > 0
+
+
+@pytest.mark.slow
+def test_a_black_hole_ends_a_push_within_the_bound(tmp_path: Path) -> None:
+    make_static_model().save(str(tmp_path / "plain"))
+    stage = build_model(tmp_path / "plain", tmp_path / "stage")
+    with LoopbackHub() as hub, open_black_hole() as url:
+        with HubClient({**hub.environment(tmp_path / "home"), "HF_ENDPOINT": url}) as client:
+            client.call("embed", model=str(stage), texts=["soup"])  # not to count imports
+            start = time.monotonic()
+            said = client.call("push_bounded", stage=str(stage), repo="alice/model", seconds=2.0)
+        assert "no answer within 2 s" in said and 2 <= time.monotonic() - start < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", ["HEAD /alice/model/resolve/", "PUT /lfs/", "POST /api/models/alice/model/commit/"])
+def test_a_hub_that_falls_silent_ends_a_push_within_the_bound(tmp_path: Path, silent: str) -> None:
+    """The first two are what huggingface_hub tries again most often, with timeouts of its own."""
+    make_static_model().save(str(tmp_path / "plain"))
+    stage = build_model(tmp_path / "plain", tmp_path / "stage")
+    with LoopbackHub() as hub, HubClient(hub.environment(tmp_path / "home")) as client:
+        given = {"stage": str(stage), "repo": "alice/model", "seconds": 1.0}
+        if "resolve" in silent:  # there is a manifest to read
+            client.call("push_bounded", **given)
+            edited = hub.repositories["models", "alice/model"].find("main")[1]
+            hub.add("models", "alice/model", {**edited, "new.txt": b""})
+        heard: list[float] = []
+
+        def fall_silent(_: int, line: str) -> int | None:
+            if heard or silent in line:
+                heard.append(time.monotonic())
+                return SILENCE
+            return None
+
+        hub.fault = fall_silent
+        said = client.call("push_bounded", **given)
+        assert heard and "run the same command again" in said
+        assert time.monotonic() - heard[0] < 8 * 1.0 + 30
