@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class PublishError(RuntimeError):
     """Publishing failed; the message says what to do. What was on the Hub before is as it was, or complete."""
@@ -18,6 +20,11 @@ _BY_STATUS = {
     413: "The Hub finds a file too large: save the model in smaller shards, model.save(...), and build again",
     429: "The Hub has had too many requests: wait some minutes, then run the same command again",
 }
+_NO_XET = (
+    "The Hub lets the token upload nothing by Xet: use one with write access to {repo}, or set HF_HUB_DISABLE_XET=1 "
+    "if this Hub has no Xet"
+)
+_BY_XET_STATUS = {**_BY_STATUS, 401: _NO_XET, 403: _NO_XET, 404: _NO_XET}
 
 
 def explain(error: Exception, repo: str, seconds: float | None) -> str:
@@ -31,15 +38,18 @@ def explain(error: Exception, repo: str, seconds: float | None) -> str:
     Returns:
         One sentence, with what the Hub said in brackets.
     """
+    from json import JSONDecodeError
+
     import httpx2
     from huggingface_hub.errors import (
-        HfHubHTTPError,
         HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # huggingface_hub says only which file it was about
     # In this order: the specific ones are subclasses of the general ones.
     if isinstance(error, OfflineModeIsEnabled):
         text = "HF_HUB_OFFLINE or --offline forbids every request: unset it to publish"
@@ -49,15 +59,27 @@ def explain(error: Exception, repo: str, seconds: float | None) -> str:
         text = "{repo} has no such revision: name a branch with --revision, and it will be made from `main`"
     elif isinstance(error, RepositoryNotFoundError):
         text = _BY_STATUS[404]
-    elif isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        text = _BY_STATUS.get(status, f"The Hub answered with status {status}: run the same command again later")
+    elif (status := _read_status(error)) is not None:
+        by_status = _BY_XET_STATUS if isinstance(error, ConnectionError) else _BY_STATUS
+        text = by_status.get(status, f"The Hub answered with status {status}: run the same command again later")
     elif isinstance(error, httpx2.TimeoutException):
         waited = "in time" if seconds is None else f"within {seconds:.0f} s"
         text = f"The Hub gave no answer {waited}: check the connection, then run the same command again"
-    elif isinstance(error, (httpx2.HTTPError, OSError)):
+    elif isinstance(error, JSONDecodeError):
+        text = "What answered is no Hub: check the connection, and HF_ENDPOINT if it is set"
+    elif isinstance(error, (httpx2.HTTPError, OSError, RuntimeError)):
         text = "The connection to the Hub broke: run the same command again, it goes on with what is missing"
     else:
         text = "The Hub rejects the front matter of README.md: correct it, then build and publish again"
     said = " ".join(str(error).split())
     return f"{text.format(repo=repo)} ({said[:200]})"
+
+
+def _read_status(error: Exception) -> int | None:
+    """Return the status that the Hub answered with; hf_xet has it in its message alone."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return int(error.response.status_code)
+    said = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))
+    return int(said[1]) if said and isinstance(error, ConnectionError) else None

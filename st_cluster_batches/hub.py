@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ Kind = Literal["model", "dataset"]
 MANIFEST = "published.json"
 TITLE = "Publish with st-cluster-batches"
 LONGEST_SILENCE = 30.0  # seconds
+_BLOCK = 1 << 20  # bytes
 
 _PLACEHOLDER = b"sentence_transformers_model_id"  # where sentence-transformers leaves room for the repository's id
 
@@ -72,10 +74,15 @@ class Fingerprint:
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes) -> Fingerprint:
-        """Hash a file's content."""
-        header = f"blob {len(content)}\0".encode()
-        return cls(hashlib.sha1(header + content).hexdigest(), hashlib.sha256(content).hexdigest())
+    def of(cls, content: bytes | Path) -> Fingerprint:
+        """Hash a file, block by block, or content that is at hand."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        oid, sha256 = hashlib.sha1(f"blob {size}\0".encode()), hashlib.sha256()
+        with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+            while block := file.read(_BLOCK):
+                oid.update(block)
+                sha256.update(block)
+        return cls(oid.hexdigest(), sha256.hexdigest())
 
     def matches(self, remote: Any) -> bool:
         """Return whether a `RepoFile` holds the same."""
@@ -84,6 +91,11 @@ class Fingerprint:
 
 def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
     """Let no request of this process wait for the Hub longer than this; by itself huggingface_hub waits for ever.
+
+    A Hub that never answers ends a push after `seconds`. One that falls silent on the way ends it after eight times
+    that and half a minute at most, since huggingface_hub tries some requests again, with pauses of 23 s in all. What
+    hf_xet sends has its own bounds: 300 s a request, and five more tries. The variables HF_XET_CLIENT_READ_TIMEOUT
+    and HF_XET_CLIENT_RETRY_MAX_ATTEMPTS change them.
 
     It changes huggingface_hub for the whole process, so only the command line calls it.
     """
@@ -94,7 +106,7 @@ def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
     def bound(request: httpx2.Request) -> None:
         given = request.extensions.get("timeout") or {}
         request.extensions["timeout"] = {
-            kind: given.get(kind) or seconds for kind in ("connect", "read", "write", "pool")
+            kind: min(given.get(kind) or seconds, seconds) for kind in ("connect", "read", "write", "pool")
         }
 
     set_client_factory(
@@ -139,7 +151,9 @@ def push(
         raise PublishError("There is no token to publish with: run `hf auth login`, or set HF_TOKEN")
     try:
         return _Push(HfApi(), stage, repo_id, kind, private, revision, create_pr, dry_run).run()
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+    except PublishError:
+        raise
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:  # the last by both storages
         raise PublishError(explain(error, repo_id, _bound)) from error
 
 
@@ -156,7 +170,7 @@ class _Push:
 
     def run(self) -> Published:
         parent = self._find_parent()
-        local = self._read_local()
+        contents, local = self._read_contents()
         remote = {} if parent is None else self._list_remote(parent)
         known = self._read_manifest(parent) if MANIFEST in remote else {}
         uploaded = sorted(path for path, one in local.items() if path not in remote or not one.matches(remote[path]))
@@ -170,10 +184,7 @@ class _Push:
         if self.create_pr and (number := self._find_open_request(local)) is not None:
             return Published(f"{self._url()}/discussions/{number}", parent, [], [])
         operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
-            *(
-                CommitOperationAdd(path, self._read(path) if path in (CARD, MANIFEST) else self.stage / path)
-                for path in uploaded
-            ),
+            *(CommitOperationAdd(path, contents[path]) for path in uploaded),
             *(CommitOperationDelete(path) for path in removed),
         ]
         commit = self.api.create_commit(
@@ -213,21 +224,18 @@ class _Push:
                 )
             return str(info.sha)
 
-    def _read(self, path: str) -> bytes:
-        if path == MANIFEST:
-            return self._make_manifest()
-        content = (self.stage / path).read_bytes()
-        return content.replace(_PLACEHOLDER, self.repo_id.encode()) if path == CARD else content
+    def _read_contents(self) -> tuple[dict[str, bytes | Path], dict[str, Fingerprint]]:
+        """List the files that the repository is to hold, with their hashes; the manifest is made of these."""
+        paths = list_files(self.stage)
+        contents: dict[str, bytes | Path] = {path.relative_to(self.stage).as_posix(): path for path in paths}
+        contents[CARD] = self._read_card()
+        hashes = {path: Fingerprint.of(content) for path, content in contents.items()}
+        manifest = {path: {"oid": one.oid, "sha256": one.sha256} for path, one in hashes.items()}
+        contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        return contents, {**hashes, MANIFEST: Fingerprint.of(contents[MANIFEST])}
 
-    def _read_local(self) -> dict[str, Fingerprint]:
-        paths = [path.relative_to(self.stage).as_posix() for path in list_files(self.stage)]
-        return {path: Fingerprint.of(self._read(path)) for path in [*paths, MANIFEST]}
-
-    def _make_manifest(self) -> bytes:
-        files = {path.relative_to(self.stage).as_posix(): path for path in list_files(self.stage)}
-        hashes = {path: Fingerprint.of(self._read(path)) for path in files}
-        content = {path: {"oid": one.oid, "sha256": one.sha256} for path, one in hashes.items()}
-        return (json.dumps(content, indent=1) + "\n").encode()
+    def _read_card(self) -> bytes:
+        return (self.stage / CARD).read_bytes().replace(_PLACEHOLDER, self.repo_id.encode())
 
     def _list_remote(self, revision: str) -> dict[str, Any]:
         tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.kind)
@@ -248,7 +256,7 @@ class _Push:
         for path in replaced:
             if path == MANIFEST or (path in known and known[path].matches(remote[path])):
                 continue
-            if path == CARD and remove_block(self._download(CARD, parent)) == remove_block(self._read(CARD).decode()):
+            if path == CARD and remove_block(self._download(CARD, parent)) == remove_block(self._read_card().decode()):
                 continue  # nothing that someone wrote is lost
             raise PublishError(
                 f"{path} in {self.repo_id} was written or edited by someone else, and nothing was overwritten: take "

@@ -20,21 +20,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from loopback_access import HubError, Token, find_token, refuse_hidden, refuse_write
+from loopback_xet import XetStore
+
 Files = dict[str, bytes]
+
+CUT, CUT_AFTER, SILENCE = 0, -1, -2  # faults: the connection ends before or after the work is done; no answer
 
 _NAME = "(?P<name>[^/]+/[^/]+)"
 _REPO = f"(?P<kind>models|datasets)/{_NAME}"
-
-
-class HubError(Exception):
-    """An answer that the clients know by its headers."""
-
-    def __init__(self, status: int, code: str, commit: str | None = None) -> None:
-        super().__init__(code)
-        self.status, self.code, self.commit = status, code, commit
+_ANY_REPO = re.compile(rf"/api/{_REPO}(/.*)?|/(?P<data>datasets/)?(?P<other>[^/]+/[^/]+?)(\.git/info|/resolve)/.*")
 
 
 @dataclass
@@ -65,15 +64,18 @@ class Answer:
 
 
 class LoopbackHub:
-    """Repositories by kind (`models` or `datasets`) and id, served while the context is open."""
+    """Repositories by kind (`models` or `datasets`) and id, served while the context is open.
+
+    Large files come and go by Xet or by git-lfs, as the client likes.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
         self.objects: Files = {}  # large files by sha256
-        # Called with the number and the line of each request: returns a status to answer with, or 0 to cut the
-        # connection; -1 to cut it after the work is done.
+        # Called with the number and the line of each request: returns a status to answer with, or one of the faults.
         self.fault: Callable[[int, str], int | None] = lambda number, line: None
+        self._released = threading.Event()  # ends all silence
         # Method, pattern of the path, and who answers; named groups are arguments. Writes go here too.
         self.routes = [
             ("GET", f"/api/{_REPO}(/revision/(?P<revision>.+))?", self.info),
@@ -90,6 +92,8 @@ class LoopbackHub:
             ("POST", r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", self.batch),
             ("PUT", "/lfs/(?P<sha>.+)", self.put_object),
             ("POST", "/verify", lambda body: Answer.json({})),
+            ("GET", f"/api/{_REPO}/xet-(?P<access>read|write)-token/(?P<revision>.+)", self.connect_xet),
+            ("DELETE", "/api/repos/delete", self.delete),
             ("GET", "/", lambda: Answer(b"a hub")),
         ]
 
@@ -101,14 +105,23 @@ class LoopbackHub:
         repository.branches["main"] = sha
         return sha
 
-    def environment(self, home: Path) -> dict[str, str]:
+    def reset(self) -> None:
+        """Forget everything but what the storages hold."""
+        self._released.set()
+        self._released = threading.Event()
+        self.fault = lambda number, line: None
+        self.repositories.clear()
+        self.requests.clear()
+        self.objects.clear()
+
+    def environment(self, home: Path, *, token: str = "hf_alice", xet: bool = False) -> dict[str, str]:
         """Return the variables that send the clients here, with a cache and a token of their own."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
-            "HF_TOKEN": "hf_of_nobody",
+            "HF_TOKEN": token,
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": str(int(not xet)),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
         }
@@ -123,16 +136,18 @@ class LoopbackHub:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 number, line = len(hub.requests), f"{self.command} {self.path}"
                 fault = hub.fault(number, line)
-                if fault == 0:
+                if fault in (CUT, SILENCE):
                     hub.requests.append(line)
                     self.close_connection = True
+                    if fault == SILENCE:
+                        hub._released.wait(600)
                     return
                 if fault is not None and fault > 0:
                     hub.requests.append(line)
                     answer = Answer(b"no", fault)
                 else:
-                    answer = hub.answer(self.command, self.path, body)
-                if fault == -1:
+                    answer = hub.answer(self.command, self.path, body, self.headers.get("Authorization"))
+                if fault == CUT_AFTER:
                     self.close_connection = True
                     return
                 status, content = answer.status, answer.body
@@ -148,38 +163,64 @@ class LoopbackHub:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-            do_GET = do_HEAD = do_POST = do_PUT = respond
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond
 
             def log_message(self, *_: Any) -> None:
                 pass
 
+        self._folder = TemporaryDirectory()
+        self.xet = XetStore(Path(self._folder.name))
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._released.set()
         self._server.shutdown()
         self._server.server_close()
+        self._folder.cleanup()
 
-    def answer(self, method: str, target: str, body: bytes) -> Answer:
+    def answer(self, method: str, target: str, body: bytes, authorization: str | None) -> Answer:
         """Answer one request."""
         path = unquote(urlsplit(target).path)
         self.requests.append(f"{method} {path}")
         try:
+            token = find_token(authorization)
+            if path == "/api/whoami-v2":
+                return self.describe_user(token)
+            create_pr = "create_pr=1" in target
+            self._authorise(token, method, path, body, create_pr)
             for known, pattern, respond in self.routes:
                 if known == ("GET" if method == "HEAD" else method) and (found := re.fullmatch(pattern, path)):
-                    if "create_pr=1" in target and respond == self.commit:
-                        found_pr = {**found.groupdict(), "body": body, "create_pr": True}
-                        return self.commit(**found_pr)
                     given = {key: value for key, value in found.groupdict().items() if value is not None}
-                    return respond(**given, **({"body": body} if method in ("POST", "PUT") else {}))
+                    if respond == self.commit:
+                        given["create_pr"] = create_pr
+                    return respond(**given, **({} if method in ("GET", "HEAD") else {"body": body}))
             raise HubError(404, "EntryNotFound")
         except HubError as error:
             headers = {"X-Error-Code": error.code, "X-Error-Message": error.code}
             if error.commit is not None:
                 headers["X-Repo-Commit"] = error.commit
             return Answer(error.code.encode(), error.status, headers)
+
+    def _authorise(self, token: Token | None, method: str, path: str, body: bytes, create_pr: bool) -> None:
+        """Refuse what the token may not see or write."""
+        if path.startswith("/api/repos/"):
+            refuse_write(token, method, path, self._read_name(body)[1])
+        elif found := _ANY_REPO.fullmatch(path):
+            name = found["name"] or found["other"]
+            kind = found["kind"] or ("datasets" if found["data"] else "models")
+            if (kind, name) in self.repositories:
+                refuse_hidden(token, name, self.repositories[kind, name].private)
+            refuse_write(token, method, path, name, create_pr)
+
+    def describe_user(self, token: Token | None) -> Answer:
+        if token is None:
+            raise HubError(401, "Invalid username or password.")
+        orgs = [{"name": name, "type": "org"} for name in sorted(token.namespaces - {token.user})]
+        access = {"type": "access_token", "accessToken": {"displayName": "a token", "role": token.role}}
+        return Answer.json({"type": "user", "name": token.user, "orgs": orgs, "auth": access})
 
     def info(self, kind: str, name: str, revision: str = "main") -> Answer:
         sha, files = self._find(kind, name, revision)
@@ -210,8 +251,21 @@ class LoopbackHub:
         sha, files = self._find(kind, name, revision)
         if path not in files:
             raise HubError(404, "EntryNotFound", commit=sha)
-        etag = f'"{hashlib.sha1(files[path]).hexdigest()}"'
-        return Answer(files[path], headers={"ETag": etag, "X-Repo-Commit": sha, "Accept-Ranges": "bytes"})
+        described = self._describe(path, files[path])
+        headers = {"ETag": f'"{described["oid"]}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
+        if "lfs" in described:
+            headers |= {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": str(described["size"])}
+            if (stored := self.xet.find(described["oid"])) is not None:
+                address = f"{self.url}/api/{kind}/{name}/xet-read-token/{sha}"
+                headers |= {"X-Xet-Hash": stored[0], "Link": f'<{address}>; rel="xet-auth"'}
+        return Answer(files[path], headers=headers)
+
+    def connect_xet(self, kind: str, name: str, access: str, revision: str) -> Answer:
+        headers = self.xet.connect(write=access == "write")
+        given = {"casUrl": headers["X-Xet-Cas-Url"], "accessToken": headers["X-Xet-Access-Token"]}
+        answer = Answer.json({**given, "exp": int(headers["X-Xet-Token-Expiration"])})
+        answer.headers |= headers
+        return answer
 
     def _find(self, kind: str, name: str, revision: str) -> tuple[str, Files]:
         if (kind, name) not in self.repositories:
@@ -219,14 +273,23 @@ class LoopbackHub:
         return self.repositories[kind, name].find(revision)
 
     def create(self, body: bytes) -> Answer:
-        given = json.loads(body)
-        kind, name = f"{given.get('type', 'model')}s", f"{given.get('organization') or 'alice'}/{given['name']}"
+        given, (kind, name) = json.loads(body), self._read_name(body)
         url = {"url": f"{self.url}/{name}", "name": name, "id": name}
         if (kind, name) in self.repositories:
             return Answer(json.dumps(url).encode(), 409)
         self.add(kind, name, {".gitattributes": b"*.safetensors filter=lfs"})
         self.repositories[kind, name].private = bool(given.get("private") or given.get("visibility") == "private")
         return Answer.json(url)
+
+    def delete(self, body: bytes) -> Answer:
+        if self.repositories.pop(self._read_name(body), None) is None:
+            raise HubError(404, "RepoNotFound")
+        return Answer()
+
+    @staticmethod
+    def _read_name(body: bytes) -> tuple[str, str]:
+        given = json.loads(body)
+        return f"{given.get('type') or 'model'}s", f"{given.get('organization') or 'alice'}/{given['name']}"
 
     def validate(self, body: bytes) -> Answer:
         if "rejected" in json.loads(body)["content"]:
@@ -259,6 +322,14 @@ class LoopbackHub:
         self.objects[sha] = body
         return Answer()
 
+    def find_object(self, sha: str) -> bytes:
+        if sha not in self.objects and self.xet.find(sha) is not None:
+            self.objects[sha] = self.xet.read(sha)
+            assert hashlib.sha256(self.objects[sha]).hexdigest() == sha
+        if sha not in self.objects:
+            raise HubError(400, "A file of the commit has not been uploaded.")
+        return self.objects[sha]
+
     def commit(self, kind: str, name: str, revision: str, body: bytes, create_pr: bool = False) -> Answer:
         sha, files = self._find(kind, name, revision)
         changed = dict(files)
@@ -269,14 +340,15 @@ class LoopbackHub:
             if line["key"] == "file":
                 changed[value["path"]] = base64.b64decode(value["content"])
             if line["key"] == "lfsFile":
-                changed[value["path"]] = self.objects[value["oid"]]
+                changed[value["path"]] = self.find_object(value["oid"])
             if line["key"] == "deletedFile":
                 del changed[value["path"]]
         repository = self.repositories[kind, name]
         if create_pr:
             repository.requests.append(json.loads(body.splitlines()[0])["value"]["summary"])
             revision = f"refs/pr/{len(repository.requests)}"
-        new = hashlib.sha1(f"{sha}{revision}{sorted(changed.items())!r}".encode()).hexdigest()
+        hashes = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(changed.items())}
+        new = hashlib.sha1(f"{sha}{revision}{hashes}".encode()).hexdigest()
         repository.revisions[new] = changed
         repository.branches[revision] = new
         url = f"{self.url}/{name}/discussions/{len(repository.requests)}" if create_pr else None
