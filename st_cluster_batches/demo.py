@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PrinterCallback
 
 from st_cluster_batches.attach import attach_clusters
 from st_cluster_batches.cache import write_atomically
+from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.evaluation import evaluate
 from st_cluster_batches.models import make_static_model
@@ -47,16 +49,19 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
     Returns:
         nDCG@10 by strategy and collection, seed by seed.
     """
+    runs = [(seed, name) for seed in range(n_seeds) for name in STRATEGIES]
+    logger.info("Reading docstrings, clustering them, then %d training runs: minutes on two cores", len(runs))
     pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
+    for name, collection in collections.items():
+        logger.info("Held out as %s: %d queries, %d documents", name, len(collection.queries), len(collection.corpus))
     tokenizer = train_tokenizer([*pairs["query"], *pairs["passage"]])
-    encoder = fit_encoder(tokenizer, [f"{row['query']} {row['passage']}" for row in pairs])
-    labelled = attach_clusters(pairs, encoder, cluster_size=_CLUSTER_SIZE, cache_dir=output / "cache")
+    labelled = _label(pairs, tokenizer, output / "cache")
     folders = [output / "collections" / name for name in collections]
     for folder, collection in zip(folders, collections.values(), strict=True):
         collection.write(folder)
     scores: dict[str, dict[str, list[float]]] = {name: {task: [] for task in collections} for name in STRATEGIES}
-    runs = [(seed, name) for seed in range(n_seeds) for name in STRATEGIES]
-    for seed, name in tqdm(runs, "Training and evaluating", unit="run"):
+    for seed, name in (bar := tqdm(runs, "Training and evaluating", unit="run")):
+        bar.set_description(f"Training and evaluating, {name} batches, seed {seed}")
         # A copy, since the sampler hides the label columns of the dataset it is given.
         model = _train(labelled.with_format(None), tokenizer, name, seed, output)
         results = evaluate(model, folders, output / "scores" / f"{name}-{seed}", show_progress_bar=False)
@@ -72,6 +77,19 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         "ndcg_at_10": scores,
         "model": str(output / "model"),
     }
+
+
+def _label(pairs: Dataset, tokenizer: Tokenizer, cache_dir: Path) -> Dataset:
+    """Attach clusters, and say how many."""
+    encoder = fit_encoder(tokenizer, [f"{row['query']} {row['passage']}" for row in pairs])
+    labelled = attach_clusters(
+        pairs, encoder, cluster_size=_CLUSTER_SIZE, cache_dir=cache_dir, show_progress_bar=False
+    )
+    n_sources, n_clusters = (len(set(labelled[column])) for column in ("source", "cluster"))
+    logger.info("Training on %d pairs of %d packages, in %d clusters", len(pairs), n_sources, n_clusters)
+    if n_clusters == n_sources:
+        logger.warning("So few pairs make one cluster of each package: cluster and source batches are the same")
+    return labelled
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -135,5 +153,10 @@ def _train(labelled: Dataset, tokenizer: Tokenizer, name: Strategy, seed: int, o
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
-    build_trainer(model, labelled, arguments).train()
+    trainer = build_trainer(model, labelled, arguments)
+    trainer.remove_callback(PrinterCallback)
+    if seed == 0:
+        for sampler in find_samplers(trainer.get_train_dataloader())[1]:
+            logger.info("%s batches, one epoch: %s", name, sampler.counts)
+    trainer.train()
     return model
