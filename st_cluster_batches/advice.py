@@ -29,13 +29,7 @@ def give_advice(inspection: Inspection) -> list[str]:
 def _on_sizes(inspection: Inspection) -> Iterator[str]:
     plan = inspection.plans["cluster"]
     n_batches = plan.pure + plan.pooled + plan.mixed
-    if n_batches and plan.hosts > (1 - _PURE) * n_batches:
-        yield (
-            f"{plan.hosts / n_batches:.0%} of the global batches would be of one cluster but for rows of "
-            "false-negative groups that are too large for their own. Attach again with a higher "
-            "false_negative_threshold, or thin such groups out."
-        )
-    elif n_batches and plan.pure < _PURE * n_batches:
+    if n_batches and plan.pure < _PURE * n_batches:
         sizes = [topic.rows for topic in inspection.clusters]
         yield (
             f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "

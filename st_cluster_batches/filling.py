@@ -7,17 +7,16 @@ path. All of it is sorts of integers, in chunks that bound the memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.lodging import lodge
 from st_cluster_batches.sorting import (
     CHUNK,
     Rows,
     count_earlier,
     draw_key,
-    find_repeats,
     group_by_stratum,
     hash_bijectively,
     row_dtype,
@@ -40,8 +39,6 @@ class PlanCounts:
         last: Rows of a final short batch.
         dropped: Rows in no batch.
         unplaced_groups: False-negative groups with more rows than there are batches, so that some rows are dropped.
-        hosts: Pooled and mixed batches that are of one stratum but for guests.
-        guests: Rows of false-negative groups that are too large for their own batches, and so are in others.
     """
 
     global_batch_size: int
@@ -52,23 +49,15 @@ class PlanCounts:
     last: int
     dropped: int
     unplaced_groups: int
-    hosts: int = 0
-    guests: int = 0
 
     def __str__(self) -> str:
         kinds = {"pure": self.pure, "neighbour-pooled": self.pooled, "source-mixed": self.mixed, "random": self.random}
         total = max(sum(kinds.values()), 1)
         shares = ", ".join(f"{count:,} {kind} ({count / total:.1%})" for kind, count in kinds.items())
-        guests = (
-            f"; {self.guests:,} rows of false-negative groups that are too large for their own batches are in others, "
-            f"{self.hosts:,} of which are of one stratum otherwise"
-            if self.guests
-            else ""
-        )
         unplaced = f", some from {self.unplaced_groups:,} false-negative groups" if self.unplaced_groups else ""
         return (
-            f"{total:,} global batches of {self.global_batch_size:,} rows: {shares}{guests}; {self.last:,} rows in a "
-            f"last short batch; {self.dropped:,} rows dropped{unplaced}"
+            f"{total:,} global batches of {self.global_batch_size:,} rows: {shares}; {self.last:,} rows in a last "
+            f"short batch; {self.dropped:,} rows dropped{unplaced}"
         )
 
 
@@ -80,7 +69,6 @@ class Filler:
         self.size = global_size
         self.rows: Rows = np.empty((n_batches, global_size), dtype=row_dtype(n_batches * global_size))
         self.kinds = np.empty(n_batches, dtype=np.uint8)
-        self.guests = np.zeros(n_batches, dtype=np.int64)
         self.filled = 0
 
     def fill_pure(self, rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
@@ -164,27 +152,25 @@ class Filler:
                 left = self._fill_block(np.concatenate([left, arc[low : low + block]]), POOLED)
         return left
 
-    def finish(self, rest: Rows, kind: int, n_last: int) -> Rows:
+    def finish(self, rest: Rows, kind: int, keeps_last: bool) -> Rows:
         """Fill the remaining batches from the rows that are left over.
 
         Args:
             rest: The rows, neighbours together.
             kind: What to call these batches.
-            n_last: Rows that are to make a last short batch.
+            keeps_last: Whether what fills no batch is to make a last short one.
 
         Returns:
             The rows of the last short batch, one of each group at most; empty if there is none.
         """
-        n_open = len(self.rows) - self.filled
-        if self.groups is not None:
-            full, is_pure = self.rows[: self.filled], self.kinds[: self.filled] == PURE
-            rest, self.guests[: self.filled] = lodge(full, is_pure, rest, self.groups, n_open, n_last)
+        n_last = len(rest) - (len(self.rows) - self.filled) * self.size if keeps_last else 0
         reserved, opened = rest[:0], 0
-        while True:
+        for attempt in count():
             first = self.filled
             leftover = self._fill_block(rest, kind)
             last = self._take_one_of_each_group(np.concatenate([reserved, leftover]))
-            if self.filled == len(self.rows) and len(last) >= n_last:
+            is_last_attempt = attempt > 0 and first == 0
+            if self.filled == len(self.rows) and (len(last) >= n_last or is_last_attempt):
                 break
             # Take this attempt back and open some batches. With all of them open, dealing is sure to fill every one.
             opened = min(max(2 * opened, len(self.rows) - self.filled, 1), first)
@@ -203,6 +189,8 @@ class Filler:
         if self.groups is None or n_last == 0:
             return pool[:0], pool
         _, first, sizes = np.unique(self.groups[pool], return_index=True, return_counts=True)
+        # Rows that neither the open batches nor the last can hold are left over whatever is reserved.
+        n_last -= int(np.maximum(sizes - n_open - 1, 0).sum())
         taken = np.zeros(len(pool), dtype=bool)
         taken[first[np.argsort(-sizes, kind="stable")[: max(n_last, 0)]]] = True
         return pool[taken], pool[~taken]
@@ -260,27 +248,40 @@ class Filler:
         end = self.filled + len(rows) // self.size
         self.rows[self.filled : end] = rows.reshape(-1, self.size)
         self.kinds[self.filled : end] = kind
-        self.guests[self.filled : end] = 0
         self.filled = end
 
 
-def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, size: int) -> tuple[int, int, int]:
+def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, size: int) -> tuple[int, int]:
     """Count how many batches of `size` rows can be made in which no group appears twice.
 
     T batches can be filled exactly when the groups offer T * size rows, none of them more than T: dealing the rows
     out group by group then does it. The left side is concave in T, so the iteration ends at the largest.
 
     Returns:
-        T, the rows that a short batch beside them can hold, and the number of groups with more than T rows.
+        T, and the number of groups with more than T rows.
     """
     n_batches = n_rows // size
     if groups is None:
-        return n_batches, n_rows - n_batches * size, 0
-    multiplicity = np.unique(groups[find_repeats(groups)], return_counts=True)[1] + 1
-
-    def count_placeable(n: int) -> int:
-        return n_rows - int(np.maximum(multiplicity - n, 0).sum())
-
-    while n_batches and (possible := count_placeable(n_batches) // size) != n_batches:
+        return n_batches, 0
+    multiplicity = _count_repeats(groups)
+    while True:
+        possible = (n_rows - int(np.maximum(multiplicity - n_batches, 0).sum())) // size
+        if possible == n_batches or n_batches == 0:
+            return n_batches, int((multiplicity > n_batches).sum())
         n_batches = possible
-    return n_batches, count_placeable(n_batches + 1) - n_batches * size, int((multiplicity > n_batches).sum())
+
+
+def _count_repeats(groups: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Count the rows of every group that has several."""
+    if int(groups.max(initial=0)) >= 4 * len(groups):
+        groups = np.unique(groups, return_inverse=True)[1].astype(np.uint32)
+    # Where the last row of each group is; every other row is a repeat. Chunks keep the temporaries small.
+    last = np.empty(int(groups.max(initial=0)) + 1, dtype=np.uint32)
+    rows = np.arange(len(groups), dtype=np.uint32)
+    last[groups] = rows
+    repeats = [
+        groups[low : low + CHUNK][last[groups[low : low + CHUNK]] != rows[low : low + CHUNK]]
+        for low in range(0, len(groups), CHUNK)
+    ]
+    counts: npt.NDArray[np.int64] = np.unique(np.concatenate(repeats), return_counts=True)[1] + 1
+    return counts

@@ -93,11 +93,10 @@ class BatchPlan:
         self.seed = seed
         self.global_size = batch_size * world_size
         self.random_fraction = random_fraction
-        self._full_batches, n_last, self._unplaced_groups = count_distinct_batches(
+        self._full_batches, self._unplaced_groups = count_distinct_batches(
             labels.groups, len(labels), self.global_size
         )
         self._keeps_rest = world_size == 1 and not drop_last
-        self._last_rows = n_last if self._keeps_rest else 0
         if len(self) == 0:
             raise ValueError(
                 f"{len(labels)} rows make no global batch of {self.global_size} = {batch_size} rows x {world_size} "
@@ -106,7 +105,8 @@ class BatchPlan:
 
     def __len__(self) -> int:
         """Count the per-device batches of every epoch; it depends on group sizes alone, never on seed or strata."""
-        return self._full_batches * self.world_size + int(self._last_rows > 0)
+        has_rest = len(self.labels) > self._full_batches * self.global_size
+        return self._full_batches * self.world_size + int(self._keeps_rest and has_rest)
 
     @cached_property
     def digest(self) -> int:
@@ -121,9 +121,8 @@ class BatchPlan:
         """Plan one epoch.
 
         The number of global batches is fixed before any is made: the largest at which all of them can be free of
-        false negatives. Rows of groups that are too large for their own batches change places with single rows of
-        others. Should the leftovers still be too entangled to fill the last few, pure and pooled batches are opened,
-        as few as needed, so that their rows can take the conflicting ones.
+        false negatives. Should the leftovers be too entangled to fill the last few, pure and pooled batches are
+        opened, as few as needed, so that their rows can take the conflicting ones.
 
         Args:
             epoch: The epoch, from 0; another epoch gives other batches.
@@ -144,10 +143,9 @@ class BatchPlan:
                 for a, b in _split_strata(sizes[low:high], offset=low)
             ]
             rest.append(filler.fill_along_path(np.concatenate(leftovers), rng))
-        last = filler.finish(np.concatenate(rest), MIXED if n_sources > 1 else POOLED, self._last_rows)
-        n_hosts = self._name_hosts(filler)
+        last = filler.finish(np.concatenate(rest), MIXED if n_sources > 1 else POOLED, self._keeps_rest)
         order = rng.permutation(self._full_batches)
-        return EpochPlan(filler.rows, filler.kinds, order, last, self._count(filler, last, n_hosts))
+        return EpochPlan(filler.rows, filler.kinds, order, last, self._count(filler, last))
 
     def _draw_random(self, filler: Filler, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
         """Fill the batches that cross strata; return the other rows by stratum, and what is left of each stratum."""
@@ -161,15 +159,7 @@ class BatchPlan:
         left = rows[~taken[rows]]
         return left, sizes - np.bincount(self.labels.strata[taken], minlength=len(sizes))
 
-    def _name_hosts(self, filler: Filler) -> int:
-        """Call batches with guests what they are by now; return how many are of one stratum otherwise."""
-        hosts = np.flatnonzero((filler.guests > 0) & (filler.kinds != RANDOM))
-        n_pure = int(np.count_nonzero(filler.kinds[hosts] == PURE))
-        sources = self.labels.source_of_stratum[self.labels.strata[filler.rows[hosts]]]
-        filler.kinds[hosts] = np.where((sources == sources[:, :1]).all(axis=1), POOLED, MIXED)
-        return n_pure
-
-    def _count(self, filler: Filler, last: Rows, n_hosts: int) -> PlanCounts:
+    def _count(self, filler: Filler, last: Rows) -> PlanCounts:
         by_kind = np.bincount(filler.kinds, minlength=4)
         return PlanCounts(
             global_batch_size=self.global_size,
@@ -180,8 +170,6 @@ class BatchPlan:
             last=len(last),
             dropped=len(self.labels) - filler.rows.size - len(last),
             unplaced_groups=self._unplaced_groups,
-            hosts=n_hosts,
-            guests=int(filler.guests.sum()),
         )
 
 

@@ -48,20 +48,6 @@ def count_earlier(keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
 
 
-def find_repeats(groups: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-    """Tell for each row whether its group comes again further down; without a sort, if groups are numbered densely."""
-    if int(groups.max(initial=0)) >= 4 * len(groups):
-        groups = np.unique(groups, return_inverse=True)[1].astype(np.uint32)
-    rows = np.arange(len(groups), dtype=np.uint32)
-    last = np.empty(int(groups.max(initial=0)) + 1, dtype=np.uint32)
-    last[groups] = rows
-    repeats = np.empty(len(groups), dtype=bool)
-    for low in range(0, len(groups), CHUNK):
-        chunk = slice(low, low + CHUNK)
-        repeats[chunk] = last[groups[chunk]] != rows[chunk]
-    return repeats
-
-
 def draw_key(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
     """Draw the key of a hash."""
     return rng.integers(1 << 32, size=2, dtype=np.uint32)

@@ -158,31 +158,6 @@ def test_a_passage_that_answers_a_hundred_queries_is_kept(world_size: int) -> No
     assert np.isin(np.arange(100), kept).sum() >= 100 - 20_000 % 32
 
 
-def test_a_large_group_touches_as_few_batches_as_it_must() -> None:
-    strata = np.repeat(np.arange(10), 100)
-    groups = np.arange(1000, dtype=np.uint32)
-    groups[300:360] = 300  # with the 40 other rows of their stratum they fill 4 batches
-    counts = BatchPlan(Labels(strata, np.zeros(10, dtype=int), groups), 10).plan_epoch(0).counts
-    assert counts.dropped == 0 and counts.pure + counts.pooled == 100
-    # So 56 rows are in other batches: 50 are guests, whose hosts' singles fill the last 6 batches with 6 of them.
-    assert (counts.pure, counts.hosts, counts.guests) == (44, 50, 50)
-    assert "50 rows of false-negative groups that are too large for their own batches are in others, 50" in str(counts)
-
-
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_a_group_in_every_batch_leaves_the_others_with_their_stratum(drop_last: bool) -> None:
-    strata = np.repeat(np.arange(10), 100)
-    groups = np.arange(1000, dtype=np.uint32)
-    groups[300:430] = 300
-    epoch = BatchPlan(Labels(strata, np.zeros(10, dtype=int), groups), 10, drop_last=drop_last).plan_epoch(0)
-    # The 870 others and one of them for each batch fill 96, and a short one of 7.
-    assert (len(epoch.rows), len(epoch.last)) == (96, 0 if drop_last else 7)
-    assert epoch.counts.unplaced_groups == 1 and epoch.counts.dropped == (40 if drop_last else 33)
-    assert (groups[epoch.rows] == 300).sum() >= 90
-    own = [np.bincount(strata[batch[groups[batch] != 300]]).max() for batch in epoch.rows]
-    assert np.mean(np.array(own) == 9) > 0.8, "nine rows of one stratum beside the guest"
-
-
 def test_a_batch_larger_than_the_data_is_refused_or_is_the_only_one() -> None:
     labels = labels_of(10)
     assert [len(batch) for batch in BatchPlan(labels, 64).plan_epoch(0).batches(64)] == [10]
