@@ -44,8 +44,10 @@ def main(words: Sequence[str] | None = None) -> int:
         logging.getLogger("st_cluster_batches").setLevel(logging.INFO)
         logging.getLogger("mteb").setLevel(logging.ERROR)  # it warns of every model that is on no leaderboard
         warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")
-        # Trainers and progress bars write to stdout, which is for results.
-        with redirect_stdout(sys.stderr):
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        # Trainers and progress bars write to stdout, which is for results. Log lines go above a bar, not into it.
+        with redirect_stdout(sys.stderr), logging_redirect_tqdm():
             result, text = getattr(commands, arguments.command)(arguments, rest)
         if commands.is_main_process():
             print(json.dumps(result) if arguments.json else text, flush=True)

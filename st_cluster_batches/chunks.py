@@ -76,7 +76,8 @@ class ChunkedArray:
         present = [chunk for chunk in share if chunk in self._paths and self._is_whole(chunk)]
         if present and len(present) < len(share):
             logger.info("%s goes on with chunk %d of %d", description, len(present) + 1, len(share))
-        bar = tqdm(total=self.n_rows, desc=description, unit="row", disable=not crew.show_progress_bar)
+        has_bar = crew.show_progress_bar and len(present) < len(share)
+        bar = tqdm(total=self.n_rows, desc=description, unit="row", disable=not has_bar)
         bar.update(min(self.n_rows, len(present) * self.chunk_rows * crew.size))
         for chunk in sorted(set(share) - set(present)):
             self._write(chunk, make(chunk))

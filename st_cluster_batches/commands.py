@@ -7,6 +7,7 @@ A command takes its parsed arguments and returns a `Result`. Whatever is wrong w
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         _make_folder(arguments.output)
         from st_cluster_batches.demo import describe_demo, run_demo
 
+    # The plan of each run is logged by the demo itself, once.
+    logging.getLogger("st_cluster_batches.callback").setLevel(logging.WARNING)
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
     return result, describe_demo(result)
 

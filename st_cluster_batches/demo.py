@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PrinterCallback
 
 from st_cluster_batches.attach import cluster_dataset
+from st_cluster_batches.callback import find_samplers
 from st_cluster_batches.comparison import record_run
 from st_cluster_batches.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.evaluation import evaluate
@@ -53,20 +55,22 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
     Returns:
         What `summarise_runs` says of the strategies, the number of `sources`, and where `model` and `report` lie.
     """
+    runs = [(seed, name) for seed in range(n_seeds) for name in STRATEGIES]
+    logger.info("Reading docstrings, clustering them, then %d training runs: minutes on two cores", len(runs))
     pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
+    for name, collection in collections.items():
+        logger.info("Held out as %s: %d queries, %d documents", name, len(collection.queries), len(collection.corpus))
     tokenizer = train_tokenizer([*pairs["query"], *pairs["passage"]])
     encoder = fit_encoder(tokenizer, [f"{row['query']} {row['passage']}" for row in pairs])
     start = time.perf_counter()
-    options = ClusterOptions(cluster_size=_CLUSTER_SIZE)
-    labelled, clustering = cluster_dataset(pairs, encoder, options, cache_dir=output / "cache")
+    labelled = _label(pairs, encoder, output)
     attach_seconds = time.perf_counter() - start
-    clustering.save(output / CLUSTERING_FOLDER)
     folders = [output / "collections" / name for name in collections]
     for folder, collection in zip(folders, collections.values(), strict=True):
         collection.write(folder)
     records = []
-    runs = [(seed, name) for seed in range(n_seeds) for name in STRATEGIES]
-    for seed, name in tqdm(runs, "Training and evaluating", unit="run"):
+    for seed, name in (bar := tqdm(runs, "Training and evaluating", unit="run")):
+        bar.set_description(f"Training and evaluating, {name} batches, seed {seed}")
         is_kept = (seed, name) == (0, "cluster")
         folder = output if is_kept else output / "runs" / f"{name}-{seed}"
         # A copy, since the sampler hides the label columns of the dataset it is given.
@@ -113,6 +117,20 @@ def describe_demo(results: dict[str, Any]) -> str:
     lines.append(f"All tables: {results['report']}")
     lines.append(f"The cluster model of the first seed: SentenceTransformer({results['model']!r})")
     return "\n".join(lines)
+
+
+def _label(pairs: Dataset, encoder: SentenceTransformer, output: Path) -> Dataset:
+    """Attach clusters, keep the clustering, and say how many there are."""
+    options = ClusterOptions(cluster_size=_CLUSTER_SIZE)
+    labelled, clustering = cluster_dataset(
+        pairs, encoder, options, cache_dir=output / "cache", show_progress_bar=False
+    )
+    clustering.save(output / CLUSTERING_FOLDER)
+    n_sources, n_clusters = (len(set(labelled[column])) for column in ("source", "cluster"))
+    logger.info("Training on %d pairs of %d packages, in %d clusters", len(pairs), n_sources, n_clusters)
+    if n_clusters == n_sources:
+        logger.warning("So few pairs make one cluster of each package: cluster and source batches are the same")
+    return labelled
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -177,4 +195,9 @@ def _build_trainer(
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
-    return build_trainer(make_static_model(tokenizer, _MODEL_DIMENSIONS, seed), labelled, arguments)
+    trainer = build_trainer(make_static_model(tokenizer, _MODEL_DIMENSIONS, seed), labelled, arguments)
+    trainer.remove_callback(PrinterCallback)
+    if seed == 0:
+        for sampler in find_samplers(trainer.get_train_dataloader())[1]:
+            logger.info("%s batches, one epoch: %s", name, sampler.counts)
+    return trainer

@@ -65,7 +65,8 @@ def evaluate(
     loaded = load_tasks(tasks)
 
     def evaluate_all() -> dict[str, TaskScores]:
-        logger.info("Prompts in use: %s", model.prompts)
+        if prompts := {name: prompt for name, prompt in model.prompts.items() if prompt}:
+            logger.info("Prompts in use: %s", prompts)
         store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
         scores = {}
         for name, task in loaded.items():

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LABEL_VERSION = 2  # to be raised by any change here that changes labels
+_LABEL_VERSION = 3  # to be raised by any change here that changes labels or what is reported of them
 _BLOCK = 1 << 20
+# A group that would be in every global batch of so many rows, and is no handful, is warned of.
+_BATCH, _FEW_ROWS = 512, 10
 _NEAREST = np.dtype([("cluster", np.int32), ("similarity", np.float32)])
 
 
@@ -118,6 +120,8 @@ def label_parts(
         assert report is not None, "labels that were just written are there"
     else:
         logger.info("Labels of the same texts, encoder and centroids are in the cache: %s", seal_path)
+    if crew.is_main:
+        _warn_of_large_groups(parts, list(report.values()))
     return [part.join(path) for part, path in zip(parts, paths, strict=True)], report
 
 
@@ -162,5 +166,28 @@ def _group(
         "groups_by_size": {str(size): int(count) for size, count in zip(values, counts, strict=True)}
     }
     if near is not None:
-        report |= {"near_duplicate_threshold": threshold, "near_duplicate_pairs": near.n_pairs}
+        largest = int(sizes.argmax())
+        report |= {
+            "near_duplicate_threshold": threshold,
+            "near_duplicate_pairs": near.n_pairs,
+            "largest_group": {"rows": int(sizes[largest]), "first_row": int((groups == largest).argmax())},
+        }
     return groups, report
+
+
+def _warn_of_large_groups(parts: list[Pairs], reports: list[dict[str, Any]]) -> None:
+    """Warn of groups that have more rows than there will be batches: links chain, so a low threshold makes such."""
+    for part, report in zip(parts, reports, strict=True):
+        n_rows, largest = len(part), report.get("largest_group", {"rows": 1})
+        if largest["rows"] > max(n_rows / _BATCH, _FEW_ROWS):
+            passage = part.dataset.with_format(None)[largest["first_row"]][part.text_columns[1]]
+            logger.warning(
+                "The largest false-negative group holds %d of %d rows, such as %r. With global batches of more than "
+                "%d rows every batch has one of them, hardly any is of one cluster, and some rows are dropped. Links "
+                "chain: a false_negative_threshold above %s makes smaller groups",
+                largest["rows"],
+                n_rows,
+                passage[:100],
+                n_rows // largest["rows"],
+                report["near_duplicate_threshold"],
+            )

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.losses import (
     GISTEmbedLoss,
     MultipleNegativesRankingLoss,
 )
+from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -54,6 +55,13 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
     return model
 
 
+class _CardData(SentenceTransformerModelCardData):  # type: ignore[misc]  # the host library has no types
+    """A card whose examples are no training rows."""
+
+    def set_widget_examples(self, dataset: Any) -> None:
+        """Choose none: a trainer does so, with a bar of its own, whatever `generate_widget_examples` says."""
+
+
 def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTransformer:
     """Make a model of random static token embeddings.
 
@@ -66,7 +74,8 @@ def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTra
         A model that averages token vectors.
     """
     weights = torch.randn(tokenizer.get_vocab_size(), dimensions, generator=torch.Generator().manual_seed(seed))
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)])
+    embedding = StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)
+    return SentenceTransformer(modules=[embedding], model_card_data=_CardData())
 
 
 def build_loss(model: SentenceTransformer | SparseEncoder, arguments: ModelArguments) -> torch.nn.Module:

@@ -37,6 +37,12 @@ def test_rows_come_back(array: ChunkedArray) -> None:
     assert np.array_equal(array.take(wanted), ROWS[wanted])
 
 
+def test_a_bar_is_shown_for_work_alone(array: ChunkedArray, capsys: pytest.CaptureFixture[str]) -> None:
+    for expected in (True, False):
+        array.fill(lambda chunk: ROWS[slice(*array.bounds(chunk))], Crew(array.folder.parent, True), "Testing")
+        assert ("Testing" in capsys.readouterr().err) == expected
+
+
 @pytest.mark.parametrize(
     ("damage", "is_told"),
     [

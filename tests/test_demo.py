@@ -49,9 +49,15 @@ def test_fitted_encoder_is_the_same_every_time_and_knows_words_that_meet() -> No
 
 @pytest.mark.slow
 def test_demo_compares_all_strategies_and_leaves_a_model_that_plain_sentence_transformers_loads(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "st_cluster_batches.demo")
     result = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    messages = [record.getMessage() for record in caplog.records if record.name.endswith("demo")]
+    assert len(messages) == len(set(messages)) and "then 3 training runs" in messages[0]
+    shown = capsys.readouterr()
+    assert "Training and evaluating, cluster batches" in shown.err
+    assert not [noise for noise in ("widget", "Prompts in use", "train_runtime") if noise in shown.err + shown.out]
     assert tuple(result["results"]) == STRATEGIES
     for one in result["results"].values():
         assert all(0 < score < 1 for task in one["tasks"].values() for score in task["by_seed"])

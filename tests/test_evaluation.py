@@ -68,6 +68,15 @@ def test_an_edited_model_never_gets_the_old_score(folder: Path, tmp_path: Path) 
     assert first.per_query != second.per_query
 
 
+def test_prompts_are_logged_where_there_are_any(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "st_cluster_batches")
+    model = make_static_model()
+    for prompts, expected in (({"query": "", "document": ""}, 0), ({"query": "pawn ", "document": ""}, 1)):
+        model.prompts = prompts
+        evaluate(model, [folder], show_progress_bar=False)
+        assert caplog.text.count("Prompts in use: {'query': 'pawn '}") == caplog.text.count("Prompts") == expected
+
+
 def test_prompts_reach_the_tokenizer(folder: Path) -> None:
     model = make_static_model()
     model.prompts = {"query": "pawn ", "document": "soup "}

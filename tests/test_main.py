@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import subprocess
 import sys
 import time
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 from datasets import load_from_disk
 from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
 
-from st_cluster_batches import Clustering
+from st_cluster_batches import Clustering, commands
 from st_cluster_batches.__main__ import main
 
 
@@ -21,6 +24,22 @@ def test_help_answers_within_a_second(words: list[str]) -> None:
     assert time.perf_counter() - start < 1
     assert done.returncode == 0
     assert "st-cluster-batches" in done.stdout
+
+
+def test_a_log_line_goes_above_a_bar_and_not_into_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object) -> commands.Result:
+        with tqdm(total=2, desc="Working") as bar:
+            bar.update()
+            logging.getLogger("st_cluster_batches").info("half done")
+        return {}, ""
+
+    monkeypatch.setattr(commands, "demo", work)
+    assert main(["demo"]) == 0
+    lines = re.split(r"[\r\n]", capsys.readouterr().err)
+    assert [line for line in lines if "half done" in line] == ["half done"]
+    assert any("Working" in line for line in lines)
 
 
 def test_attach_writes_labelled_data_with_its_clustering(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.models import load_model
-from st_cluster_batches.recipe import ModelArguments
+from st_cluster_batches.recipe import ModelArguments, TrainingArguments
+from st_cluster_batches.training import build_trainer
 
 
 def test_a_truncated_transformer_is_its_first_layers(tiny_bert: Path) -> None:
@@ -44,6 +47,16 @@ def test_a_static_model_is_a_function_of_its_seed(saved_model: Path) -> None:
         load_model(ModelArguments(str(saved_model), static_dim=8), seed).encode(["soup"]) for seed in (0, 0, 1)
     )
     assert (first == again).all() and (first != other).any() and first.shape == (1, 8)
+
+
+def test_a_new_static_model_shows_no_training_rows_as_examples(
+    saved_model: Path, labelled: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model(ModelArguments(str(saved_model), static_dim=8), 0)
+    build_trainer(model, labelled, TrainingArguments(str(tmp_path / "run"), use_cpu=True))
+    assert model.model_card_data.widget == [] and "widget" not in capsys.readouterr().err
+    model.save(str(tmp_path / "model"))
+    assert "widget" not in ModelCard.load(tmp_path / "model" / "README.md").data
 
 
 @pytest.mark.parametrize(

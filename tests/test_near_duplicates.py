@@ -104,6 +104,24 @@ def test_a_person_can_judge_and_the_manifest_holds_no_text(
     assert samples[0]["passages"][0] in caplog.text
 
 
+def test_a_group_that_links_have_chained_too_far_is_warned_of(
+    rows: Dataset, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warn(rows: Dataset, threshold: float | None) -> tuple[int, list[str]]:
+        caplog.clear()
+        groups = attach(rows, cache, threshold)["false_negative_group"]
+        messages = [one.getMessage() for one in caplog.records]
+        return int(np.bincount(groups).max()), [one for one in messages if "largest false-negative group" in one]
+
+    assert warn(rows, None) == (1, [])
+    size, messages = warn(rows.select(range(9)), 0.8)
+    assert size > 1 and messages == [], "a handful of rows"
+    for _ in range(2):  # the second time from the cache
+        size, (message,) = warn(rows, 0.8)
+        assert f"{size} of 200 rows" in message and "above 0.8 makes smaller groups" in message
+        assert any(repr(passage) in message for passage in rows["passage"])
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 95])
 def test_a_threshold_that_is_no_similarity_is_refused(rows: Dataset, cache: Path, threshold: float) -> None:
     with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
