@@ -135,5 +135,6 @@ if __name__ == "__main__":
     for run in json.loads(Path(sys.argv[1]).read_text()):
         train(run)
     if torch.distributed.is_initialized():
-        # Left to the interpreter's exit, gloo's threads now and then abort it.
+        # Left to the interpreter's exit, or closed while another rank still works, gloo's threads now and then abort.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
