@@ -83,7 +83,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
     demo = add("demo", "compare batch strategies on the docstrings of your own Python, without a network")
     demo.add_argument("--output", type=Path, default=Path("st-cluster-batches-demo"), metavar="DIR")
-    demo.add_argument("--pairs", type=int, default=None, metavar="N", help="training pairs at most")
+    # So that it takes minutes however many packages there are.
+    demo.add_argument("--pairs", type=int, default=10_000, metavar="N", help="training pairs at most (10000)")
     demo.add_argument("--seeds", type=int, default=3, metavar="N", help="training runs of each strategy")
 
     attach = add("attach", "label pairs with clusters and false-negative groups")

@@ -46,7 +46,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     # Both are read at import: nothing is on the Hub here, and the small steps need no bars of their own.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     with checking_input():
-        if arguments.seeds < 1 or (arguments.pairs is not None and arguments.pairs < 1000):
+        if arguments.seeds < 1 or arguments.pairs < 1000:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
         _make_folder(arguments.output)
         from st_cluster_batches.demo import describe_demo, run_demo
