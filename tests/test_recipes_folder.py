@@ -119,5 +119,5 @@ def test_commands_in_comments_and_documents_name_files_and_keys_that_exist() -> 
             own = words[words.index("st_cluster_batches" if words[0] == "accelerate" else "st-cluster-batches") + 1 :]
             _, rest = _build_parser().parse_known_args(own)
             flags = {word[2:] for word in rest if word.startswith("--")}
-            assert flags <= keys | {"data_dir", "encoder", "cache_dir"}, f"{path}: {flags}"
+            assert flags <= keys | {"data_dir", "train_data", "encoder", "cache_dir"}, f"{path}: {flags}"
     assert n_commands > len(RECIPES) // 2
