@@ -35,6 +35,7 @@ def check_private_model(environment: Mapping[str, str], tmp_path: Path) -> None:
     assert found["deleted"]
 
 
+# Skipped without a token, since it writes to a real account; the test below takes the same steps on the loopback Hub.
 @pytest.mark.skipif(
     os.environ.get("ST_CLUSTER_HUB_E2E") != "1" or not os.environ.get("HF_TOKEN"),
     reason="writes to the real Hub: set ST_CLUSTER_HUB_E2E=1 and HF_TOKEN to a token with write access",

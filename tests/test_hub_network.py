@@ -92,6 +92,7 @@ def test_build_makes_no_request_and_publish_none_but_to_the_hub(tmp_path: Path) 
 
 
 @pytest.mark.slow
+# No other means sees what hf_xet connects to; the test above, which needs no namespaces, watches Python's own sockets.
 @pytest.mark.skipif(not may_seclude(), reason="needs Linux, `ip`, and leave to make network namespaces")
 def test_publishing_and_reading_send_nothing_beyond_the_loopback_interface(tmp_path: Path) -> None:
     """By Xet: hf_xet is not Python, and connects where no hook of Python sees it."""

@@ -107,6 +107,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
+        # The test above fills a limit on file sizes instead of a disk, and needs no root.
         pytest.skip("only root can mount a small disk")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
