@@ -146,8 +146,9 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     scores = {}
     if tasks:
         from st_cluster_batches.evaluation import evaluate
+        from st_cluster_batches.evidence import EVALUATION_FOLDER
 
-        scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / "evaluation"))
+        scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / EVALUATION_FOLDER))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
 
 
