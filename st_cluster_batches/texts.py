@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,13 @@ TARGET_COLUMNS = ("label", "labels", "score", "scores")
 
 Links = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # (m,) rows, and the (m,) rows that each is linked to
 
-_CHUNK = 10_000
+_CHUNK = 4096  # rows read at once: few enough that folding their texts stays in the cache of the processor
 _BLOCK = 1 << 20
 _SORTED_ROWS = 1 << 22
+
+_hash = xxhash.xxh3_64_intdigest
+# What `_fold` makes of a byte of ASCII, but for runs of white space.
+_FOLDED_BYTES = bytes(ord(" ") if chr(byte).isspace() and byte < 128 else byte for byte in bytes(range(256)).lower())
 
 
 def find_text_columns(dataset: Dataset) -> list[str]:
@@ -74,9 +79,9 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
                     f"Column {name!r} has no text in row {first + at}: {texts[at].as_py()!r}. Remove such rows first: "
                     f"dataset.filter(lambda row: (row[{name!r}] or '').strip())"
                 )
-            offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+            data, offsets = _read_bytes(texts)
             state.update(np.diff(offsets).data)
-            state.update(memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]])
+            state.update(data)
         first += table.num_rows
     return state.hexdigest()
 
@@ -113,9 +118,34 @@ def _hash_column(dataset: Dataset, name: str, show_progress_bar: bool) -> npt.ND
     hashes = np.empty(len(dataset), dtype=np.uint64)
     first = 0
     for table in iterate_tables(dataset, [name], "Finding false negatives", show_progress_bar):
-        hashes[first : first + table.num_rows] = hash_texts(table[name].to_pylist())
+        hashes[first : first + table.num_rows] = _hash_chunk(table[name].combine_chunks().cast(pa.large_string()))
         first += table.num_rows
     return hashes
+
+
+def _hash_chunk(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
+    """Hash like `hash_texts`, at half the time: what is plain is folded for all texts at once.
+
+    Texts with a byte beyond ASCII or two blanks in a row are folded one by one.
+    """
+    view, offsets = _read_bytes(texts)
+    data = bytes(view)
+    folded = data.translate(_FOLDED_BYTES)
+    codes = np.frombuffer(folded, dtype=np.uint8)
+    is_blank, is_odd = codes == ord(" "), codes > 127
+    is_odd[1:] |= is_blank[1:] & is_blank[:-1]
+    one_by_one = np.logical_or.reduceat(is_odd, offsets[:-1])
+    hashes = [
+        _hash(_fold(data[low:high].decode()).encode() if is_special else folded[low:high].strip())
+        for (low, high), is_special in zip(pairwise(offsets.tolist()), one_by_one.tolist(), strict=True)
+    ]
+    return np.asarray(hashes, dtype=np.uint64)
+
+
+def _read_bytes(texts: pa.LargeStringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
+    """Return the bytes of n texts, end to end, and the (n + 1,) offsets at which they start and end."""
+    offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def _link_equal(values: npt.NDArray[np.uint64], others: Sequence[npt.NDArray[np.uint64]]) -> list[Links]:
@@ -169,17 +199,11 @@ def _number_groups(n_rows: int, starts: npt.NDArray[np.int64], ends: npt.NDArray
 
 def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return an (n,) hash of every text, equal for texts that count as equal."""
-    return np.asarray(
-        [xxhash.xxh3_64_intdigest(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64
-    )
+    return np.asarray([_hash(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64)
 
 
 def _fold(text: str) -> str:
-    # In Python, since ASCII needs no normalisation there and Arrow's functions take ten times as long on long texts.
-    if text.isascii() and text.isprintable() and "  " not in text:
-        return text.strip().lower()  # no white space but single blanks
-    text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 def iterate_tables(dataset: Dataset, columns: Sequence[str], description: str, show_progress_bar: bool) -> Any:

@@ -6,7 +6,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_cluster_batches.texts import check_texts, find_text_columns, group_false_negatives
+from st_cluster_batches.texts import check_texts, find_text_columns, group_false_negatives, hash_texts
 
 WORDS = st.sampled_from(["a", "A", " a ", "b", "c  d", "c\td", "é", "e\u0301", "ﬁ", "fi", "e", "f", "g"])
 
@@ -40,6 +40,16 @@ def test_groups_are_the_connected_components_of_shared_texts(rows: list[tuple[st
     expected = group_by_definition(rows)
     assert [[a == b for b in groups] for a in groups] == [[a == b for b in expected] for a in expected]
     assert set(groups) == set(range(len(set(groups))))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
+def test_texts_hash_alike_one_by_one_and_as_a_column(texts: list[str]) -> None:
+    # Each twice, once as another text might have it, so that there is something to find.
+    texts = [*texts, *(f" {text.swapcase().swapcase()}\n" for text in texts)]
+    data = Dataset.from_dict({"q": texts})
+    groups, hashes = group_false_negatives(data, ["q"]), hash_texts(texts)
+    assert [[a == b for b in groups] for a in groups] == [[a == b for b in hashes] for a in hashes]
 
 
 def test_a_text_that_only_negatives_share_links_nothing() -> None:
