@@ -18,6 +18,7 @@ import torch
 
 from st_cluster_batches.cache import hash_values, write_whole
 from st_cluster_batches.chunks import ChunkedArray
+from st_cluster_batches.kmeans import widen
 from st_cluster_batches.processes import Crew
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ STATIC_PREFIX = "static:"
 
 # Texts that the encoder sees at once, chosen by tests/bench/bench_attach.py encoders.
 _BATCH_SIZE = 32
-_STATIC_BATCH_SIZE = 1024
+_STATIC_BATCH_SIZE = 2048
 
 
 def sides_of(key: Key) -> tuple[Side, ...]:
@@ -141,18 +142,19 @@ class KeyVectors:
 
     def read(self, chunk: int) -> npt.NDArray[np.float32]:
         """Return the (rows of the chunk, d) unit rows of a chunk."""
-        return join_sides([side.read(chunk) for side in self.sides])
+        return join_sides([widen(side.read(chunk)) for side in self.sides])
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
         """Return the (n, d) unit rows of n rows in ascending order."""
-        return join_sides([side.take(rows) for side in self.sides])
+        return join_sides([widen(side.take(rows)) for side in self.sides])
 
 
-def join_sides(sides: Sequence[npt.NDArray[np.floating[Any]]]) -> npt.NDArray[np.float32]:
+def join_sides(sides: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     """Join the unit vectors of queries and passages row by row to unit vectors again, as CDE does."""
-    joined: npt.NDArray[np.float32] = np.concatenate(sides, axis=1, dtype=np.float32)
-    if len(sides) > 1:
-        joined /= np.sqrt(np.float32(len(sides)))
+    if len(sides) == 1:
+        return sides[0]
+    joined: npt.NDArray[np.float32] = np.concatenate(sides, axis=1)
+    joined /= np.sqrt(np.float32(len(sides)))
     return joined
 
 
@@ -178,7 +180,8 @@ def embed_side(part: Pairs, side: Side, encoder: Encoder, crew: Crew) -> Chunked
 
     def make(chunk: int) -> npt.NDArray[np.float16]:
         low, high = array.bounds(chunk)
-        return encoder.encode(side, texts[low:high][column], first_row=low).astype(np.float16)
+        vectors = encoder.encode(side, texts[low:high][column], first_row=low)
+        return torch.from_numpy(vectors).half().numpy()  # bit for bit as by numpy, which takes far longer
 
     array.fill(make, crew, "Embedding queries" if side == "query" else "Embedding passages")
     return array

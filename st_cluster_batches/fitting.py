@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FIT_VERSION = 2  # to be raised by any change here that changes centroids
+_FIT_VERSION = 3  # to be raised by any change here that changes centroids
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "datasets")
 
 _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of

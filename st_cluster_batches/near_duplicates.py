@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.cache import hash_values, write_atomically
 from st_cluster_batches.chunks import ChunkedArray
-from st_cluster_batches.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions
+from st_cluster_batches.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions, widen
 from st_cluster_batches.processes import Crew
 from st_cluster_batches.texts import Links
 
@@ -107,7 +107,7 @@ def _cut(rows: npt.NDArray[np.int32], passages: ChunkedArray) -> list[npt.NDArra
 
 def _search(rows: npt.NDArray[np.int32], passages: ChunkedArray, part: Pairs, found: NearDuplicates) -> None:
     """Link the near-duplicates of one cell."""
-    vectors = passages.take(rows).astype(np.float32)
+    vectors = widen(passages.take(rows))
     index = require_faiss().IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     starts, ends = [], []

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from st_cluster_batches.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions
+from st_cluster_batches.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions, widen
 
 
 def make_blobs(n_rows: int = 4000, n_blobs: int = 12, dimensions: int = 24, spread: float = 0.6) -> np.ndarray:
@@ -25,14 +25,31 @@ def test_centroids_are_unit_vectors_and_rows_go_to_the_nearest() -> None:
 
 
 def test_training_sees_more_than_the_256_rows_a_centroid_that_faiss_takes_by_default() -> None:
-    vectors = make_blobs(30_000, n_blobs=200, spread=3.0)
-    default = faiss.Kmeans(24, 10, niter=20, spherical=True, seed=0)
+    vectors = make_blobs(30_000, n_blobs=200, dimensions=64, spread=20.0)
+    default = faiss.Kmeans(64, 10, niter=20, spherical=True, seed=0)
     default.train(vectors)
     few, ours = (
         NearestCentroid(centroids).find(vectors)[1].mean()
         for centroids in (default.centroids, fit_centroids(vectors, 10, seed=0, niter=20))
     )
     assert ours > few
+
+
+def test_iterations_on_part_of_the_sample_lose_nothing() -> None:
+    vectors = make_blobs(30_000, n_blobs=200, dimensions=64, spread=20.0)
+    ours, plain = [], []
+    for seed in range(5):
+        everything = faiss.Kmeans(64, 10, niter=20, spherical=True, seed=seed, max_points_per_centroid=30_000)
+        everything.train(vectors)
+        plain.append(NearestCentroid(everything.centroids).find(vectors)[1].mean())
+        ours.append(NearestCentroid(fit_centroids(vectors, 10, seed=seed, niter=20)).find(vectors)[1].mean())
+    assert np.mean(ours) > 0.995 * np.mean(plain)
+
+
+def test_halves_widen_to_what_numpy_makes_of_them() -> None:
+    rows = np.random.default_rng(0).normal(size=(33, 13)).astype(np.float16)
+    rows[0, :4] = 6e-8, 1e-5, -0.0, 65504  # subnormal numbers and the largest
+    assert np.array_equal(widen(rows[::2]), rows[::2].astype(np.float32))
 
 
 def test_clusters_follow_a_path_through_their_centroids() -> None:
