@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.collection import Collection
 from st_cluster_batches.labels import SOURCE
-from st_cluster_batches.texts import find_text_columns, group_false_negatives
+from st_cluster_batches.texts import check_texts, find_text_columns, group_false_negatives
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,11 +37,12 @@ def hold_out(
         The pairs that are left for training, and a collection for each source, by name.
 
     Raises:
-        ValueError: If the dataset has no second column of text.
+        ValueError: If the dataset has no second column of text, or a text is missing.
     """
     columns = find_text_columns(dataset)[:2]
     if len(columns) < 2:
         raise ValueError(f"Holding out queries needs two columns of text, query and passage, not {columns}")
+    check_texts(dataset, columns, show_progress_bar=False)
     names, source_of_row = np.array(["held_out"]), np.zeros(len(dataset), dtype=int)
     if SOURCE in dataset.column_names:
         names, source_of_row = np.unique(np.asarray(dataset[SOURCE][:]), return_inverse=True)

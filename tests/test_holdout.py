@@ -59,3 +59,9 @@ def test_at_most_a_tenth_of_a_source_is_asked_for(pairs: Dataset) -> None:
 def test_queries_alone_cannot_be_held_out(pairs: Dataset) -> None:
     with pytest.raises(ValueError, match="two columns of text"):
         hold_out(pairs.select_columns(["query", "source"]), 5, 10)
+
+
+def test_a_missing_text_is_named(pairs: Dataset) -> None:
+    rows = [*pairs.to_list(), {"query": "q", "passage": "", "source": "a"}]
+    with pytest.raises(ValueError, match="Column 'passage' has no text in row 200"):
+        hold_out(Dataset.from_list(rows), 5, 40)
