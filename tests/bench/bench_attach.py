@@ -1,6 +1,6 @@
 """What clustering costs, and what cheap encoders lose.
 
-python tests/bench/bench_attach.py DATA MODEL [encoders overhead sample assign near memory]
+python tests/bench/bench_attach.py DATA MODEL [encoders overhead sample assign near]
 
 DATA is a folder of parquet files of pairs, MODEL the full encoder (all-MiniLM-L6-v2 in README's table). All ratios
 are medians of interleaved repetitions in one process, with their range; A/A is the same thing against itself.
@@ -12,10 +12,7 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -25,9 +22,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from bench_memory import synthetic
 from datasets import Dataset, concatenate_datasets, load_dataset
 from sentence_transformers import SentenceTransformer
 from sklearn.cluster import MiniBatchKMeans
@@ -214,13 +210,19 @@ def measure_similarity(vectors: np.ndarray, sample: np.ndarray, k: int, seed: in
     start = time.perf_counter()
     ours = fit_centroids(sample, k, seed=seed, niter=20)
     middle = time.perf_counter()
-    plain = faiss.Kmeans(
+    plain = fit_by_hand(vectors, k, seed)
+    times = middle - start, time.perf_counter() - middle
+    similarity = (float(NearestCentroid(one).find(vectors)[1].mean()) for one in (ours, plain))
+    return *similarity, *times
+
+
+def fit_by_hand(vectors: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
+    """Return the centroids that FAISS finds when it is called without us, on all rows."""
+    kmeans = faiss.Kmeans(
         vectors.shape[1], k, niter=20, spherical=True, seed=seed, max_points_per_centroid=len(vectors)
     )
-    plain.train(vectors)
-    times = middle - start, time.perf_counter() - middle
-    similarity = (float(NearestCentroid(one).find(vectors)[1].mean()) for one in (ours, plain.centroids))
-    return *similarity, *times
+    kmeans.train(vectors)
+    return kmeans.centroids
 
 
 def bench_assign(*_: Any) -> Report:
@@ -249,9 +251,7 @@ def bench_assign(*_: Any) -> Report:
     found: dict[str, np.ndarray] = {}
 
     def by_hand() -> None:
-        trained = faiss.Kmeans(384, 100, niter=20, spherical=True, seed=0, max_points_per_centroid=len(few))
-        trained.train(few)
-        found["faiss"] = trained.centroids
+        found["faiss"] = fit_by_hand(few, 100)
 
     def by_sklearn() -> None:
         found["sklearn"] = MiniBatchKMeans(100, random_state=0, n_init=1).fit(few).cluster_centers_
@@ -266,14 +266,6 @@ def bench_assign(*_: Any) -> Report:
         centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
         report[f"mean similarity, {name}"] = round(float((few @ centres.T).max(axis=1).mean()), 4)
     return report
-
-
-def synthetic(rows: np.ndarray) -> np.ndarray:
-    """Return (n, 384) unit vectors of 2,000 topics, a function of the row's number."""
-    topics = np.random.default_rng(0).normal(size=(2000, 384)).astype(np.float32)
-    noise = np.random.default_rng(int(rows[0])).normal(size=(len(rows), 384)).astype(np.float32)
-    vectors = topics[(rows * 7919) % 2000] + noise
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def bench_near(data: Path, full: str, _: int) -> Report:
@@ -305,70 +297,6 @@ def bench_near(data: Path, full: str, _: int) -> Report:
     return report
 
 
-def bench_memory(*_: Any) -> Report:
-    """Peak memory by rows, each in a process of its own, with vectors in place of an encoder."""
-    report = {}
-    for n_rows in (100_000, 300_000, 1_000_000, 10_000_000):
-        command = [sys.executable, __file__, "-", "-", "--memory_of", str(n_rows)]
-        report[f"{n_rows:,} rows"] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    return report
-
-
-def measure_memory(n_rows: int) -> Report:
-    """Attach clusters to synthetic rows, and say how far memory rose above what was there before."""
-    from conftest import make_static_model
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_rows(Path(folder) / "rows.parquet", n_rows)
-        data = load_dataset("parquet", data_files=f"{folder}/rows.parquet", split="train", cache_dir=folder)
-        model = make_static_model()
-        model.encode_query = lambda texts, **_: synthetic(np.asarray([int(text.split()[1]) for text in texts]))
-        attach_clusters(data.select(range(5000)), model, n_clusters=10, cache_dir=folder, show_progress_bar=False)
-        before, watch = read_memory(), MemoryWatch()
-        start = time.perf_counter()
-        watch.start()
-        attach_clusters(data, model, n_clusters=100, cache_dir=f"{folder}/cache", show_progress_bar=False)
-        watch.is_over.set()
-        seconds = time.perf_counter() - start
-    sample = 4 * 384 * min(n_rows, 100_000) / 1e6
-    return {
-        "training sample, MB": round(sample),
-        "own memory above start, MB": round((watch.peak["RssAnon"] - before["RssAnon"]) / 1e3),
-        "with mapped files, MB": round((watch.peak["VmRSS"] - before["VmRSS"]) / 1e3),
-        "seconds": round(seconds),
-    }
-
-
-def write_rows(path: Path, n_rows: int) -> None:
-    """Write numbered pairs, a part at a time."""
-    schema = pa.schema({"query": pa.string(), "passage": pa.string()})
-    with pq.ParquetWriter(path, schema) as writer:
-        for low in range(0, n_rows, 100_000):
-            rows = range(low, min(n_rows, low + 100_000))
-            columns = [[f"{side} {row}" for row in rows] for side in ("query", "passage")]
-            writer.write_table(pa.table(columns, schema=schema))
-
-
-def read_memory() -> dict[str, int]:
-    """Return kilobytes of this process: its own (RssAnon), and with the files it maps (VmRSS)."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) for words in lines if words[0] in ("RssAnon:", "VmRSS:")}
-
-
-class MemoryWatch(threading.Thread):
-    """Keeps the highest memory seen while it runs."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = read_memory()
-        self.is_over = threading.Event()
-
-    def run(self) -> None:
-        while not self.is_over.wait(0.02):
-            now = read_memory()
-            self.peak = {name: max(peak, now[name]) for name, peak in self.peak.items()}
-
-
 def main() -> None:
     """Run what was asked for, and print it."""
     benches = {
@@ -377,18 +305,13 @@ def main() -> None:
         "sample": bench_sample,
         "assign": bench_assign,
         "near": bench_near,
-        "memory": bench_memory,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("model")
     parser.add_argument("which", nargs="*", default=list(benches))
     parser.add_argument("--rows", type=int, default=1500, help="rows that the full encoder sees of each source")
-    parser.add_argument("--memory_of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory_of is not None:
-        print(json.dumps(measure_memory(arguments.memory_of)))
-        return
     packages = ("sentence-transformers", "torch", "faiss-cpu", "scikit-learn", "model2vec")
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     print(json.dumps({**machine, "python": platform.python_version(), **{one: version(one) for one in packages}}))
