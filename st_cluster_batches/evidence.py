@@ -70,11 +70,7 @@ class Evidence:
         return self.setting("batch_sampler", "cluster") if self.recipe else None
 
     def setting(self, key: str, default: str | None = None) -> str | None:
-        """Return the value of a recipe's key as the run had it: the command line wins over the file."""
-        words = [word for given in self.recipe.get("overrides", []) for word in str(given).split("=", 1)]
-        for at, word in reversed(list(enumerate(words[:-1]))):
-            if word.removeprefix("--").replace("-", "_") == key and word.startswith("--"):
-                return words[at + 1]
+        """Return the value of a recipe's key as text."""
         value = self.recipe.get(key, default)
         return None if value is None else str(value)
 

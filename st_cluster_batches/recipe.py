@@ -161,7 +161,10 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
     )
     keep_false_negatives_apart: bool = field(
-        default=True, metadata={"help": "Never let rows of one false-negative group meet, where batches are planned."}
+        default=True,
+        metadata={
+            "help": "Keep the rows of a false-negative group apart, where pairs have groups: clustering brings them."
+        },
     )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 
@@ -182,7 +185,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
 
 @dataclass
 class Recipe:
-    """All parameters of one run."""
+    """All parameters of one run, and the values of file and command line that set them."""
 
     data: DataArguments
     model: ModelArguments
@@ -212,7 +215,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     values = read_values(path)
     values.pop(VARIANTS, None)
-    return parse_values(values, overrides, {**values, "overrides": list(overrides)} if overrides else values)
+    return parse_values({**values, **read_words(overrides)})
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
@@ -234,33 +237,40 @@ def read_values(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def parse_values(values: dict[str, Any], overrides: Sequence[str], given: dict[str, Any]) -> Recipe:
-    """Check keys and values, of the file and of the command line alike.
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return what `--key value` words of a command line say, as the values of a recipe.
 
-    Args:
-        values: Of the file.
-        overrides: Words of the command line.
-        given: What the recipe is to say it was made of.
+    Raises:
+        ValueError: If the first word is no `--key`.
+    """
+    given: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            key, sign, value = word[2:].partition("=")
+            own = given[key.replace("-", "_")] = [value] if sign else []
+        elif given:
+            own.append(word)
+        else:
+            raise ValueError(f"{word!r} stands alone; say --key {word}")
+    return {key: True if not own else own[0] if len(own) == 1 else own for key, own in given.items()}
 
-    Returns:
-        The parameters.
+
+def parse_values(values: dict[str, Any]) -> Recipe:
+    """Check the keys and values of a recipe.
 
     Raises:
         ValueError: If a key is unknown or missing, or a value is of the wrong kind.
     """
     groups = (DataArguments, ModelArguments, ClusterArguments, TrainingArguments)
     known = {one.name for group in groups for one in fields(group) if one.init}
-    flags = [word[2:].split("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
-    for key in [*values, *flags]:
+    for key in values:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     words = [word for key, value in values.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
-    data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(
-        [*words, *overrides]
-    )
-    return Recipe(data, model, clusters, training, given)
+    data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
+    return Recipe(data, model, clusters, training, values)
 
 
 def to_words(key: str, value: Any) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from st_cluster_batches.recipe import VARIANTS, ClusterArguments, Recipe, parse_values, read_values, to_words
+from st_cluster_batches.recipe import VARIANTS, ClusterArguments, Recipe, parse_values, read_values, read_words
 
 _DEFAULT: dict[str, dict[str, Any]] = {
     strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
@@ -55,8 +55,5 @@ def read_variants(
                 f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
                 f"{', '.join(sorted(_ALLOWED))}"
             )
-        own = {**own, **(common or {})}
-        given = {key: value for key, value in values.items() if key not in own}
-        words = [*overrides, *(word for key, value in own.items() for word in to_words(key, value))]
-        recipes[str(name)] = parse_values(given, words, {**given, "overrides": list(overrides), **own})
+        recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
     return recipes

@@ -64,7 +64,7 @@ def test_train_leaves_a_model_its_recipe_its_plan_and_its_scores(
     if strategy == "cluster":
         plan = json.loads((run / "batch_plan.json").read_text())[0]
         assert plan["strata"] == {"0": ["source", "cluster"]} and sum(plan["counts"].values()) >= 120 // 8
-    assert "overrides" in (run / "recipe.yaml").read_text()
+    assert main(["train", f"{run}/recipe.yaml", "--output_dir", f"{workspace}/again", "--max_steps", "1"]) == 0
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["held_out"]["queries"] == 20
     assert (run / "clustering").exists() == (strategy == "cluster")

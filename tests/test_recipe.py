@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from sentence_transformers.base.sampler import BatchSamplers
@@ -52,7 +53,25 @@ def test_the_command_line_wins_over_the_file(recipe: Path) -> None:
     read = read_recipe(recipe, ["--cluster_size", "50", "--train_data", "c.parquet", "--learning_rate=0.1"])
     assert (read.clusters.cluster_size, read.data.train_data) == (50, ["c.parquet"])
     assert read.training.learning_rate == 0.1
-    assert read.given["overrides"][:2] == ["--cluster_size", "50"]
+    assert read.given["cluster_size"] == "50" and "overrides" not in read.given
+
+
+def test_what_was_given_is_a_recipe_again(recipe: Path, tmp_path: Path) -> None:
+    words = [
+        "--train_data",
+        "c.parquet",
+        "d.parquet",
+        "--save-strategy=no",
+        "--use_cpu",
+        "--lr_scheduler_kwargs",
+        "{}",
+    ]
+    read = read_recipe(recipe, words)
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(read.given))
+    other = read_recipe(again)
+    assert (other.data, other.model, other.clusters) == (read.data, read.model, read.clusters)
+    assert other.training.to_json_string() == read.training.to_json_string()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +83,7 @@ def test_the_command_line_wins_over_the_file(recipe: Path) -> None:
         (["--cluster_size", "many"], "invalid int value: 'many'"),
         (["--n_clusters", "5"], "n_clusters=5 and cluster_size=300 exclude each other"),
         (["--key", "title"], "invalid choice: 'title'"),
+        (["title"], "'title' stands alone; say --key title"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(recipe: Path, overrides: list[str], message: str) -> None:
