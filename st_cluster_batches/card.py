@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,15 @@ PAPER = "https://arxiv.org/abs/2407.18887"
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
 MARK = re.compile(r"<!-- around: ([0-9a-f]{16}) -->")
 _MAX_SHOWN_SOURCES = 10
+_TRAIN_AGAIN = """```bash
+st-cluster-batches train results/recipe.yaml --data_dir DATA --output_dir RUN
+```
+
+DATA is the folder of training data and collections; names without a slash may have been paths."""
 _STRATEGIES = {
-    "cluster": "Every batch was filled from **one cluster** of one source, so that its in-batch negatives are hard.",
-    "source": "Every batch was filled from **one source**.",
+    "cluster": "Batches were filled from **one cluster** of one source, so that in-batch negatives are hard; what was "
+    "left over is packed with its neighbours, as counted below.",
+    "source": "Batches were filled from **one source**; what was left over is mixed, as counted below.",
     "random": "Batches are of **random rows**: the baseline, not cluster batches.",
 }
 
@@ -119,11 +124,9 @@ def render_block(evidence: Evidence, figures: Sequence[str] = ()) -> str:
         lines += ["### Compared with random batches", "", describe_results(evidence.comparison), ""]
         lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" not in one]
     if evidence.recipe:
-        words = shlex.join(map(str, evidence.recipe.get("overrides", [])))
-        recipe = {key: value for key, value in evidence.recipe.items() if key != "overrides"}
-        lines += ["### How to train it again", "", "`recipe.yaml`:", "", "```yaml"]
-        lines += [yaml.safe_dump(recipe, sort_keys=False).rstrip(), "```", ""]
-        lines += ["```bash", f"st-cluster-batches train recipe.yaml {words}".rstrip(), "```", ""]
+        lines += ["### How to train it again", "", "`results/recipe.yaml`:", "", "```yaml"]
+        lines += [yaml.safe_dump(dict(evidence.recipe), sort_keys=False).rstrip(), "```", ""]
+        lines += [_TRAIN_AGAIN, ""]
     return "\n".join([*lines, END])
 
 

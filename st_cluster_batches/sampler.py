@@ -207,7 +207,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             "drop_last": self.drop_last,
             "seed": self.seed,
             "strata": {str(epoch): list(columns) for epoch, columns in self.options.schedule},
-            "distinct": self.options.distinct,
+            "distinct": self.options.distinct if self.options.distinct in self.dataset.column_names else None,
             "random_fraction": self.options.random_fraction,
         }
 
