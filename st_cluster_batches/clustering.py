@@ -43,8 +43,8 @@ class Clustering:
         centroids: For each source a (k, d) float32 array of unit rows, ordered along a path through space, so that
             neighbours in number are neighbours in meaning.
         manifest: Encoder, key, seed, sizes and whatever else tells one clustering from another.
-        encoder: The model that the centroids were made with, or the path to load it from once it is needed; by its id
-            in the manifest if None.
+        encoder: The model that the centroids were made with, or the path to load it from once it is needed; if None
+            the one saved with them, or else by its id in the manifest.
     """
 
     centroids: dict[str, Centroids]
@@ -220,8 +220,8 @@ class Clustering:
 
         Args:
             name: The folder, or a Hub id: of a data set, or else of a model.
-            encoder: The model that it was made with, or where it lies. By default it is loaded by the id in the
-                manifest once texts are to be embedded.
+            encoder: The model that it was made with, or where it lies. By default the distilled one that was saved
+                with it, or else the one that the manifest names, is loaded once texts are to be embedded.
 
         Raises:
             FileNotFoundError: If there is none.

@@ -192,7 +192,7 @@ def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> Sentenc
 
     Args:
         encoder: A model, or the path or Hub id of one. With the prefix `static:` the model is distilled to static
-            token embeddings first (model2vec), about a hundred times faster on a CPU, and kept in the cache.
+            token embeddings first (model2vec), hundreds of times as fast on a CPU, and kept in the cache.
         cache_dir: Where distilled models are kept.
 
     Returns:

@@ -1,6 +1,6 @@
 """What clustering costs, and what cheap encoders lose.
 
-python tests/bench/bench_attach.py DATA MODEL [encoders overhead sample assign near]
+PYTHONPATH=.:tests python tests/bench/bench_attach.py DATA MODEL [encoders overhead sample assign near]
 
 DATA is a folder of parquet files of pairs, MODEL the full encoder (all-MiniLM-L6-v2 in README's table). All ratios
 are medians of interleaved repetitions in one process, with their range; A/A is the same thing against itself.
