@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.cache import hash_values
 from st_cluster_batches.chunks import ChunkedArray
-from st_cluster_batches.clustering import Clustering
+from st_cluster_batches.clustering import MANIFEST_FILE, Clustering
 from st_cluster_batches.embedding import Encoder, Key, KeyVectors
 from st_cluster_batches.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.labelling import assign_rows, embed
@@ -116,7 +116,8 @@ def fit_parts(parts: list[Pairs], encoder: Encoder, options: ClusterOptions, cre
         nearest = [assign_rows(part, own, centroids, crew) for part, own in zip(parts, vectors, strict=True)]
         work = list(zip(parts, vectors, nearest, strict=True))
         refined = _keep(draft(number), partial(_refine_sources, work, centroids, options, crew), crew)
-        if all(np.array_equal(refined[source], centroids[source]) for source in centroids):
+        is_settled = all(np.array_equal(refined[source], centroids[source]) for source in centroids)
+        if is_settled or number == _MAX_ROUNDS - 1:  # rows that are too alike to be split may go on for ever
             break
         centroids = refined
         if crew.is_main:  # and the others have filled their shares, else the first process could not have refined
@@ -153,7 +154,8 @@ def _load_cached(artefact: Path, encoder: Encoder) -> Clustering | None:
 
 def _keep(path: Path, make: Callable[[], dict[str, Centroids]], crew: Crew) -> dict[str, Centroids]:
     """Make centroids in the first process, keep them in the cache, and give them to all processes."""
-    crew.once(path.name, lambda: None if path.exists() else Clustering(make()).save(path))
+    # The manifest is written last: without it a kill or a full disk has left the folder half-written.
+    crew.once(path.name, lambda: None if (path / MANIFEST_FILE).is_file() else Clustering(make()).save(path))
     return Clustering.load(path).centroids
 
 

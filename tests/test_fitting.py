@@ -47,6 +47,22 @@ def test_no_cluster_is_larger_than_asked(cache: Path) -> None:
     assert min(map(min, sizes.values())) > 0
 
 
+def test_splitting_that_never_settles_ends_in_a_clustering(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("st_cluster_batches.fitting._MAX_ROUNDS", 2)
+    clustering = fit(cache, make_lopsided(), n_clusters=5, max_cluster_size=40)
+    assert sum(clustering.manifest["statistics"]["all"]["sizes"]) == 600
+
+
+def test_a_draft_that_was_left_half_written_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr("st_cluster_batches.clustering.write_atomically", fail)
+        fit(cache, make_lopsided())
+    assert list(cache.glob("draft-*")) and fit(cache, make_lopsided()).centroids
+
+
 def test_parts_of_a_split_cluster_stay_neighbours(cache: Path) -> None:
     clustering = fit(cache, make_lopsided(), n_clusters=5, max_cluster_size=40)
     rng = np.random.default_rng(0)
