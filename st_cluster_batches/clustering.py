@@ -205,14 +205,26 @@ class Clustering:
         directory.mkdir(parents=True, exist_ok=True)
         with write_whole(directory / CENTROIDS_FILE) as temporary:
             temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
-        shutil.rmtree(directory / ENCODER_FOLDER, ignore_errors=True)
-        if isinstance(self.encoder, Encoder) and self.encoder.name.startswith(STATIC_PREFIX):
-            with write_whole(directory / ENCODER_FOLDER) as temporary:
-                self.encoder.model.save(str(temporary), create_model_card=False)
+        self._save_encoder(directory / ENCODER_FOLDER)
         hashes = {name: digest_array(array) for name, array in self.centroids.items()}
         # Last, since a folder with a manifest counts as complete.
         manifest = {**self.manifest, "centroids": hashes}
         write_atomically(directory / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def _save_encoder(self, folder: Path) -> None:
+        """Write a distilled encoder, or copy the one that was loaded with the clustering."""
+        saved = Path(self.encoder) if isinstance(self.encoder, str) else None
+        if saved is not None and saved.is_dir() and saved.resolve() == folder.resolve():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if not str(self.manifest.get("encoder")).startswith(STATIC_PREFIX):
+            return
+        if saved is not None and saved.is_dir():
+            with write_whole(folder) as temporary:
+                shutil.copytree(saved, temporary)
+        elif isinstance(self.encoder, Encoder):
+            with write_whole(folder) as temporary:
+                self.encoder.model.save(str(temporary), create_model_card=False)
 
     @classmethod
     def load(cls, name: str | Path, *, encoder: str | SentenceTransformer | None = None) -> Clustering:
