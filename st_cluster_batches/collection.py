@@ -110,10 +110,10 @@ def _read_rows(folder: Path, name: str, columns: tuple[str, ...]) -> list[dict[s
     if found.suffix == ".parquet":
         rows = pq.read_table(found).to_pylist()
     elif found.suffix == ".tsv":
-        lines = found.read_text(encoding="utf-8").splitlines()
+        lines = found.read_text(encoding="utf-8").split("\n")
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     else:
-        rows = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in found.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not rows:
         raise ValueError(f"{found} has no rows")
     if "_id" in columns:

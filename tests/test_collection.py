@@ -11,7 +11,7 @@ import pytest
 from st_cluster_batches.collection import Collection, read_collection
 
 CLEAN = Collection(
-    {"q1": "soup with salt", "q2": "mast and sail"},
+    {"q1": "soup with salt", "q2": "mast\u2028and\x85sail"},
     {"d1": ("Soup", "salt onion"), "d2": ("", "mast rope"), "d3": ("", "")},
     {"q1": {"d1": 2, "d2": 0}, "q2": {"d2": 1}},
 )
