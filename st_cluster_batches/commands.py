@@ -72,6 +72,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.key,
             arguments.seed,
         )
+        _make_folder(arguments.out)
         labelled, clustering = cluster_dataset(
             load_data(arguments.data),
             arguments.encoder,
@@ -83,7 +84,6 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             overwrite=arguments.overwrite,
             cache_dir=arguments.cache_dir,
         )
-        _make_folder(arguments.out)
     if is_main_process():
         labelled.save_to_disk(str(arguments.out))
         clustering.save(arguments.out)

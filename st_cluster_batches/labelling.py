@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LABEL_VERSION = 3  # to be raised by any change here that changes labels or what is reported of them
+_LABEL_VERSION = 4  # to be raised by any change here that changes labels or what is reported of them
 _BLOCK = 1 << 20
 # A group that would be in every global batch of so many rows, and is no handful, is warned of.
 _BATCH, _FEW_ROWS = 512, 10

@@ -192,7 +192,8 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        encoded = column.combine_chunks().dictionary_encode()
+        # Codes first: the strings of all rows together may be more than Arrow can address.
+        encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
         # Alphabetical, so that the codes do not depend on which row happens to come first.
         rank = np.argsort(np.argsort(np.asarray(encoded.dictionary.to_pylist())))
         codes: Integers = rank.astype(np.int32)[encoded.indices.to_numpy()]

@@ -252,7 +252,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             own.append(word)
         else:
             raise ValueError(f"{word!r} stands alone; say --key {word}")
-    return {key: True if not own else own[0] if len(own) == 1 else own for key, own in given.items()}
+    return {key: own[0] if len(own) == 1 else own for key, own in given.items()}
 
 
 def parse_values(values: dict[str, Any]) -> Recipe:
@@ -270,7 +270,8 @@ def parse_values(values: dict[str, Any]) -> Recipe:
     words = [word for key, value in values.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
-    return Recipe(data, model, clusters, training, values)
+    # A flag without a value passed, so it is a switch.
+    return Recipe(data, model, clusters, training, {key: True if one == [] else one for key, one in values.items()})
 
 
 def to_words(key: str, value: Any) -> list[str]:

@@ -55,7 +55,8 @@ class Run:
         is_main = self.trainer.is_world_process_zero()
         if is_main:
             self._remove_earlier_run(output, target)
-        self.trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+        resume = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
+        self.trainer.train(resume_from_checkpoint={"True": True, "False": None}.get(str(resume).title(), resume))
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:

@@ -84,6 +84,7 @@ def test_what_was_given_is_a_recipe_again(recipe: Path, tmp_path: Path) -> None:
         (["--n_clusters", "5"], "n_clusters=5 and cluster_size=300 exclude each other"),
         (["--key", "title"], "invalid choice: 'title'"),
         (["title"], "'title' stands alone; say --key title"),
+        (["--output_dir"], "expected one argument"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(recipe: Path, overrides: list[str], message: str) -> None:
