@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,9 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     """
     clusters = recipe.clusters
     if recipe.training.strategy != CLUSTER or _has_labels(dataset):
+        unused = [one.name for one in fields(clusters) if one.name in recipe.given]
+        if recipe.training.strategy == CLUSTER and unused:
+            logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
         return dataset, None
     # Every process takes part: each embeds its share.
     return cluster_dataset(
