@@ -213,13 +213,13 @@ class Clustering:
 
     def _save_encoder(self, folder: Path) -> None:
         """Write a distilled encoder, or copy the one that was loaded with the clustering."""
-        saved = Path(self.encoder) if isinstance(self.encoder, str) else None
-        if saved is not None and saved.is_dir() and saved.resolve() == folder.resolve():
+        saved = Path(self.encoder) if isinstance(self.encoder, str) and Path(self.encoder).is_dir() else None
+        if saved is not None and saved.resolve() == folder.resolve():
             return
         shutil.rmtree(folder, ignore_errors=True)
         if not str(self.manifest.get("encoder")).startswith(STATIC_PREFIX):
             return
-        if saved is not None and saved.is_dir():
+        if saved is not None:
             with write_whole(folder) as temporary:
                 shutil.copytree(saved, temporary)
         elif isinstance(self.encoder, Encoder):

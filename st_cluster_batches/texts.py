@@ -71,7 +71,7 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
     first = 0
     for table in iterate_tables(dataset, columns, "Checking texts", show_progress_bar):
         for name in columns:
-            texts = table[name].combine_chunks().cast(pa.large_string())
+            texts = _join_chunks(table[name])
             blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(True)
             if pc.any(blank).as_py():
                 at = pc.index(blank, True).as_py()
@@ -118,7 +118,7 @@ def _hash_column(dataset: Dataset, name: str, show_progress_bar: bool) -> npt.ND
     hashes = np.empty(len(dataset), dtype=np.uint64)
     first = 0
     for table in iterate_tables(dataset, [name], "Finding false negatives", show_progress_bar):
-        hashes[first : first + table.num_rows] = _hash_chunk(table[name].combine_chunks().cast(pa.large_string()))
+        hashes[first : first + table.num_rows] = _hash_chunk(_join_chunks(table[name]))
         first += table.num_rows
     return hashes
 
@@ -140,6 +140,10 @@ def _hash_chunk(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
         for (low, high), is_special in zip(pairwise(offsets.tolist()), one_by_one.tolist(), strict=True)
     ]
     return np.asarray(hashes, dtype=np.uint64)
+
+
+def _join_chunks(column: pa.ChunkedArray) -> pa.LargeStringArray:
+    return column.combine_chunks().cast(pa.large_string())
 
 
 def _read_bytes(texts: pa.LargeStringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
