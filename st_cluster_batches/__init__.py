@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_cluster_batches.attach import attach_clusters
-    from st_cluster_batches.clustering import Clustering
-    from st_cluster_batches.fitting import fit_clusters
-    from st_cluster_batches.inspection import inspect
-    from st_cluster_batches.multi_dataset import ClusterMultiDatasetBatchSampler
-    from st_cluster_batches.sampler import ClusterBatchSampler
-    from st_cluster_batches.stream import export_batches
+    from st_cluster_batches.batches.export import export_batches
+    from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+    from st_cluster_batches.batches.sampler import ClusterBatchSampler
+    from st_cluster_batches.clusters.attach import attach_clusters
+    from st_cluster_batches.clusters.clustering import Clustering
+    from st_cluster_batches.clusters.fitting import fit_clusters
+    from st_cluster_batches.inspection.measuring import inspect
 
 __all__ = [
     "ClusterBatchSampler",
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ClusterBatchSampler": "sampler",
-    "ClusterMultiDatasetBatchSampler": "multi_dataset",
-    "Clustering": "clustering",
-    "attach_clusters": "attach",
-    "export_batches": "stream",
-    "fit_clusters": "fitting",
-    "inspect": "inspection",
+    "ClusterBatchSampler": "batches.sampler",
+    "ClusterMultiDatasetBatchSampler": "batches.multi_dataset",
+    "Clustering": "clusters.clustering",
+    "attach_clusters": "clusters.attach",
+    "export_batches": "batches.export",
+    "fit_clusters": "clusters.fitting",
+    "inspect": "inspection.measuring",
 }
 
 

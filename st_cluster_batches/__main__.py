@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from st_cluster_batches import commands
 from st_cluster_batches.commands import UsageError
-from st_cluster_batches.failures import PublishError
+from st_cluster_batches.publishing.failures import PublishError
 
 # Nothing heavier is imported here: `--help` should answer at once.
 

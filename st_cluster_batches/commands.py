@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_cluster_batches.inspection import Inspection
-    from st_cluster_batches.scores import TaskScores
+    from st_cluster_batches.evaluation.scores import TaskScores
+    from st_cluster_batches.inspection.measuring import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 
@@ -52,7 +52,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.demo import describe_demo, run_demo
 
     # The plan of each run is logged by the demo itself, once.
-    logging.getLogger("st_cluster_batches.callback").setLevel(logging.WARNING)
+    logging.getLogger("st_cluster_batches.batches.callback").setLevel(logging.WARNING)
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
     return result, describe_demo(result)
 
@@ -60,9 +60,9 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
 def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
-        from st_cluster_batches.attach import cluster_dataset
-        from st_cluster_batches.data import load_data
-        from st_cluster_batches.options import ClusterOptions, parse_n_clusters
+        from st_cluster_batches.clusters.attach import cluster_dataset
+        from st_cluster_batches.clusters.options import ClusterOptions, parse_n_clusters
+        from st_cluster_batches.data.loading import load_data
 
         options = ClusterOptions(
             parse_n_clusters(arguments.n_clusters),
@@ -99,10 +99,10 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
 def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Look at labelled data, and write a report if one is wanted."""
     with checking_input():
-        from st_cluster_batches.clustering import MANIFEST_FILE, Clustering
-        from st_cluster_batches.data import load_data
-        from st_cluster_batches.inspection import inspect as inspect_data
-        from st_cluster_batches.inspection_page import draw_inspection, require_plots, write_page
+        from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
+        from st_cluster_batches.data.loading import load_data
+        from st_cluster_batches.inspection.measuring import inspect as inspect_data
+        from st_cluster_batches.inspection.page import draw_inspection, require_plots, write_page
 
         if arguments.output is not None:
             require_plots()
@@ -132,21 +132,21 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Train and evaluate as a recipe says."""
     with checking_input():
-        from st_cluster_batches.recipe import read_recipe
+        from st_cluster_batches.training.recipe import read_recipe
 
         recipe = read_recipe(arguments.recipe, overrides)
-        from st_cluster_batches.training import prepare_run
+        from st_cluster_batches.training.run import prepare_run
 
         if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
-            from st_cluster_batches.evaluation import load_tasks
+            from st_cluster_batches.evaluation.retrieval import load_tasks
 
             load_tasks(recipe.data.find_tasks())
         run, tasks = prepare_run(recipe)
     model = run.train()
     scores = {}
     if tasks:
-        from st_cluster_batches.evaluation import evaluate
-        from st_cluster_batches.evidence import EVALUATION_FOLDER
+        from st_cluster_batches.evaluation.retrieval import evaluate
+        from st_cluster_batches.publishing.contents import EVALUATION_FOLDER
 
         scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / EVALUATION_FOLDER))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
@@ -157,7 +157,7 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from sentence_transformers import SentenceTransformer
 
-        from st_cluster_batches.evaluation import evaluate, load_tasks
+        from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks
 
         load_tasks(arguments.tasks)
         _make_folder(arguments.output)
@@ -168,7 +168,7 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
 
 def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Compare batch strategies over seeds, or draw the results of an earlier comparison again."""
-    from st_cluster_batches.report import describe_results, redraw
+    from st_cluster_batches.evaluation.report import describe_results, redraw
 
     with checking_input():
         if (arguments.recipe is None) == (arguments.redraw is None) or (arguments.redraw and overrides):
@@ -179,7 +179,7 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         if arguments.output is None:
             raise ValueError("compare needs --output DIR")
         _make_folder(arguments.output)
-        from st_cluster_batches.comparison import Comparison
+        from st_cluster_batches.evaluation.comparison import Comparison
 
         comparison = Comparison.prepare(arguments.recipe, arguments.output, arguments.seeds, overrides)
     results = comparison.run()
@@ -202,8 +202,8 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     with TemporaryDirectory() as temporary, checking_input():
         if arguments.create_pr and arguments.revision is not None:
             raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
-        from st_cluster_batches.hub import bound_requests, push
-        from st_cluster_batches.staging import find_model, is_staged
+        from st_cluster_batches.publishing.hub import bound_requests, push
+        from st_cluster_batches.publishing.staging import find_model, is_staged
 
         staged = is_staged(arguments.folder)
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
@@ -227,9 +227,9 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:
-    from st_cluster_batches.dataset_card import build_dataset, is_dataset
-    from st_cluster_batches.front_matter import Description
-    from st_cluster_batches.staging import build_model
+    from st_cluster_batches.publishing.dataset_card import build_dataset, is_dataset
+    from st_cluster_batches.publishing.front_matter import Description
+    from st_cluster_batches.publishing.staging import build_model
 
     about = Description(
         arguments.license,

@@ -13,18 +13,18 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
-from st_cluster_batches.attach import cluster_dataset
-from st_cluster_batches.callback import find_samplers
-from st_cluster_batches.comparison import record_run
-from st_cluster_batches.docstrings import collect_docstrings, split_docstrings
-from st_cluster_batches.evaluation import evaluate
-from st_cluster_batches.evidence import CLUSTERING_FOLDER, EVALUATION_FOLDER
-from st_cluster_batches.hardness import measure_loader
-from st_cluster_batches.models import make_static_model
-from st_cluster_batches.options import ClusterOptions
-from st_cluster_batches.recipe import Strategy, TrainingArguments
-from st_cluster_batches.report import TABLE_FILE, summarise_runs, write_report
-from st_cluster_batches.training import build_trainer
+from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.batches.hardness import measure_loader
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.data.docstrings import collect_docstrings, split_docstrings
+from st_cluster_batches.evaluation.comparison import record_run
+from st_cluster_batches.evaluation.report import TABLE_FILE, summarise_runs, write_report
+from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, EVALUATION_FOLDER
+from st_cluster_batches.training.models import make_static_model
+from st_cluster_batches.training.recipe import Strategy, TrainingArguments
+from st_cluster_batches.training.run import build_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches.data.docstrings import Docstring, split_docstrings
 from st_cluster_batches.demo import STRATEGIES, fit_encoder, run_demo, train_tokenizer
-from st_cluster_batches.docstrings import Docstring, split_docstrings
 
 
 @pytest.fixture

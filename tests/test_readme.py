@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from examples import make_pairs
 from mktestdocs import grab_code_blocks
 
-from conftest import make_pairs
 from st_cluster_batches.__main__ import _build_parser
 
 ROOT = Path(__file__).parents[1]

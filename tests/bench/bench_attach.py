@@ -30,9 +30,9 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
 from st_cluster_batches import attach_clusters, kmeans
-from st_cluster_batches.cache import default_cache_dir
-from st_cluster_batches.embedding import Encoder, load_encoder
-from st_cluster_batches.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.clusters.encoder import Encoder, load_encoder
+from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.storage.cache import default_cache_dir
 
 SOURCES = ("debian_packages", "stackexchange", "medquad", "acl_anthology")
 Report = dict[str, Any]

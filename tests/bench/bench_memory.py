@@ -34,7 +34,7 @@ def synthetic(rows: np.ndarray) -> np.ndarray:
 
 def measure_memory(n_rows: int) -> dict[str, int]:
     """Attach clusters to synthetic rows, and say how far memory rose above what was there before."""
-    from conftest import make_static_model
+    from examples import make_static_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder) / "rows.parquet", n_rows)

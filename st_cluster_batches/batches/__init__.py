@@ -1,0 +1,1 @@
+"""From label columns to the batches of an epoch; integers only."""

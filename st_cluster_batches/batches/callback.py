@@ -1,0 +1,134 @@
+"""Keep a trainer and its plan in step: the epoch on every process, and the same plan after a resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import extract_model_from_parallel
+from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from st_cluster_batches.batches.card_block import carry_block
+from st_cluster_batches.publishing.contents import PLAN_FILE, Evidence
+from st_cluster_batches.storage.cache import write_atomically
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from st_cluster_batches.batches.sampler import ClusterBatchSampler
+
+logger = logging.getLogger(__name__)
+
+
+class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
+    """Sets epochs, refuses to resume with another plan, and tells of the plan beside the checkpoints and in the card.
+
+    A `ClusterBatchSampler` adds it to the trainer that builds it, so that users need no second line. Without it, a run
+    that is resumed on several processes would repeat the batches of epoch 0: on resume accelerate wraps the sampler
+    once more, and neither it nor transformers reaches through (accelerate 1.15, transformers 5.24).
+    """
+
+    def __init__(self) -> None:
+        self.plans: list[dict[str, Any]] = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what the checkpoint keeps, as `ExportableState` asks."""
+        return {"args": {}, "attributes": {"plans": self.plans}}
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compare the plans with those of the checkpoint, if there is one, and write down what they hold.
+
+        Raises:
+            ValueError: If labels, sizes or options are not those of the checkpoint.
+        """
+        outer, samplers = find_samplers(train_dataloader)
+        self.plans = [sampler.describe() for sampler in samplers]
+        kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if kept is not None:
+            refuse_other_plans(kept["attributes"]["plans"], self.plans)
+        # A checkpoint of random batches has no place for it, and the trainer saves into places that exist.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        if not state.is_world_process_zero or not samplers:
+            return
+        if samplers[0].world_size > 1 and type(outer).__module__.startswith("sentence_transformers"):
+            logger.warning(
+                "%s deals batches of different datasets to the processes of one step; "
+                "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler keeps a step within one dataset",
+                type(outer).__name__,
+            )
+        counts = [sampler.counts for sampler in samplers]
+        for one in counts:
+            logger.info("Cluster batches of one epoch: %s", one)
+        content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
+        carry_block(extract_model_from_parallel(model), Evidence(plans=content))
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tell the innermost samplers which epoch it is, before the loader asks them for batches."""
+        outer, _ = find_samplers(train_dataloader)
+        if outer is not None:
+            # From the steps, which are whole numbers; state.epoch is a float that has been added up.
+            updates = -(-len(train_dataloader) // args.gradient_accumulation_steps)
+            outer.set_epoch(state.global_step // max(updates, 1))
+
+
+def find_samplers(loader: Any) -> tuple[Any, list[ClusterBatchSampler]]:
+    """Find our samplers behind the wrappers of accelerate.
+
+    Args:
+        loader: A DataLoader, prepared by accelerate or not.
+
+    Returns:
+        The sampler that has an epoch, ours or one for many datasets, or None; and our samplers in it.
+    """
+    from st_cluster_batches.batches.sampler import ClusterBatchSampler
+
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None and not isinstance(sampler, (ClusterBatchSampler, MultiDatasetDefaultBatchSampler)):
+        sampler = getattr(sampler, "batch_sampler", None)
+    parts = getattr(sampler, "batch_samplers", [sampler])
+    return sampler, [one for one in parts if isinstance(one, ClusterBatchSampler) and one.is_planned]
+
+
+def refuse_other_plans(kept: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+    """Compare plans with those of a checkpoint.
+
+    Raises:
+        ValueError: If they differ, with what they differ in.
+    """
+    if kept == now:
+        return
+    if len(kept) != len(now):
+        changes = [f"the number of datasets was {len(kept)} and is {len(now)}"]
+    else:
+        changes = [
+            f"the {name} have changed" if name == "labels" else f"{name} was {before[name]!r} and is {after[name]!r}"
+            for before, after in zip(kept, now, strict=True)
+            for name in after
+            if before[name] != after[name]
+        ]
+    raise ValueError(
+        f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "
+        "trained with, or start anew with resume_from_checkpoint=None"
+    )

@@ -1,0 +1,141 @@
+"""Write a dataset in the order of its batches, so that a stream of it is the plan.
+
+accelerate gives each process its own run of a stream's files where there are enough of them, so every file is one
+process's share of some consecutive steps, and the files of a process stand together in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.batches.sampler import ClusterBatchSampler, Strata
+from st_cluster_batches.storage.cache import write_atomically
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Hidden, so that `load_dataset(directory)` sees nothing but parquet.
+PLAN_FILE = ".batch_plan.json"
+
+_ROW_GROUP = 10_000  # rows that a reader holds at once
+
+
+def export_batches(
+    dataset: Dataset,
+    directory: str | Path,
+    batch_size: int,
+    world_size: int = 1,
+    epochs: int = 1,
+    *,
+    strata: Strata = (SOURCE, CLUSTER),
+    distinct: str | None = FALSE_NEGATIVE_GROUP,
+    random_fraction: float = 0.0,
+    seed: int = 0,
+    rows_per_shard: int = 100_000,
+    show_progress_bar: bool = True,
+) -> int:
+    """Write the batches of several epochs as parquet files, process by process and step by step.
+
+    Trainers ignore batch samplers for an `IterableDataset`. A stream of these files, read with the same batch size on
+    the same number of processes, gives every process exactly the batches that `ClusterBatchSampler` would have:
+
+        steps = export_batches(train, "batches", batch_size=128, world_size=8, epochs=2)
+        train = load_dataset("batches", split="train", streaming=True)
+
+    with `max_steps=steps`, at most one `dataloader_num_workers` (more would interleave the files), and on several
+    processes `accelerator_config={"dispatch_batches": False}`. Only whole global batches are written. Files are
+    renamed into place one by one, and a second call writes only those that are missing.
+
+    Args:
+        dataset: A labelled dataset; the columns that it shows are written, labels left out.
+        directory: Folder for the files, of this export alone.
+        batch_size: Rows of a batch on one process.
+        world_size: Processes that will read the stream.
+        epochs: Epochs to write; each has batches of its own.
+        strata: As for `ClusterBatchSampler`.
+        distinct: As for `ClusterBatchSampler`.
+        random_fraction: As for `ClusterBatchSampler`.
+        seed: Seed of the plan.
+        rows_per_shard: Rows of one file, rounded up to whole batches.
+        show_progress_bar: Whether to show progress.
+
+    Returns:
+        The steps that all epochs take on each process.
+
+    Raises:
+        ValueError: If the dataset has no labels or computes its rows by a transform, a number is not positive, or the
+            folder holds other batches.
+    """
+    if epochs < 1 or rows_per_shard < 1:
+        raise ValueError(f"epochs={epochs} and rows_per_shard={rows_per_shard} must be positive")
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            "The dataset has a transform, which files cannot keep; apply it first: dataset.map(transform)"
+        )
+    # A copy of the view, since the sampler hides the labels of the dataset it is given.
+    shown = dataset.with_format("arrow", columns=dataset.format["columns"])
+    sampler = ClusterBatchSampler(
+        shown,
+        batch_size,
+        drop_last=True,
+        seed=seed,
+        strata=strata,
+        distinct=distinct,
+        random_fraction=random_fraction,
+        world_size=world_size,
+    )
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    steps_per_shard = -(-rows_per_shard // batch_size)
+    described = {**sampler.describe(), "epochs": epochs, "steps_per_shard": steps_per_shard}
+    _claim(directory, described)
+    for temporary in directory.glob("*.tmp"):
+        temporary.unlink()  # half of a file, left by a call that was killed
+    steps = len(sampler) // world_size
+    shards = list(_list_missing_shards(directory, world_size, epochs, steps, steps_per_shard))
+    for epoch, rank, first, path in tqdm(shards, "Writing batches", unit="file", disable=not show_progress_bar):
+        sampler.set_epoch(epoch)
+        planned = sampler.plan_epoch()
+        batches = planned.order[first : first + steps_per_shard]
+        rows = planned.rows[batches, rank * batch_size : (rank + 1) * batch_size].ravel()
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
+        os.replace(temporary, path)
+    counts = asdict(sampler.counts)
+    write_atomically(directory / PLAN_FILE, json.dumps({**described, "steps": steps, "counts": counts}, indent=2))
+    return epochs * steps
+
+
+def _claim(directory: Path, described: dict[str, object]) -> None:
+    """Write what the folder is to hold, or check that it is the same."""
+    path = directory / PLAN_FILE
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if changed := [name for name, value in described.items() if kept.get(name) != value]:
+            raise ValueError(
+                f"{directory} holds batches of another plan ({', '.join(changed)} differ); give a folder of its own"
+            )
+    elif others := sorted(file.name for file in directory.glob("*.parquet")):
+        raise ValueError(f"{directory} holds other files, such as {others[0]}; give a folder of its own")
+    else:
+        write_atomically(path, json.dumps(described, indent=2))
+
+
+def _list_missing_shards(
+    directory: Path, world_size: int, epochs: int, steps: int, steps_per_shard: int
+) -> Iterator[tuple[int, int, int, Path]]:
+    """Yield epoch, rank, first step and path of the files that are missing, epoch by epoch to plan each once."""
+    for epoch, rank, first in product(range(epochs), range(world_size), range(0, steps, steps_per_shard)):
+        path = directory / f"rank{rank:04d}-epoch{epoch:04d}-{first // steps_per_shard:06d}.parquet"
+        if not path.exists():
+            yield epoch, rank, first, path

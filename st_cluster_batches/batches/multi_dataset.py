@@ -1,0 +1,137 @@
+"""The sampler above the samplers: which dataset of a `DatasetDict` fills the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import PartialState
+from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
+from torch.utils.data import BatchSampler, ConcatDataset
+
+from st_cluster_batches.batches.sampler import ClusterBatchSampler
+
+# Far apart, so that the seeds of one dataset and the epochs of another do not meet.
+_SEED_STEP = 1_000_003
+
+
+class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type: ignore[misc]  # no types in the host
+    """Interleave whole global batches of several datasets, in proportion to size^alpha.
+
+    Given as `multi_dataset_batch_sampler`. In one step all processes see one dataset, hence one loss of a dict of
+    losses. The stock samplers deal batches of different datasets to the processes of one step.
+
+    An epoch has as many global batches as the datasets together. With `alpha=1` each dataset gives all of its own
+    once. With a smaller alpha small datasets are passed through several times in an epoch, each time in another
+    order, and large ones go on in the next epoch where they stopped.
+
+    Args:
+        dataset: The concatenated datasets.
+        batch_samplers: Their samplers.
+        generator: Not used; part of the trainer's protocol.
+        seed: Seed of the order of datasets. Every dataset's own seed is set apart from it: stock samplers would
+            give datasets of one size one permutation.
+        alpha: 1 is proportional to size, 0 uniform; as in Nomic-Embed, .3 lifts small datasets.
+
+    Raises:
+        ValueError: If alpha is negative, or a dataset fills no global batch.
+    """
+
+    def __init__(
+        self,
+        dataset: ConcatDataset[Any],
+        batch_samplers: list[BatchSampler],
+        generator: torch.Generator | None = None,
+        seed: int | None = 0,
+        *,
+        alpha: float = 1.0,
+    ) -> None:
+        super().__init__(dataset, batch_samplers, generator, seed or 0)
+        if alpha < 0:
+            raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
+        self.alpha = alpha
+        ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
+        self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
+        for at, sampler in enumerate(batch_samplers):
+            if hasattr(sampler, "seed"):
+                sampler.seed = self.seed + _SEED_STEP * at
+
+    @classmethod
+    def configure(cls, *, alpha: float) -> ConfiguredMultiDatasetSampler:
+        """Return a picklable variant for `multi_dataset_batch_sampler`.
+
+        Args:
+            alpha: Exponent of the sizes.
+
+        Returns:
+            A callable that makes the sampler.
+        """
+        if alpha < 0:
+            raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
+        return ConfiguredMultiDatasetSampler(alpha)
+
+    @property
+    def shares(self) -> npt.NDArray[np.int64]:
+        """(datasets,) global batches of each dataset in an epoch; the sum does not depend on alpha."""
+        available = self._count_available()
+        if self.alpha == 1:
+            return available
+        weights = available.astype(float) ** self.alpha
+        exact = weights / weights.sum() * available.sum()
+        shares: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
+        # Largest remainders; a stable sort, so that every process breaks ties alike.
+        missing = int(available.sum() - shares.sum())
+        shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1
+        return shares
+
+    def __len__(self) -> int:
+        return self.world_size * int(self._count_available().sum())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shares = self.shares
+        offsets = np.cumsum([0, *(len(one) for one in self.dataset.datasets)])
+        streams = [self._stream(at, self.epoch * int(share)) for at, share in enumerate(shares)]
+        rng = np.random.default_rng([self.seed % (1 << 32), self.epoch])
+        for at in rng.permutation(np.repeat(np.arange(len(shares)), shares)).tolist():
+            for batch in islice(streams[at], self.world_size):
+                yield [int(offsets[at]) + row for row in batch]
+
+    def _stream(self, at: int, start: int) -> Iterator[list[int]]:
+        """Yield batches of a dataset for ever, pass after pass, from its global batch number `start` on."""
+        sampler = self.batch_samplers[at]
+        number, skipped = divmod(start, int(self._count_available()[at]))
+        while True:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(number)
+            whole = len(sampler) // self.world_size * self.world_size
+            yield from islice(sampler, skipped * self.world_size, whole)
+            number, skipped = number + 1, 0
+
+    def _count_available(self) -> npt.NDArray[np.int64]:
+        available: npt.NDArray[np.int64] = np.array(
+            [len(sampler) // self.world_size for sampler in self.batch_samplers], dtype=np.int64
+        )
+        if not available.all():
+            at = int(np.argmin(available))
+            raise ValueError(
+                f"Dataset number {at} has {len(self.dataset.datasets[at])} rows, which make no global batch of "
+                f"{self.batch_size} rows x {self.world_size} devices; lower per_device_train_batch_size or leave it "
+                "out"
+            )
+        return available
+
+
+@dataclass(frozen=True)
+class ConfiguredMultiDatasetSampler:
+    """A `multi_dataset_batch_sampler` argument with options; made by `ClusterMultiDatasetBatchSampler.configure`."""
+
+    alpha: float
+
+    def __call__(self, dataset: ConcatDataset[Any], **kwargs: Any) -> ClusterMultiDatasetBatchSampler:
+        """Build the sampler, as the trainer asks for it."""
+        return ClusterMultiDatasetBatchSampler(dataset, **kwargs, alpha=self.alpha)

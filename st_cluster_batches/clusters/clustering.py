@@ -1,0 +1,289 @@
+"""The artefact that clustering leaves: centroids that label new rows as they labelled the old ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.batches.labels import SOURCE
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, Key, get_max_seq_length, join_sides, sides_of
+from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
+from st_cluster_batches.clusters.labelling import digest_array, label_parts
+from st_cluster_batches.data.pairs import prepare_parts
+from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
+from st_cluster_batches.storage.processes import Crew
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict", "IterableDataset")
+
+CENTROIDS_FILE = "centroids.safetensors"
+MANIFEST_FILE = "clustering.json"
+ENCODER_FOLDER = "encoder"
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Centroids of every source, and how they came to be.
+
+    Args:
+        centroids: For each source a (k, d) float32 array of unit rows, ordered along a path through space, so that
+            neighbours in number are neighbours in meaning.
+        manifest: Encoder, key, seed, sizes and whatever else tells one clustering from another.
+        encoder: The model that the centroids were made with, or the path to load it from once it is needed; if None
+            the one saved with them, or else by its id in the manifest.
+    """
+
+    centroids: dict[str, Centroids]
+    manifest: dict[str, Any] = field(default_factory=dict)
+    encoder: Encoder | str | None = field(default=None, repr=False, compare=False)
+
+    def first_cluster(self, source: str) -> int:
+        """Return the number of a source's first cluster; numbers are unique across sources."""
+        names = list(self.centroids)
+        return sum(len(self.centroids[name]) for name in names[: names.index(source)])
+
+    def attach(
+        self,
+        dataset: AnyDataset,
+        *,
+        source_column: str | None = SOURCE,
+        false_negative_threshold: float | None = None,
+        batch_size: int | None = None,
+        overwrite: bool = False,
+        cache_dir: str | Path | None = None,
+        show_progress_bar: bool = True,
+    ) -> AnyDataset:
+        """Label rows, old or new, by their nearest centroid.
+
+        Args:
+            dataset: Pairs, triplets or longer tuples of text. An IterableDataset is labelled as it is read; there,
+                two rows share a false-negative group if they share the passage.
+            source_column: Column that names the source of a row. Its values must be known to the clustering.
+            false_negative_threshold: See `attach_clusters`; not for an IterableDataset.
+            batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
+            overwrite: Whether to replace label columns that the dataset has.
+            cache_dir: Where embeddings and labels are kept; a folder in the datasets cache by default.
+            show_progress_bar: Whether to show progress.
+
+        Returns:
+            The dataset with the int32 columns `cluster` and `false_negative_group` after its own.
+
+        Raises:
+            ValueError: If the rows do not fit, or the encoder is not the one that the centroids were made with.
+        """
+        from datasets import DatasetDict, IterableDataset
+
+        from st_cluster_batches.clusters.stream import label_stream
+
+        encoder = self.get_encoder()
+        if batch_size is not None:
+            encoder = replace(encoder, batch_size=batch_size)
+        if isinstance(dataset, IterableDataset):
+            if false_negative_threshold is not None:
+                raise ValueError("false_negative_threshold= needs all rows at once; an IterableDataset has no such")
+            return label_stream(dataset, replace(self, encoder=encoder), source_column, overwrite)
+        key: Key = self.manifest["key"]
+        with Crew.join(cache_dir, show_progress_bar) as crew:
+            parts = prepare_parts(
+                dataset,
+                key=key,
+                needs_passages=false_negative_threshold is not None,
+                source_column=source_column,
+                overwrite=overwrite,
+                show_progress_bar=crew.show_progress_bar,
+            )
+            for part in parts:
+                self.check_sources(part.sources)
+            labelled, _ = label_parts(parts, self.centroids, key, encoder, false_negative_threshold, crew)
+        named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
+        return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
+
+    def assign(
+        self, texts_or_vectors: Sequence[Any] | Vectors, source: str | Sequence[str] | None = None
+    ) -> npt.NDArray[np.int32]:
+        """Find the clusters of some texts or vectors.
+
+        Args:
+            texts_or_vectors: n texts as the key says: queries, passages, or (query, passage) tuples where it is
+                `both`; or their (n, d) vectors, of any length.
+            source: The source of all, or of each. The only one by default.
+
+        Returns:
+            (n,) int32 cluster numbers, as `attach` gives them.
+
+        Raises:
+            ValueError: If a source is unknown, or vectors have another number of dimensions.
+        """
+        if source is None and len(self.centroids) > 1:
+            raise ValueError(f"The clustering has the sources {list(self.centroids)}; say which: assign(..., source=)")
+        given = next(iter(self.centroids)) if source is None else source
+        sources = np.asarray([given] * len(texts_or_vectors) if isinstance(given, str) else given)
+        if len(sources) != len(texts_or_vectors):
+            raise ValueError(f"{len(sources)} sources for {len(texts_or_vectors)} rows")
+        self.check_sources(set(sources.tolist()))
+        vectors = self._to_vectors(texts_or_vectors)
+        clusters = np.empty(len(vectors), dtype=np.int32)
+        for name in sorted(set(sources.tolist())):
+            at = np.flatnonzero(sources == name)
+            nearest = NearestCentroid(self.centroids[name]).find(vectors[at])[0]
+            clusters[at] = nearest + self.first_cluster(name)
+        return clusters
+
+    def get_encoder(self) -> Encoder:
+        """Return the encoder, loaded by its id if it is not there yet.
+
+        Raises:
+            ValueError: If the id leads to no model, or to one whose weights or prompts differ.
+        """
+        return self.encoder if isinstance(self.encoder, Encoder) else self._loaded_encoder
+
+    @cached_property
+    def _loaded_encoder(self) -> Encoder:
+        try:
+            return self.check_encoder(self.encoder if isinstance(self.encoder, str) else self.manifest["encoder"])
+        except OSError as error:
+            raise ValueError(
+                f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
+                "the Hub gives; pass it: Clustering.load(..., encoder=...)"
+            ) from error
+
+    def check_encoder(self, encoder: str | SentenceTransformer) -> Encoder:
+        """Load an encoder, set up as it was when the clustering was made.
+
+        Args:
+            encoder: A model, whose prompts and maximal length are left as they are, or the name of one.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        loaded = Encoder.load(encoder, default_cache_dir(), truncate_dim=self.manifest["truncate_dim"])
+        if isinstance(encoder, str):
+            loaded.model.prompts = dict(self.manifest["prompts"])
+            if get_max_seq_length(loaded.model) != self.manifest["max_seq_length"]:
+                loaded.model.max_seq_length = self.manifest["max_seq_length"]
+        if loaded.digest != self.manifest["encoder_hash"]:
+            raise ValueError(
+                f"The clustering was made with {self.manifest['encoder']!r}, hash {self.manifest['encoder_hash'][:16]}"
+                f"; {loaded.name!r} has {loaded.digest[:16]}: its weights, prompts or maximal length differ, and its "
+                "vectors would land in any cluster. Pass the encoder of then, or fit again: fit_clusters(...)"
+            )
+        return loaded
+
+    def check_sources(self, names: Iterable[str]) -> None:
+        """Raise a ValueError if a source has no centroids."""
+        if unknown := sorted(set(names) - set(self.centroids)):
+            raise ValueError(
+                f"The clustering knows no source {unknown[0]!r}, only {list(self.centroids)}; fit one on data that "
+                "has it: fit_clusters(...)"
+            )
+
+    def save(self, directory: str | Path) -> None:
+        """Write `centroids.safetensors` and `clustering.json` into a folder.
+
+        A distilled encoder is written beside them: another machine's arithmetic would distil slightly other weights.
+        """
+        from safetensors.numpy import save
+
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with write_whole(directory / CENTROIDS_FILE) as temporary:
+            temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
+        self._save_encoder(directory / ENCODER_FOLDER)
+        hashes = {name: digest_array(array) for name, array in self.centroids.items()}
+        # Last, since a folder with a manifest counts as complete.
+        manifest = {**self.manifest, "centroids": hashes}
+        write_atomically(directory / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def _save_encoder(self, folder: Path) -> None:
+        """Write a distilled encoder, or copy the one that was loaded with the clustering."""
+        saved = Path(self.encoder) if isinstance(self.encoder, str) and Path(self.encoder).is_dir() else None
+        if saved is not None and saved.resolve() == folder.resolve():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if not str(self.manifest.get("encoder")).startswith(STATIC_PREFIX):
+            return
+        if saved is not None:
+            with write_whole(folder) as temporary:
+                shutil.copytree(saved, temporary)
+        elif isinstance(self.encoder, Encoder):
+            with write_whole(folder) as temporary:
+                self.encoder.model.save(str(temporary), create_model_card=False)
+
+    @classmethod
+    def load(cls, name: str | Path, *, encoder: str | SentenceTransformer | None = None) -> Clustering:
+        """Read a clustering that `save` wrote.
+
+        Args:
+            name: The folder, or a Hub id: of a data set, or else of a model.
+            encoder: The model that it was made with, or where it lies. By default the distilled one that was saved
+                with it, or else the one that the manifest names, is loaded once texts are to be embedded.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If centroids and manifest do not fit together, or the encoder is another one.
+        """
+        from safetensors.numpy import load_file
+
+        folder = _find_folder(name)
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        arrays = load_file(folder / CENTROIDS_FILE)
+        hashes = manifest.pop("centroids")
+        centroids = {source: arrays[f"source {at}"] for at, source in enumerate(hashes)}
+        if {source: digest_array(array) for source, array in centroids.items()} != hashes:
+            raise ValueError(f"{name}: {CENTROIDS_FILE} does not hold what {MANIFEST_FILE} says; load both again")
+        clustering = cls(centroids, manifest)
+        if encoder is not None:
+            return replace(clustering, encoder=clustering.check_encoder(encoder))
+        return replace(clustering, encoder=str(kept)) if (kept := folder / ENCODER_FOLDER).is_dir() else clustering
+
+    def _to_vectors(self, texts_or_vectors: Sequence[Any] | Vectors) -> Vectors:
+        if not isinstance(texts_or_vectors, np.ndarray) or texts_or_vectors.dtype.kind in "UO":
+            sides = sides_of(self.manifest["key"])
+            columns = zip(*texts_or_vectors, strict=True) if len(sides) > 1 else [texts_or_vectors]
+            encode = self.get_encoder().encode
+            return join_sides([encode(side, list(texts)) for side, texts in zip(sides, columns, strict=True)])
+        dim = next(iter(self.centroids.values())).shape[1]
+        if texts_or_vectors.ndim != 2 or texts_or_vectors.shape[1] != dim:
+            raise ValueError(f"Vectors of shape {texts_or_vectors.shape} are given, needed are (n, {dim})")
+        return texts_or_vectors
+
+
+def _find_folder(name: str | Path) -> Path:
+    """Return the folder of a clustering, fetched from the Hub if there is no such folder here."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    files = [CENTROIDS_FILE, MANIFEST_FILE]
+    if Path(name).is_dir():
+        for file in files:
+            if not (Path(name) / file).is_file():
+                raise FileNotFoundError(f"{name} holds no clustering: {file} is missing; Clustering.save writes it")
+        return Path(name)
+    failure: Exception | None = None
+    for kind in ("dataset", "model"):
+        try:
+            wanted = [*files, f"{ENCODER_FOLDER}/*"]
+            folder = Path(snapshot_download(str(name), repo_type=kind, allow_patterns=wanted))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            failure = error
+        else:
+            if all((folder / file).is_file() for file in files):
+                return folder
+    raise FileNotFoundError(f"{name} is neither a folder here nor a clustering on the Hub") from failure

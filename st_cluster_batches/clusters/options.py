@@ -1,0 +1,73 @@
+"""What decides the clusters beside the data and the encoder, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from st_cluster_batches.clusters.encoder import KEYS, Key
+
+_BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
+_DEFAULT_CLUSTERS = 10
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What decides the clusters beside the data and the encoder.
+
+    Args:
+        n_clusters: k of every source; 10, as in arXiv 2407.18887, unless `cluster_size` is given. `auto` lets a
+            cluster hold eight global batches.
+        cluster_size: Mean rows of a cluster, which sets k source by source.
+        max_cluster_size: Rows of a cluster at most; larger ones are split.
+        global_batch_size: Rows of a global batch, for `auto`.
+        key: The text that decides the cluster: query, passage, or both.
+        seed: Seed of k-means.
+        niter: Iterations of k-means.
+    """
+
+    n_clusters: int | Literal["auto"] | None = None
+    cluster_size: int | None = None
+    max_cluster_size: int | None = None
+    global_batch_size: int = 1024
+    key: Key = "query"
+    seed: int = 0
+    niter: int = 20
+
+    def __post_init__(self) -> None:
+        if self.key not in KEYS:
+            raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}")
+        if self.n_clusters is not None and self.cluster_size is not None:
+            raise ValueError(
+                f"n_clusters={self.n_clusters} and cluster_size={self.cluster_size} exclude each other; give one"
+            )
+        for name in ("n_clusters", "cluster_size", "max_cluster_size", "global_batch_size", "niter"):
+            value = getattr(self, name)
+            if isinstance(value, str) and (name, value) != ("n_clusters", "auto"):
+                raise ValueError(f"{name}={value!r} is neither a number nor 'auto'")
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
+
+    def count_clusters(self, n_rows: int) -> int:
+        """Return k for a source of `n_rows` rows."""
+        size = self.cluster_size
+        if self.n_clusters == "auto":
+            size = _BATCHES_IN_A_CLUSTER * self.global_batch_size
+        if size is not None:
+            return max(1, round(n_rows / size))
+        return int(self.n_clusters or _DEFAULT_CLUSTERS)
+
+
+def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:
+    """Read k from a recipe or a command line.
+
+    Raises:
+        ValueError: If it is neither a number nor `auto`.
+    """
+    if word is None or word == "auto":
+        return word  # type: ignore[return-value]  # mypy does not narrow a str to its literal
+    if not word.lstrip("-").isdigit():
+        raise ValueError(f"n_clusters={word!r} is neither a number nor 'auto'")
+    return int(word)

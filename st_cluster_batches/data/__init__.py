@@ -1,0 +1,1 @@
+"""Rows as people have them, read, checked, and split."""

@@ -1,0 +1,86 @@
+"""Hold pairs out of the training data as small test collections, so that options are tuned without the real ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.batches.labels import SOURCE
+from st_cluster_batches.data.collection import Collection
+from st_cluster_batches.data.texts import check_texts, find_text_columns, group_false_negatives
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# A trainer with push_to_hub uploads its whole folder, training texts and all, but for names with an underscore.
+HELD_OUT_FOLDER = "_held_out"
+
+
+def hold_out(
+    dataset: Dataset, n_queries: int, n_documents: int, seed: int = 0
+) -> tuple[Dataset, dict[str, Collection]]:
+    """Hold out some queries of each source, with all that repeats them.
+
+    Rows that share a query or a passage, directly or through others, are held out together: neither a held-out query
+    nor its answers are left in the training data. The rest of a collection's documents are training passages of the
+    same source, which the model sees in training, but never as an answer to these queries.
+
+    Args:
+        dataset: Pairs; the source column is called `source`, if there is one.
+        n_queries: Queries to hold out of each source, a tenth of its rows at most.
+        n_documents: Documents of each collection, or as many as the source has.
+        seed: Seed of the choice.
+
+    Returns:
+        The pairs that are left for training, and a collection for each source, by name.
+
+    Raises:
+        ValueError: If the dataset has no second column of text, or a text is missing.
+    """
+    columns = find_text_columns(dataset)[:2]
+    if len(columns) < 2:
+        raise ValueError(f"Holding out queries needs two columns of text, query and passage, not {columns}")
+    check_texts(dataset, columns, show_progress_bar=False)
+    names, source_of_row = np.array(["held_out"]), np.zeros(len(dataset), dtype=int)
+    if SOURCE in dataset.column_names:
+        names, source_of_row = np.unique(np.asarray(dataset[SOURCE][:]), return_inverse=True)
+    groups = group_false_negatives(dataset, columns, show_progress_bar=False)
+    rng = np.random.default_rng(seed)
+    is_held_out = np.zeros(len(dataset), dtype=bool)
+    collections = {}
+    for at, name in enumerate(names):
+        own = rng.permutation(np.flatnonzero(source_of_row == at))
+        # Whole groups, in random order, until there are queries enough; groups may reach into other sources.
+        distinct, first = np.unique(groups[own], return_index=True)
+        chosen = distinct[np.argsort(first)][: min(n_queries, len(own) // 10)]
+        held_out = own[np.isin(groups[own], chosen)]
+        is_held_out |= np.isin(groups, chosen)
+        if len(held_out):
+            others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
+            collections[str(name)] = _make_collection(dataset, columns, held_out, others, n_queries)
+    return dataset.select(np.flatnonzero(~is_held_out)), collections
+
+
+def _make_collection(
+    dataset: Dataset,
+    columns: list[str],
+    held_out: npt.NDArray[np.intp],
+    others: npt.NDArray[np.intp],
+    n_queries: int,
+) -> Collection:
+    """Make a collection of held-out rows, whose passages answer their queries, and of other passages."""
+    query_column, passage_column = columns
+    passages: dict[str, str] = {}
+    for text in dataset.select(np.concatenate([held_out, others]))[passage_column]:
+        passages.setdefault(text, f"d{len(passages)}")
+    answers: dict[str, dict[str, int]] = {}
+    for row in dataset.select(held_out):
+        answers.setdefault(row[query_column], {})[passages[row[passage_column]]] = 1
+    kept = list(answers)[:n_queries]
+    return Collection(
+        {f"q{at}": query for at, query in enumerate(kept)},
+        {document: ("", text) for text, document in passages.items()},
+        {f"q{at}": answers[query] for at, query in enumerate(kept)},
+    )

@@ -1,0 +1,1 @@
+"""Retrieval scores by mteb, and comparisons of batch strategies."""

@@ -1,0 +1,104 @@
+"""Scores of models on disk: those of the last evaluation where people look, and all by what decided them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from st_cluster_batches.storage.cache import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """nDCG@10 of a model on one task.
+
+    Args:
+        per_query: nDCG@10 of every query that mteb averages over. Queries of a task with several splits or subsets
+            have these before their id.
+        ndcg_at_10: Mean over queries; for several splits or subsets the mean of their means, as mteb has it.
+    """
+
+    per_query: dict[str, float]
+    ndcg_at_10: float
+
+    @property
+    def queries(self) -> int:
+        """Number of queries that were evaluated."""
+        return len(self.per_query)
+
+
+class ScoreStore:
+    """The output folder of `evaluate`.
+
+    Args:
+        folder: The output folder of `evaluate`.
+        fingerprint: Hash of the model, by `fingerprint_model`.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def load(self, name: str, task: Any) -> tuple[TaskScores, dict[str, Any]] | None:
+        """Return the scores of this very model on this very data, and mteb's own result; None if there are none."""
+        path = self._path(name)
+        if not path.exists():
+            return None
+        content = json.loads(path.read_text())
+        if content["key"] != self._key(task):
+            return None
+        logger.info("%s has been evaluated with this model before", name)
+        return TaskScores(**content["scores"]), content["mteb"]
+
+    def save(self, name: str, task: Any, result: tuple[TaskScores, dict[str, Any]]) -> None:
+        """Keep a result."""
+        content = {"key": self._key(task), "scores": asdict(result[0]), "mteb": result[1]}
+        _write_json(self._path(name), content)
+
+    def publish(self, scores: dict[str, TaskScores], name: str, raw: dict[str, Any]) -> None:
+        """Write the newest result, and the summary of all so far."""
+        _write_json(self.folder / "per_query" / f"{name}.json", scores[name].per_query)
+        _write_json(self.folder / "mteb" / f"{name}.json", raw)
+        summary = {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
+        _write_json(self.folder / "summary.json", summary)
+
+    def remove_others(self, scores: dict[str, TaskScores]) -> None:
+        """Remove results that the summary does not list: they may be another model's. `by_model` keeps them."""
+        for path in [*self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
+            if path.stem not in scores:
+                path.unlink()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "by_model" / self.fingerprint[:16] / f"{name}.json"
+
+    def _key(self, task: Any) -> dict[str, Any]:
+        versions = {name: version(name) for name in ("mteb", "sentence-transformers")}
+        return {"model": self.fingerprint, "task": identify_task(task), "versions": versions}
+
+
+def identify_task(task: Any) -> dict[str, Any]:
+    """Return what decides a task's scores beside the model: its data, its splits and its subsets.
+
+    Args:
+        task: A task of mteb, or one made of a folder.
+
+    Returns:
+        JSON values; the revision of a folder is a hash of its content.
+    """
+    return {
+        "name": task.metadata.name,
+        "data": dict(task.metadata.dataset),
+        "splits": sorted(task.eval_splits),
+        "subsets": sorted(task.hf_subsets or []),
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,66 @@
+"""Several recipes in one file, which differ in nothing but who shares a batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from st_cluster_batches.training.recipe import (
+    VARIANTS,
+    ClusterArguments,
+    Recipe,
+    parse_values,
+    read_values,
+    read_words,
+)
+
+_DEFAULT: dict[str, dict[str, Any]] = {
+    strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
+}
+
+_ALLOWED = {
+    "batch_sampler",
+    "random_fraction",
+    "keep_false_negatives_apart",
+    *(one.name for one in fields(ClusterArguments)),
+}
+
+
+def read_variants(
+    path: str | Path, overrides: Sequence[str] = (), common: Mapping[str, Any] | None = None
+) -> dict[str, Recipe]:
+    """Read the recipes that are to be compared: one file, but for who shares a batch.
+
+    The key `variants` of the file names them, the baseline first: `{random: {batch_sampler: random}, fine:
+    {n_clusters: 500}}`. Without it they are the three strategies.
+
+    Args:
+        path: YAML file as for `read_recipe`.
+        overrides: Words of the command line, for all variants; a variant's own values win.
+        common: Values for all variants that win over all others.
+
+    Returns:
+        The checked parameters by name of variant.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a variant changes more than who shares a batch, or a key or value is wrong.
+    """
+    values = read_values(path)
+    variants = values.pop(VARIANTS, _DEFAULT)
+    if not isinstance(variants, dict) or len(variants) < 2 or not all(isinstance(v, dict) for v in variants.values()):
+        raise ValueError(f"{VARIANTS} must map two names or more to `key: value` lines, not {variants!r}")
+    recipes = {}
+    for name, own in variants.items():
+        if not re.fullmatch(r"[\w.-]+", str(name)):
+            raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
+        if others := sorted(set(own) - _ALLOWED):
+            raise ValueError(
+                f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
+                f"{', '.join(sorted(_ALLOWED))}"
+            )
+        recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
+    return recipes

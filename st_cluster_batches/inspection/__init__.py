@@ -1,0 +1,1 @@
+"""What the batches will be like, before training."""

@@ -1,0 +1,125 @@
+"""Say in plain words what to change before training, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from st_cluster_batches.inspection.measuring import Inspection
+
+# Rules of thumb, each where the figures of an inspection begin to mean trouble.
+_PURE = 0.5  # share of global batches that should be of one cluster
+_GIANT = 0.5  # share of a source in one of three or more clusters
+_MIXED = 0.8  # coherence of a cluster, as a share of the median in its source
+_NEARER = 0.01  # how much nearer negatives should be than those of one source alone
+_FALSE = 0.01  # share of negatives that are nearer than the positive
+_STABLE = 0.5  # adjusted mutual information of two seeds
+
+
+def give_advice(inspection: Inspection) -> list[str]:
+    """Return what stands out, most serious first; one line of praise where nothing does."""
+    rules = (_on_sizes, _on_giants, _on_duplicates, _on_false_negatives, _on_mixed_topics, _on_hardness, _on_stability)
+    advice = [line for rule in rules for line in rule(inspection)]
+    return advice or ["Nothing stands out: clusters fill their batches, and their negatives are harder but not false."]
+
+
+def _on_sizes(inspection: Inspection) -> Iterator[str]:
+    plan = inspection.plans["cluster"]
+    n_batches = plan.pure + plan.pooled + plan.mixed
+    if n_batches and plan.pure < _PURE * n_batches:
+        sizes = [topic.rows for topic in inspection.clusters]
+        yield (
+            f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "
+            f"{int(np.median(sizes)):,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others "
+            "are packed with neighbours. For purer batches cluster again with "
+            f"cluster_size={8 * plan.global_batch_size:,}, or lower batch_size."
+        )
+    if plan.dropped > 0.01 * inspection.rows:
+        yield (
+            f"{plan.dropped:,} rows ({plan.dropped / inspection.rows:.1%}) are in no batch: "
+            + (
+                f"{plan.unplaced_groups:,} false-negative groups have more rows than there are batches. Lower "
+                "batch_size, or thin such groups out."
+                if plan.unplaced_groups
+                else f"they fill no whole global batch of {plan.global_batch_size:,}. Lower batch_size."
+            )
+        )
+
+
+def _on_giants(inspection: Inspection) -> Iterator[str]:
+    for source in inspection.sources:
+        if source.clusters >= 3 and source.largest > _GIANT * source.rows:
+            giant = max((one for one in inspection.clusters if one.source == source.name), key=lambda one: one.rows)
+            yield (
+                f"Cluster {giant.cluster}{_quote(giant.words)} holds {giant.rows / source.rows:.0%} of the rows of "
+                f"{source.name!r}: its batches are hardly of one topic. Cluster again with "
+                f"max_cluster_size={max(source.rows // 10, 1):,}."
+            )
+
+
+def _on_duplicates(inspection: Inspection) -> Iterator[str]:
+    groups = inspection.groups
+    if groups.rows:
+        yield (
+            f"{groups.rows:,} rows share a query or a positive with another (the largest group has "
+            f"{groups.largest:,}, such as row {groups.example}: {groups.text!r}). The plan never lets them meet as "
+            "long as distinct='false_negative_group', the default."
+        )
+    if inspection.twins:
+        worst = inspection.twins[0]
+        yield (
+            f"Rows {worst.row} and {worst.other} say nearly the same (similarity {worst.similarity:.2f}: "
+            f"{worst.passage!r} and {worst.other_passage!r}) and meet as negatives, and they are not the only ones "
+            f"({inspection.twin_rate:.2%} of the rows looked at). Attach again with false_negative_threshold=0.95."
+        )
+
+
+def _on_false_negatives(inspection: Inspection) -> Iterator[str]:
+    found = inspection.hardness["cluster"]
+    plain = inspection.hardness["random"]
+    if found.false_negative_rate > max(_FALSE, 2 * plain.false_negative_rate):
+        yield (
+            f"{found.false_negative_rate:.1%} of the negatives are nearer to the query than its own passage "
+            f"({plain.false_negative_rate:.1%} in random batches): read the worst pairs. If they are answers, attach "
+            "with a false_negative_threshold, train with GISTEmbedLoss, or take fewer clusters."
+        )
+
+
+def _on_mixed_topics(inspection: Inspection) -> Iterator[str]:
+    for source in inspection.sources:
+        own = [one for one in inspection.clusters if one.source == source.name]
+        median = float(np.median([one.coherence for one in own])) if own else 0.0
+        mixed = sorted((one for one in own if one.coherence < _MIXED * median), key=lambda one: one.coherence)
+        if len(own) >= 3 and mixed:
+            others = f", and {len(mixed) - 1} more like it" if len(mixed) > 1 else ""
+            yield (
+                f"Cluster {mixed[0].cluster}{_quote(mixed[0].words)} of {source.name!r} mixes topics: its rows have a "
+                f"similarity of {mixed[0].coherence:.2f} to their mean, where {median:.2f} is usual{others}. More "
+                f"clusters part them: try n_clusters={2 * source.clusters:,}."
+            )
+
+
+def _on_hardness(inspection: Inspection) -> Iterator[str]:
+    found = inspection.hardness["cluster"].negative
+    name = "source" if "source" in inspection.hardness else "random"
+    plain = inspection.hardness[name].negative
+    if found - plain < _NEARER:
+        yield (
+            f"The negatives of cluster batches are hardly nearer than those of {name} batches ({found:.3f} against "
+            f"{plain:.3f}): these clusters would change little. Take more of them, or another key."
+        )
+
+
+def _on_stability(inspection: Inspection) -> Iterator[str]:
+    if inspection.stability is not None and inspection.stability < _STABLE:
+        yield (
+            f"Two seeds of k-means agree only to {inspection.stability:.2f} (adjusted mutual information, 1 is "
+            "perfect): the clusters are in part arbitrary. Take fewer, or a stronger encoder."
+        )
+
+
+def _quote(words: Sequence[str]) -> str:
+    return f" ({', '.join(words[:3])})" if words else ""

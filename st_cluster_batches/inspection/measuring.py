@@ -1,0 +1,272 @@
+"""Look at labels and batches before a GPU-hour is spent on them: sizes, purity, hardness, false negatives, topics."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
+from st_cluster_batches.clusters.encoder import Encoder, Key, join_sides, sides_of
+from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.inspection.advice import give_advice
+from st_cluster_batches.inspection.sample import LabelledPairs, Sample, Twin, WorstPair, find_twins, find_worst_pairs
+from st_cluster_batches.inspection.topics import ClusterTopic, describe_clusters, find_words
+from st_cluster_batches.storage.cache import default_cache_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from sentence_transformers import SentenceTransformer
+
+    from st_cluster_batches.clusters.clustering import Clustering
+
+logger = logging.getLogger(__name__)
+
+_MIN_ROWS_PER_CLUSTER = 20  # of the sample, for k-means with two seeds
+_TOPIC_ROWS = 25_000  # rows whose words are counted, over all clusters
+
+
+@dataclass(frozen=True)
+class SourceSizes:
+    """The clusters of one source.
+
+    Args:
+        name: The source.
+        rows: Its rows.
+        clusters: Its clusters.
+        smallest: Rows of the smallest one.
+        median: Median rows of a cluster.
+        largest: Rows of the largest one.
+        effective_clusters: Clusters of equal size that would be as diverse: the exponential of the sizes' entropy.
+        coherence: Mean similarity of a sampled row to the mean direction of its cluster; k-means' own objective.
+    """
+
+    name: str
+    rows: int
+    clusters: int
+    smallest: int
+    median: float
+    largest: int
+    effective_clusters: float
+    coherence: float
+
+
+@dataclass(frozen=True)
+class GroupSizes:
+    """The false-negative groups of several rows.
+
+    Args:
+        groups: How many there are.
+        rows: Rows in them.
+        largest: Rows of the largest one.
+        example: A row of the largest one, or None.
+        text: Its query, cut.
+    """
+
+    groups: int
+    rows: int
+    largest: int
+    example: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a sample of a labelled dataset says of the batches it will give.
+
+    Args:
+        rows: Rows of the dataset.
+        sampled_rows: Rows that were embedded.
+        batch_size: Rows of a batch on one device.
+        world_size: Devices that step together.
+        encoder: Name of the model that measured similarity.
+        key: The text that decided the clusters.
+        sources: Cluster sizes, source by source.
+        plans: What an epoch is made of, for `cluster` and, where there are sources, `source` batches.
+        hardness: In-batch negatives of `cluster`, `source` and `random` batches.
+        groups: False-negative groups.
+        worst_pairs: Negatives of cluster batches that are much nearer than the positive, worst first.
+        twins: Negatives whose passage says nearly what the positive says, nearest first.
+        twin_rate: Share of the rows of the sampled cluster batches that have such a twin.
+        clusters: Topics, in the order of the clusters; of 500 clusters evenly spaced where there are more.
+        stability: Adjusted mutual information of k-means on the sample with two seeds; None for too small a sample.
+        advice: What to change, in plain words.
+        sample: The pairs and vectors behind it all, for the page.
+    """
+
+    rows: int
+    sampled_rows: int
+    batch_size: int
+    world_size: int
+    encoder: str
+    key: Key
+    sources: list[SourceSizes]
+    plans: dict[str, PlanCounts]
+    hardness: dict[str, BatchHardness]
+    groups: GroupSizes
+    worst_pairs: list[WorstPair]
+    twins: list[Twin]
+    twin_rate: float
+    clusters: list[ClusterTopic]
+    stability: float | None
+    sample: Sample = field(repr=False)
+    advice: list[str] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        """Return all figures as JSON keeps them."""
+        described = asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
+        del described["sample"]
+        return described
+
+
+def inspect(
+    dataset: Dataset | DatasetDict,
+    encoder: str | SentenceTransformer | None = None,
+    *,
+    clustering: Clustering | None = None,
+    batch_size: int = 128,
+    world_size: int = 1,
+    key: Key = "query",
+    seed: int = 0,
+    sample_rows: int = 2048,
+    show_progress_bar: bool = True,
+) -> Inspection:
+    """Measure what the batches of a labelled dataset will be like, without training.
+
+    Sizes and plan are of all rows. What needs an encoder is of a sample: about `sample_rows` rows in whole batches of
+    each kind, two batches at least, and some rows of every cluster.
+
+    Args:
+        dataset: As `attach_clusters` or `Clustering.attach` leaves it.
+        encoder: The model to measure similarity with, best the one that the clusters come from; the clustering's own
+            by default.
+        clustering: Where the labels come from, if it was kept.
+        batch_size: Rows of a batch on one device.
+        world_size: Devices that will step together.
+        key: The text that decided the clusters; a clustering knows it.
+        seed: Seed of plan and sample.
+        sample_rows: Rows to embed for the batches of each kind.
+        show_progress_bar: Whether to show progress.
+
+    Returns:
+        The figures, with advice.
+
+    Raises:
+        ValueError: If there is neither encoder nor clustering, or the dataset has no labels or no passages.
+    """
+    if sample_rows < 2:
+        raise ValueError(f"sample_rows={sample_rows} must be at least 2")
+    loaded, key = _find_encoder(encoder, clustering, key)
+    pairs = LabelledPairs.read(dataset)
+    sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed)
+    sample.embed(loaded, show_progress_bar)
+    key_vectors = join_sides([getattr(sample, f"{side}_vectors") for side in sides_of(key)])
+    topics = _describe_topics(sample, key_vectors, seed)
+    inspection = Inspection(
+        rows=len(pairs),
+        sampled_rows=len(sample.rows),
+        batch_size=batch_size,
+        world_size=world_size,
+        encoder=loaded.name,
+        key=key,
+        sources=_describe_sources(pairs, topics),
+        plans={name: sampler.counts for name, sampler in sample.samplers.items()},
+        hardness={
+            name: measure_batches(sample.query_vectors, sample.passage_vectors, map(sample.find, batches))
+            for name, batches in sample.batches.items()
+        },
+        groups=_describe_groups(pairs),
+        worst_pairs=find_worst_pairs(sample),
+        **find_twins(sample),
+        clusters=topics,
+        stability=_measure_stability(sample, key_vectors, seed),
+        sample=sample,
+    )
+    return replace(inspection, advice=give_advice(inspection))
+
+
+def _find_encoder(
+    encoder: str | SentenceTransformer | None, clustering: Clustering | None, key: Key
+) -> tuple[Encoder, Key]:
+    if clustering is not None:
+        loaded = clustering.get_encoder() if encoder is None else clustering.check_encoder(encoder)
+        return loaded, clustering.manifest["key"]
+    if encoder is None:
+        raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
+    return Encoder.load(encoder, default_cache_dir()), key
+
+
+def _describe_topics(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> list[ClusterTopic]:
+    pairs = sample.pairs
+    numbers, first, sizes = np.unique(pairs.strata, return_index=True, return_counts=True)
+    names = {
+        number: (pairs.source_names[pairs.source_of_row[row]], int(pairs.clusters[row]), size)
+        for number, row, size in zip(numbers.tolist(), first.tolist(), sizes.tolist(), strict=True)
+    }
+    at = sample.find(sample.topic_rows)
+    topics = describe_clusters(sample.topic_rows, key_vectors[at], pairs.strata[sample.topic_rows], names)
+    # Words are cheap: they are counted on more rows than are embedded.
+    described = np.unique(pairs.strata[sample.topic_rows])
+    rows = pairs.sample_strata(described, max(1, _TOPIC_ROWS // len(topics)), np.random.default_rng(seed))
+    queries, passages = pairs.read_texts(rows)
+    documents = [f"{query} {passage}" for query, passage in zip(queries, passages, strict=True)]
+    words = find_words(documents, pairs.strata[rows])
+    return [replace(one, words=words[number]) for number, one in zip(described.tolist(), topics, strict=True)]
+
+
+def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic]) -> list[SourceSizes]:
+    described = []
+    for at, name in enumerate(pairs.source_names):
+        sizes = np.unique(pairs.strata[pairs.source_of_row == at], return_counts=True)[1]
+        shares = sizes / sizes.sum()
+        own = [one for one in topics if one.source == name]
+        described.append(
+            SourceSizes(
+                name=name,
+                rows=int(sizes.sum()),
+                clusters=len(sizes),
+                smallest=int(sizes.min()),
+                median=float(np.median(sizes)),
+                largest=int(sizes.max()),
+                effective_clusters=float(np.exp(-(shares * np.log(shares)).sum())),
+                coherence=float(np.average([one.coherence for one in own], weights=[one.rows for one in own])),
+            )
+        )
+    return described
+
+
+def _describe_groups(pairs: LabelledPairs) -> GroupSizes:
+    if pairs.groups is None:
+        return GroupSizes(0, 0, 0, None, "")
+    _, first, counts = np.unique(pairs.groups, return_index=True, return_counts=True)
+    shared = counts > 1
+    if not shared.any():
+        return GroupSizes(0, 0, 1, None, "")
+    example = int(first[counts.argmax()])
+    text = pairs.read_texts(np.array([example]))[0][0]
+    return GroupSizes(int(shared.sum()), int(counts[shared].sum()), int(counts.max()), example, text[:80])
+
+
+def _measure_stability(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> float | None:
+    """Cluster the sample with two seeds, source by source, and compare; with fewer clusters where it is small."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    pairs, scores, weights = sample.pairs, [], []
+    source_of_row = pairs.source_of_row[sample.rows]
+    for at in range(len(pairs.source_names)):
+        own = key_vectors[source_of_row == at]
+        n_clusters = len(np.unique(pairs.strata[pairs.source_of_row == at]))
+        n_clusters = min(n_clusters, len(own) // _MIN_ROWS_PER_CLUSTER)
+        if n_clusters < 2:
+            continue
+        labels = [
+            NearestCentroid(fit_centroids(own, n_clusters, seed=seed + offset, niter=20)).find(own)[0]
+            for offset in (0, 1)
+        ]
+        scores.append(adjusted_mutual_info_score(*labels))
+        weights.append(len(own))
+    return float(np.average(scores, weights=weights)) if scores else None

@@ -1,0 +1,185 @@
+"""Show an inspection: one HTML file that needs no network, and the figures that a model card takes."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
+from st_cluster_batches.clusters.encoder import join_sides, sides_of
+from st_cluster_batches.storage.cache import write_atomically, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from st_cluster_batches.inspection.measuring import Inspection
+
+SIZES_FIGURE = "cluster_sizes.png"
+HARDNESS_FIGURE = "batch_hardness.png"
+
+_KINDS = {PURE: "pure", POOLED: "pooled", MIXED: "mixed", RANDOM: "random"}
+_VIEWED_ROWS = 10_000  # whose texts the page holds
+_SHOWN_CHARACTERS = 300
+
+
+def require_plots() -> None:
+    """Check that the plotting libraries are there.
+
+    Raises:
+        ImportError: If one is missing, with the extra that brings both.
+    """
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("matplotlib", "plotly") if find_spec(name) is None]:
+        raise ImportError(f"A report needs {missing[0]}: pip install 'st-cluster-batches[plots]'")
+
+
+def write_page(inspection: Inspection, path: Path) -> None:
+    """Write the report as one HTML file, with plotly's script inside.
+
+    Args:
+        inspection: From `inspect`.
+        path: The file.
+    """
+    from plotly.offline import get_plotlyjs
+
+    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    # `<` in the data could end the script element that holds it.
+    data = json.dumps(_collect(inspection), ensure_ascii=False).replace("<", "\\u003c")
+    before, _, after = template.partition("__DATA__")
+    page = before.replace("__PLOTLY__", get_plotlyjs()) + data + after
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page)
+
+
+def draw_inspection(inspection: Inspection, folder: Path) -> list[Path]:
+    """Draw cluster sizes and hardness as PNG files.
+
+    Args:
+        inspection: From `inspect`.
+        folder: Where to.
+
+    Returns:
+        The files.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings = {SIZES_FIGURE: _draw_sizes, HARDNESS_FIGURE: _draw_hardness}
+    for name, draw in drawings.items():
+        with rc_context({"font.size": 9}), write_whole(folder / name) as temporary:
+            figure = Figure((6.0, 3.4), layout="constrained")
+            draw(figure, inspection)
+            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    return [folder / name for name in drawings]
+
+
+def _draw_sizes(figure: Figure, inspection: Inspection) -> None:
+    axes = figure.subplots()
+    sizes = _sizes_by_source(inspection)
+    axes.hist(list(sizes.values()), bins=30, stacked=True, label=list(sizes))
+    axes.set_xlabel("rows of a cluster")
+    axes.set_ylabel("clusters")
+    axes.axvline(inspection.batch_size * inspection.world_size, color="grey", linestyle=":", label="a global batch")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _draw_hardness(figure: Figure, inspection: Inspection) -> None:
+    axes = figure.subplots()
+    kinds = list(inspection.hardness)
+    for at, (name, label) in enumerate(
+        (("negative", "all negatives"), ("hardest", "hardest negative"), ("positive", "positive"))
+    ):
+        values = [getattr(one, name) for one in inspection.hardness.values()]
+        axes.bar(np.arange(len(kinds)) + 0.27 * (at - 1), values, 0.25, label=label)
+    axes.set_xticks(range(len(kinds)), [f"{kind} batches" for kind in kinds])
+    axes.set_ylabel("cosine similarity to the query")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _sizes_by_source(inspection: Inspection) -> dict[str, list[int]]:
+    pairs = inspection.sample.pairs
+    return {
+        name: np.unique(pairs.strata[pairs.source_of_row == at], return_counts=True)[1].tolist()
+        for at, name in enumerate(pairs.source_names)
+    }
+
+
+def _collect(inspection: Inspection) -> dict[str, Any]:
+    """Gather what the page shows."""
+    described = inspection.describe()
+    pairs = inspection.sample.pairs
+    for cluster in described["clusters"]:
+        for name in ("typical", "borderline"):
+            texts = pairs.read_texts(np.array(cluster[name]))
+            cluster[name] = [[_cut(query), _cut(passage)] for query, passage in zip(*texts, strict=True)]
+    for pair in described["worst_pairs"]:
+        pair.update({name: _cut(pair[name]) for name in ("query", "passage", "other_passage")})
+    return {
+        **described,
+        "sizes": _sizes_by_source(inspection),
+        "all_clusters": len(np.unique(pairs.strata)),
+        "map": _draw_map(inspection),
+        **_view_batches(inspection),
+    }
+
+
+def _draw_map(inspection: Inspection) -> dict[str, Any]:
+    """Lay a sample of the rows out in the plane by t-SNE (scikit-learn)."""
+    from sklearn.manifold import TSNE
+
+    sample = inspection.sample
+    at = sample.find(sample.map_rows)
+    sides = (getattr(sample, f"{side}_vectors") for side in sides_of(inspection.key))
+    vectors = join_sides([side[at] for side in sides])
+    plane = np.zeros((len(at), 2))
+    if len(at) > 3:
+        perplexity = min(30.0, (len(at) - 1) / 3)
+        plane = TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(vectors)
+    clusters = sample.pairs.clusters[sample.map_rows]
+    queries, passages = sample.pairs.read_texts(sample.map_rows)
+    texts = [
+        f"cluster {cluster}: {query[:80]} → {passage[:80]}"
+        for cluster, query, passage in zip(clusters.tolist(), queries, passages, strict=True)
+    ]
+    # Neighbours in number are neighbours in meaning, so that they get neighbouring colours.
+    colours = np.unique(sample.pairs.strata[sample.map_rows], return_inverse=True)[1]
+    return {
+        "x": plane[:, 0].round(3).tolist(),
+        "y": plane[:, 1].round(3).tolist(),
+        "text": texts,
+        "colour": colours.tolist(),
+        "in_cluster_batch": np.isin(sample.map_rows, sample.batches["cluster"][0]).tolist(),
+        "in_random_batch": np.isin(sample.map_rows, sample.batches["random"][0]).tolist(),
+    }
+
+
+def _view_batches(inspection: Inspection) -> dict[str, Any]:
+    """Take the planned batches in their order, all of them or as many as the page can hold."""
+    pairs = inspection.sample.pairs
+    planned = inspection.sample.samplers["cluster"].plan_epoch()
+    batches = [(planned.rows[at], _KINDS[int(planned.kinds[at])]) for at in planned.order]
+    if len(planned.last):
+        batches.append((planned.last, "last"))
+    size = max(1, inspection.batch_size * inspection.world_size)
+    n_viewed = min(len(batches), max(1, _VIEWED_ROWS // size))
+    viewed = []
+    for number in np.linspace(0, len(batches) - 1, n_viewed).round().astype(int).tolist():
+        rows, kind = batches[number]
+        texts = pairs.read_texts(rows)
+        sources = [pairs.source_names[one] for one in pairs.source_of_row[rows]]
+        labels = (rows.tolist(), sources, pairs.clusters[rows].tolist())
+        cells = [list(one) for one in zip(*labels, *([_cut(text) for text in side] for side in texts), strict=True)]
+        viewed.append({"number": number, "kind": kind, "rows": cells})
+    return {"batches": viewed, "all_batches": len(batches)}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"

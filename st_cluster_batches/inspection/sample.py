@@ -1,0 +1,275 @@
+"""The rows of a labelled dataset that an inspection looks at, with their texts and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE, read_labels
+from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.clusters.encoder import Encoder, Side
+from st_cluster_batches.data.texts import find_text_columns
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+Integers = npt.NDArray[np.integer[Any]]
+
+_MAX_CLUSTERS = 500  # whose topics are looked at
+_TOPIC_ROWS = 4000  # embedded for them, in all
+_MIN_TOPIC_ROWS = 6  # and for each at least
+_MAP_ROWS = 1500
+_MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted; encoders read less
+_TWIN = 0.95  # similarity of two passages that say nearly the same
+_WORST = 10
+_ENCODE_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class WorstPair:
+    """A negative that the encoder finds nearer to a query than its own passage.
+
+    Args:
+        row: Row of the query.
+        other: Row of the negative passage.
+        positive_similarity: Of the query and its passage.
+        negative_similarity: Of the query and the negative.
+        query: The query.
+        passage: Its passage.
+        other_passage: The negative.
+    """
+
+    row: int
+    other: int
+    positive_similarity: float
+    negative_similarity: float
+    query: str
+    passage: str
+    other_passage: str
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two rows of a batch whose passages say nearly the same.
+
+    Args:
+        row: One row.
+        other: The other.
+        similarity: Of their passages.
+        passage: Passage of the one, cut.
+        other_passage: Passage of the other, cut.
+    """
+
+    row: int
+    other: int
+    similarity: float
+    passage: str
+    other_passage: str
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """A labelled dataset as one, whatever its sources are kept in.
+
+    Args:
+        dataset: All rows.
+        columns: The query column and the passage column.
+        source_names: The sources.
+        source_of_row: (n,) which of them a row is of.
+        clusters: (n,) cluster numbers.
+        strata: (n,) dense numbers of source and cluster together.
+        groups: (n,) false-negative groups, or None.
+    """
+
+    dataset: Dataset
+    columns: tuple[str, str]
+    source_names: list[str]
+    source_of_row: Integers
+    clusters: Integers
+    strata: Integers
+    groups: Integers | None
+
+    @classmethod
+    def read(cls, dataset: Dataset | DatasetDict) -> LabelledPairs:
+        """Read labels and find the texts.
+
+        Raises:
+            ValueError: If labels or passages are missing.
+        """
+        from datasets import DatasetDict, concatenate_datasets
+
+        if isinstance(dataset, DatasetDict):
+            parts = [
+                part if SOURCE in part.column_names else part.add_column(SOURCE, [name] * len(part))
+                for name, part in ((name, part.with_format(None)) for name, part in dataset.items())
+            ]
+            dataset = concatenate_datasets(parts)
+        dataset = dataset.with_format(None)
+        columns = find_text_columns(dataset)
+        if len(columns) < 2:
+            raise ValueError(f"The dataset has one column of text, {columns}; in-batch negatives need passages too")
+        strata = read_labels(dataset).strata
+        names = [FALSE_NEGATIVE_GROUP, CLUSTER, SOURCE]
+        table = dataset.with_format("arrow", columns=[one for one in names if one in dataset.column_names])[:]
+        source_names = ["all"]
+        source_of_row: Integers = np.zeros(len(dataset), dtype=np.int64)
+        if SOURCE in table.column_names:
+            values, source_of_row = np.unique(np.asarray(table[SOURCE].to_pylist(), dtype=str), return_inverse=True)
+            source_names = values.tolist()
+        groups = table[FALSE_NEGATIVE_GROUP].to_numpy() if FALSE_NEGATIVE_GROUP in table.column_names else None
+        clusters = table[CLUSTER].to_numpy()
+        return cls(dataset, (columns[0], columns[1]), source_names, source_of_row, clusters, strata, groups)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read_texts(self, rows: Integers) -> tuple[list[str], list[str]]:
+        """Return the queries and the passages of some rows, very long ones cut."""
+        table = self.dataset.with_format("arrow", columns=list(self.columns))[rows]
+        queries, passages = (
+            [str(text)[:_MAX_CHARACTERS] for text in table[name].to_pylist()] for name in self.columns
+        )
+        return queries, passages
+
+    def sample_strata(self, numbers: Integers, n_rows: int, rng: np.random.Generator) -> Integers:
+        """Choose up to `n_rows` rows of each stratum; ascending."""
+        order = np.argsort(self.strata, kind="stable")
+        ordered = self.strata[order]
+        starts, ends = np.searchsorted(ordered, numbers), np.searchsorted(ordered, numbers, side="right")
+        chosen = [
+            order[start:end]
+            if end - start <= n_rows
+            else order[rng.choice(np.arange(start, end), n_rows, replace=False)]
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        return np.sort(np.concatenate(chosen))
+
+
+@dataclass
+class Sample:
+    """Whole batches of each kind, some rows of every cluster, and the vectors of them all.
+
+    Args:
+        pairs: The dataset.
+        samplers: The samplers of `cluster` and perhaps `source` batches.
+        batches: Global batches of `cluster`, perhaps `source`, and `random`.
+        topic_rows: Rows of every cluster, ascending.
+        map_rows: Rows to be drawn on a map, ascending; the first cluster and random batches are among them.
+        rows: All of these, ascending.
+        query_vectors: Unit vectors of `rows`, once embedded.
+        passage_vectors: Likewise.
+    """
+
+    pairs: LabelledPairs
+    samplers: Mapping[str, ClusterBatchSampler]
+    batches: Mapping[str, list[Integers]]
+    topic_rows: Integers
+    map_rows: Integers
+    rows: Integers
+    query_vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    passage_vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    @classmethod
+    def draw(cls, pairs: LabelledPairs, batch_size: int, world_size: int, n_rows: int, seed: int) -> Sample:
+        """Plan the batches, and choose which to look at."""
+        rng = np.random.default_rng(seed)
+        strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER)}
+        if len(pairs.source_names) > 1:
+            strata["source"] = (SOURCE,)
+        samplers = {
+            name: ClusterBatchSampler(
+                pairs.dataset.with_format(None),
+                batch_size,
+                drop_last=world_size > 1,
+                seed=seed,
+                strata=columns,
+                world_size=world_size,
+            )
+            for name, columns in strata.items()
+        }
+        size = min(batch_size * world_size, len(pairs))
+        n_batches = max(2, n_rows // size)
+        batches = {}
+        for name, sampler in samplers.items():
+            planned = sampler.plan_epoch()
+            chosen = rng.permutation(len(planned.rows))[:n_batches]
+            batches[name] = [planned.rows[at].astype(np.int64) for at in chosen] or [planned.last.astype(np.int64)]
+        shuffled = rng.permutation(len(pairs))[: n_batches * size]
+        batches["random"] = [shuffled[low : low + size] for low in range(0, len(shuffled) - size + 1, size)]
+        numbers = np.unique(pairs.strata)
+        numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, _MAX_CLUSTERS).round().astype(int))]
+        topic_rows = pairs.sample_strata(numbers, max(_MIN_TOPIC_ROWS, _TOPIC_ROWS // len(numbers)), rng)
+        shown = np.concatenate([batches[name][0][: _MAP_ROWS // 4] for name in ("cluster", "random")])
+        others = rng.permutation(topic_rows)[: _MAP_ROWS - len(shown)]
+        rows = np.unique(np.concatenate([topic_rows, *(batch for kind in batches.values() for batch in kind)]))
+        return cls(pairs, samplers, batches, topic_rows, np.unique(np.concatenate([shown, others])), rows)
+
+    def embed(self, encoder: Encoder, show_progress_bar: bool) -> None:
+        """Embed queries and passages of all rows."""
+        sides: dict[Side, list[npt.NDArray[np.float32]]] = {"query": [], "passage": []}
+        starts = range(0, len(self.rows), _ENCODE_ROWS)
+        for low in tqdm(starts, "Embedding the sample", unit="chunk", disable=not show_progress_bar):
+            texts = self.pairs.read_texts(self.rows[low : low + _ENCODE_ROWS])
+            for (side, parts), column in zip(sides.items(), texts, strict=True):
+                parts.append(encoder.encode(side, column))
+        self.query_vectors, self.passage_vectors = (np.concatenate(parts) for parts in sides.values())
+
+    def find(self, rows: Integers) -> Integers:
+        """Return where rows of the dataset are among `rows`."""
+        return np.searchsorted(self.rows, rows)
+
+
+def find_worst_pairs(sample: Sample) -> list[WorstPair]:
+    """Find the negatives of the sampled cluster batches that are farthest ahead of the positive; one for each row."""
+    found: list[tuple[float, float, float, int, int]] = []
+    for batch in sample.batches["cluster"]:
+        at = sample.find(batch)
+        similarity = sample.query_vectors[at] @ sample.passage_vectors[at].T
+        own = np.diagonal(similarity).copy()
+        np.fill_diagonal(similarity, -np.inf)
+        nearest = similarity.argmax(axis=1)
+        ahead = similarity[np.arange(len(batch)), nearest] - own
+        for row in np.argsort(-ahead, kind="stable")[:_WORST].tolist():
+            if ahead[row] > 0:
+                other = int(nearest[row])
+                values = (float(ahead[row]), float(own[row]), float(similarity[row, other]))
+                found.append((*values, int(batch[row]), int(batch[other])))
+    found = sorted(found, key=lambda one: (-one[0], one[3]))[:_WORST]
+    if not found:
+        return []
+    queries, passages = sample.pairs.read_texts(np.array([one[3] for one in found]))
+    _, others = sample.pairs.read_texts(np.array([one[4] for one in found]))
+    return [
+        WorstPair(row, other, positive, negative, *texts)
+        for (_, positive, negative, row, other), texts in zip(
+            found, zip(queries, passages, others, strict=True), strict=True
+        )
+    ]
+
+
+def find_twins(sample: Sample) -> dict[str, Any]:
+    """Find rows of the sampled cluster batches whose passages say nearly the same.
+
+    Returns:
+        `twins`, the ten nearest pairs, and `twin_rate`, the share of the rows that have one.
+    """
+    found: list[tuple[float, int, int]] = []
+    n_rows = n_twins = 0
+    for batch in sample.batches["cluster"]:
+        vectors = sample.passage_vectors[sample.find(batch)]
+        similarity = vectors @ vectors.T
+        np.fill_diagonal(similarity, -1)
+        n_rows, n_twins = n_rows + len(batch), n_twins + int((similarity.max(axis=1) > _TWIN).sum())
+        for row, other in np.argwhere(np.triu(similarity) > _TWIN).tolist():
+            found.append((float(similarity[row, other]), int(batch[row]), int(batch[other])))
+    nearest = sorted(found, key=lambda one: (-one[0], one[1]))[:_WORST]
+    twins = []
+    for similarity_of_two, row, other in nearest:
+        passages = sample.pairs.read_texts(np.array([row, other]))[1]
+        twins.append(Twin(row, other, similarity_of_two, passages[0][:80], passages[1][:80]))
+    return {"twins": twins, "twin_rate": n_twins / max(n_rows, 1)}

@@ -1,0 +1,1 @@
+"""Cards, the staged folder, and the Hub."""

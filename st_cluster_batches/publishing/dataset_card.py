@@ -1,0 +1,139 @@
+"""Labelled data as a repository: parquet files, the clustering that labelled them, and a card that says how."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard
+
+from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
+from st_cluster_batches.data.loading import load_data
+from st_cluster_batches.publishing.card import BEGIN, END, PAPER, describe_clustering, insert_block, mark_block
+from st_cluster_batches.publishing.front_matter import TAG, Description
+from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
+
+DATA = "data"
+
+_ROWS_OF_A_FILE = 500_000
+_MEANINGS = {
+    SOURCE: "where the row comes from; clusters lie within one source",
+    CLUSTER: "number of the row's cluster; neighbours in number are neighbours in meaning",
+    FALSE_NEGATIVE_GROUP: "rows of one group must not meet in a batch: each would be a false negative of the other",
+}
+
+
+def is_dataset(folder: Path) -> bool:
+    """Return whether a folder is one that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` filled."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
+    )
+
+
+def build_dataset(source: Path, output: Path, about: Description | None = None) -> Path:
+    """Fill a folder with labelled data and its clustering, ready to be published.
+
+    Args:
+        source: Output folder of `attach`.
+        output: Folder to fill; see `build_model`.
+        about: What only its author knows.
+
+    Returns:
+        The folder. `load_dataset` gives the data back, and `Clustering.load` the clustering.
+
+    Raises:
+        FileNotFoundError: If there is no clustering beside the data.
+        ValueError: If the data has no labels, or the name of a dataset is none that a split can have.
+    """
+    from datasets import DatasetDict
+
+    about = about or Description()
+    for file in (MANIFEST_FILE, CENTROIDS_FILE):
+        if not (source / file).is_file():
+            raise FileNotFoundError(f"{source} has no {file} beside its data; st-cluster-batches attach writes both")
+    data = load_data(source)
+    parts = dict(data) if isinstance(data, DatasetDict) else {"train": data}
+    for name, part in parts.items():
+        if not re.fullmatch(r"\w+(\.\w+)*", name):
+            raise ValueError(
+                f"{name!r} cannot name a split on the Hub; rename the dataset, with letters, digits and _"
+            )
+        if missing := {CLUSTER, FALSE_NEGATIVE_GROUP} - set(part.column_names):
+            raise ValueError(f"{source} has no column {min(missing)!r}; label it: st-cluster-batches attach")
+
+    def fill(stage: Path, earlier: str | None) -> None:
+        (stage / DATA).mkdir()
+        for name, part in parts.items():
+            n_files = max(1, -(-len(part) // _ROWS_OF_A_FILE))
+            for at in range(n_files):
+                shard = part.with_format(None).shard(n_files, at, contiguous=True)
+                shard.to_parquet(str(stage / DATA / f"{name}-{at:05d}-of-{n_files:05d}.parquet"))
+        manifest = stage_clustering(source, stage)
+        card = _make_card(parts, manifest, about, draw_sizes(manifest, stage), earlier)
+        (stage / CARD).write_text(card, encoding="utf-8")
+
+    return fill_stage(output, fill)
+
+
+def _make_card(
+    parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str], earlier: str | None
+) -> str:
+    def fill_in(text: str) -> str:
+        card = DatasetCard(text, ignore_metadata_errors=True)
+        data: Any = card.data
+        data.tags = list(dict.fromkeys([*(data.tags or []), "sentence-transformers", TAG]))
+        data.configs = [
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"{DATA}/{name}-*.parquet"} for name in parts],
+            }
+        ]
+        if about.license:
+            data.license = about.license
+        if about.language:
+            data.language = list(about.language)
+        if about.datasets:
+            data.source_datasets = list(about.datasets)
+        card.text = insert_block(card.text, _render_block(parts, manifest, about, figures))
+        return str(card)
+
+    return mark_block(fill_in, "---\ntags: []\n---\n\n# Pairs with cluster labels\n", earlier)
+
+
+def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str]) -> str:
+
+    first = next(iter(parts.values()))
+    rows = sum(map(len, parts.values()))
+    taken = f" of {', '.join(f'`{one}`' for one in about.datasets)}" if about.datasets else ""
+    lines = [
+        BEGIN,
+        "## Cluster labels",
+        "",
+        f"{rows:,} rows{taken}, labelled so that a contrastive batch can be filled from one topic ([paper]({PAPER})).",
+        "",
+        "| column | type | meaning |",
+        "| --- | --- | --- |",
+        *(f"| `{name}` | {first.features[name].dtype} | {_MEANINGS.get(name, '')} |" for name in first.column_names),
+        "",
+        *describe_clustering(manifest),
+        *(f"![cluster sizes]({figure})\n" for figure in figures),
+        "### How to train on it",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "from st_cluster_batches import ClusterBatchSampler, Clustering",
+        "",
+        'train = load_dataset("sentence_transformers_model_id")' + ('["train"]' if list(parts) == ["train"] else ""),
+        'clustering = Clustering.load("sentence_transformers_model_id")',
+        "# SentenceTransformerTrainingArguments(..., batch_sampler=ClusterBatchSampler)",
+        "```",
+        "",
+        f"Licence of the texts: {about.license}."
+        if about.license
+        else "The licence of the texts is that of their source; it is not stated here.",
+        "",
+        END,
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""The front matter of a model card: what the Hub's search, filters and result tables read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from st_cluster_batches.publishing.contents import Evidence
+
+TAG = "cluster-batches"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What only its author can say of a model.
+
+    Args:
+        license: Identifier of the licence, as the Hub has it.
+        language: Codes of the languages.
+        datasets: Hub ids of the training data, in place of those of the recipe.
+        base_model: Hub id of the model that training started from, in place of that of the recipe.
+        include_samples: Whether the card may show training rows.
+    """
+
+    license: str | None = None
+    language: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    base_model: str | None = None
+    include_samples: bool = False
+
+
+def fill_front_matter(card: ModelCard, evidence: Evidence, about: Description) -> None:
+    """Fill in the keys that the Hub's search and its result tables read; others stay as they are.
+
+    Args:
+        card: The card, whose title names the model.
+        evidence: What is known of the model.
+        about: What its author says of it.
+    """
+    data: Any = card.data
+    data.library_name = "sentence-transformers"
+    tags = [] if data.tags is None else list(data.tags)
+    # A random baseline is not what people look for under this tag.
+    wanted = ["sentence-transformers"] if evidence.strategy == "random" else ["sentence-transformers", TAG]
+    data.tags = [*tags, *(tag for tag in wanted if tag not in tags)]
+    if about.license:
+        data.license = about.license
+    if about.language:
+        data.language = list(about.language)
+    if datasets := about.datasets or [one for one in evidence.recipe.get("train_data", []) if _HUB_ID.fullmatch(one)]:
+        data.datasets = list(datasets)
+    base = about.base_model or (None if evidence.setting("static_dim") else evidence.setting("model_name_or_path"))
+    if base and (about.base_model or _HUB_ID.fullmatch(base)):
+        data.base_model = base
+    if not about.include_samples and "widget" in data:
+        data.pop("widget")
+    if evidence.scores is not None:
+        _append_results(card, evidence)
+
+
+def _append_results(card: ModelCard, evidence: Evidence) -> None:
+    """Append our results to `model-index`; those of the trainer's evaluators stay as they are."""
+    assert evidence.scores is not None
+    title = re.search(r"^# (.+)$", card.text, re.MULTILINE)
+    data: Any = card.data
+    data.model_name = data.model_name or (title[1] if title else "SentenceTransformer")
+    results = [
+        EvalResult(
+            task_type="information-retrieval",
+            task_name="Information Retrieval",
+            # The Hub takes results with the same type for results on the same data.
+            dataset_type=re.sub(r"[^\w.-]+", "-", task),
+            dataset_name=task,
+            metric_type="ndcg_at_10",
+            metric_name="nDCG@10",
+            metric_value=round(one["ndcg_at_10"], 5),
+        )
+        for task, one in evidence.scores.summary.items()
+    ]
+    own = {result.unique_identifier for result in results}
+    kept = [one for one in data.eval_results or [] if one.unique_identifier not in own]
+    data.eval_results = [*kept, *results]

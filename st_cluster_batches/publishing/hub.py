@@ -1,0 +1,288 @@
+"""Push a staged folder to the Hub: one commit, verified, and never over what someone else wrote. The networked module.
+
+Which files of a repository are ours, and as we left them, is written in the repository itself, in `MANIFEST`. A file
+that differs from it was changed on the Hub since, and is not overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    get_session,
+    get_token,
+    set_client_factory,
+)
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from st_cluster_batches.publishing.card import remove_block
+from st_cluster_batches.publishing.failures import PublishError, explain
+from st_cluster_batches.publishing.staging import CARD, list_files, refuse_private_content
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["model", "dataset"]
+
+MANIFEST = "published.json"
+TITLE = "Publish with st-cluster-batches"
+LONGEST_SILENCE = 30.0  # seconds
+_BLOCK = 1 << 20  # bytes
+
+_PLACEHOLDER = b"sentence_transformers_model_id"  # where sentence-transformers leaves room for the repository's id
+
+_bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a push did.
+
+    Args:
+        url: Of the repository, its branch or the pull request.
+        commit: Its newest commit; None of a dry run on a repository that is not there.
+        uploaded: Files that were, or in a dry run would be, added or replaced.
+        removed: Files of an earlier push that are no longer part of it.
+    """
+
+    url: str
+    commit: str | None
+    uploaded: list[str]
+    removed: list[str]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The hashes that the Hub knows a file by.
+
+    Args:
+        oid: Of git, for small text files.
+        sha256: For files in large-file storage.
+    """
+
+    oid: str
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes | Path) -> Fingerprint:
+        """Hash a file, block by block, or content that is at hand."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        oid, sha256 = hashlib.sha1(f"blob {size}\0".encode()), hashlib.sha256()
+        with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+            while block := file.read(_BLOCK):
+                oid.update(block)
+                sha256.update(block)
+        return cls(oid.hexdigest(), sha256.hexdigest())
+
+    def matches(self, remote: Any) -> bool:
+        """Return whether a `RepoFile` holds the same."""
+        return bool(remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == self.oid)
+
+
+def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
+    """Let no request of this process wait for the Hub longer than this; by itself huggingface_hub waits for ever.
+
+    A Hub that never answers ends a push after `seconds`. One that falls silent on the way ends it after eight times
+    that and half a minute at most, since huggingface_hub tries some requests again, with pauses of 23 s in all. What
+    hf_xet sends has its own bounds: 300 s a request, and five more tries. The variables HF_XET_CLIENT_READ_TIMEOUT
+    and HF_XET_CLIENT_RETRY_MAX_ATTEMPTS change them.
+
+    It changes huggingface_hub for the whole process, so only the command line calls it.
+    """
+    global _bound
+    _bound = seconds
+    hooks = get_session().event_hooks["request"]
+
+    def bound(request: httpx2.Request) -> None:
+        given = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {
+            kind: min(given.get(kind) or seconds, seconds) for kind in ("connect", "read", "write", "pool")
+        }
+
+    set_client_factory(
+        lambda: httpx2.Client(event_hooks={"request": [*hooks, bound]}, follow_redirects=True, timeout=seconds)
+    )
+
+
+def push(
+    stage: Path,
+    repo_id: str,
+    *,
+    kind: Kind = "model",
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> Published:
+    """Publish a staged folder. A second call does what is missing, and nothing if nothing is.
+
+    Args:
+        stage: Folder that `build` filled.
+        repo_id: `user/name`; it is created if it is not there.
+        kind: What kind of repository.
+        private: Whether it must be private; checked before anything is uploaded.
+        revision: Branch to commit to; it is made from `main` if it is not there.
+        create_pr: Open a pull request instead.
+        dry_run: Only say what would be done.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: If the folder gives something away, or options exclude one another; before any request.
+        PublishError: If it could not be published, with what to do.
+    """
+    if create_pr and revision is not None:
+        raise ValueError(f"--create-pr opens a pull request to `main`; it cannot go to --revision {revision} too")
+    if not (stage / CARD).is_file():
+        raise ValueError(f"{stage} has no {CARD}; fill a folder first: st-cluster-batches build MODEL --output DIR")
+    refuse_private_content(stage)
+    if get_token() is None:
+        raise PublishError("There is no token to publish with: run `hf auth login`, or set HF_TOKEN")
+    try:
+        return _Push(HfApi(), stage, repo_id, kind, private, revision, create_pr, dry_run).run()
+    except PublishError:
+        raise
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:  # the last by both storages
+        raise PublishError(explain(error, repo_id, _bound)) from error
+
+
+@dataclass(frozen=True)
+class _Push:
+    api: HfApi
+    stage: Path
+    repo_id: str
+    kind: Kind
+    private: bool
+    revision: str | None
+    create_pr: bool
+    dry_run: bool
+
+    def run(self) -> Published:
+        parent = self._find_parent()
+        contents, local = self._read_contents()
+        remote = {} if parent is None else self._list_remote(parent)
+        known = self._read_manifest(parent) if MANIFEST in remote else {}
+        uploaded = sorted(path for path, one in local.items() if path not in remote or not one.matches(remote[path]))
+        removed = sorted(
+            path for path in set(known) - set(local) if path in remote and known[path].matches(remote[path])
+        )
+        if not self.create_pr:
+            self._refuse_edited([path for path in uploaded if path in remote], remote, known, parent)
+        if self.dry_run or not (uploaded or removed):
+            return Published(self._url(), parent, uploaded, removed)
+        if self.create_pr and (number := self._find_open_request(local)) is not None:
+            return Published(f"{self._url()}/discussions/{number}", parent, [], [])
+        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+            *(CommitOperationAdd(path, contents[path]) for path in uploaded),
+            *(CommitOperationDelete(path) for path in removed),
+        ]
+        commit = self.api.create_commit(
+            self.repo_id,
+            operations,
+            commit_message=TITLE,
+            repo_type=self.kind,
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=parent,
+        )
+        self._verify(commit.oid, local)
+        return Published(commit.pr_url or self._url(), commit.oid, uploaded, removed)
+
+    def _find_parent(self) -> str | None:
+        """Make repository and branch if they are not there, and return the newest commit."""
+        try:
+            info = self.api.repo_info(self.repo_id, repo_type=self.kind)
+        except RepositoryNotFoundError:
+            if self.dry_run:
+                return None
+            self.api.create_repo(self.repo_id, repo_type=self.kind, private=self.private or None, exist_ok=True)
+            info = self.api.repo_info(self.repo_id, repo_type=self.kind)
+        if self.private and not info.private:
+            raise PublishError(
+                f"{self.repo_id} is public, and nothing was uploaded: make it private in its settings on the Hub, or "
+                "publish without --private"
+            )
+        if self.revision is None:
+            return str(info.sha)
+        try:
+            return str(self.api.repo_info(self.repo_id, repo_type=self.kind, revision=self.revision).sha)
+        except RevisionNotFoundError:
+            if not self.dry_run:
+                self.api.create_branch(
+                    self.repo_id, branch=self.revision, revision=info.sha, repo_type=self.kind, exist_ok=True
+                )
+            return str(info.sha)
+
+    def _read_contents(self) -> tuple[dict[str, bytes | Path], dict[str, Fingerprint]]:
+        """List the files that the repository is to hold, with their hashes; the manifest is made of these."""
+        paths = list_files(self.stage)
+        contents: dict[str, bytes | Path] = {path.relative_to(self.stage).as_posix(): path for path in paths}
+        contents[CARD] = self._read_card()
+        hashes = {path: Fingerprint.of(content) for path, content in contents.items()}
+        manifest = {path: {"oid": one.oid, "sha256": one.sha256} for path, one in hashes.items()}
+        contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        return contents, {**hashes, MANIFEST: Fingerprint.of(contents[MANIFEST])}
+
+    def _read_card(self) -> bytes:
+        return (self.stage / CARD).read_bytes().replace(_PLACEHOLDER, self.repo_id.encode())
+
+    def _list_remote(self, revision: str) -> dict[str, Any]:
+        tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.kind)
+        return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
+
+    def _read_manifest(self, revision: str | None) -> dict[str, Fingerprint]:
+        content = json.loads(self._download(MANIFEST, revision))
+        return {path: Fingerprint(one["oid"], one["sha256"]) for path, one in content.items()}
+
+    def _download(self, path: str, revision: str | None) -> str:
+        found = self.api.hf_hub_download(self.repo_id, path, revision=revision, repo_type=self.kind)
+        return Path(found).read_text(encoding="utf-8")
+
+    def _refuse_edited(
+        self, replaced: list[str], remote: dict[str, Any], known: dict[str, Fingerprint], parent: str | None
+    ) -> None:
+        """Raise a PublishError if a file that would be replaced is not as an earlier push left it."""
+        for path in replaced:
+            if path == MANIFEST or (path in known and known[path].matches(remote[path])):
+                continue
+            if path == CARD and remove_block(self._download(CARD, parent)) == remove_block(self._read_card().decode()):
+                continue  # nothing that someone wrote is lost
+            raise PublishError(
+                f"{path} in {self.repo_id} was written or edited by someone else, and nothing was overwritten: take "
+                f"their text into {self.stage / path} and build again, or propose yours with --create-pr"
+            )
+
+    def _find_open_request(self, local: dict[str, Fingerprint]) -> int | None:
+        """Return the number of an open pull request with this content: an earlier call may have lost its answer."""
+        found = self.api.get_repo_discussions(
+            self.repo_id, repo_type=self.kind, discussion_type="pull_request", discussion_status="open"
+        )
+        for request in found:
+            if request.title == TITLE:
+                remote = self._list_remote(f"refs/pr/{request.num}")
+                if all(path in remote and one.matches(remote[path]) for path, one in local.items()):
+                    return int(request.num)
+        return None
+
+    def _verify(self, commit: str, local: dict[str, Fingerprint]) -> None:
+        remote = self._list_remote(commit)
+        if wrong := sorted(path for path, one in local.items() if path not in remote or not one.matches(remote[path])):
+            raise PublishError(
+                f"{wrong[0]} on the Hub is not what was uploaded (commit {commit[:7]}): run the same command again"
+            )
+
+    def _url(self) -> str:
+        kind = "" if self.kind == "model" else f"{self.kind}s/"
+        branch = "" if self.revision is None else f"/tree/{self.revision}"
+        return f"{self.api.endpoint}/{kind}{self.repo_id}{branch}"

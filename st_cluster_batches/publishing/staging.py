@@ -1,0 +1,291 @@
+"""Fill a folder with what may be published, and nothing else. Nothing here asks the network for anything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
+from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
+from st_cluster_batches.publishing.card import BEGIN, MARK, make_card
+from st_cluster_batches.publishing.contents import RECIPE_FILE, SUMMARY_FILE, Evidence, hide_places, read_evidence
+from st_cluster_batches.publishing.front_matter import Description
+from st_cluster_batches.storage.cache import temporary_name
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+FIGURES = "figures"
+RESULTS = "results"
+OFFICIAL_RESULTS = ".eval_results"
+SIZES_FIGURE = "cluster_sizes.png"
+
+# What models are made of. State of a training, logs and environments have other endings, or the names below.
+_MODEL_SUFFIXES = {
+    ".bin", ".jinja", ".json", ".md", ".model", ".onnx", ".pt", ".py", ".safetensors", ".spm", ".tiktoken", ".txt",
+    ".xml",
+}  # fmt: skip
+_BINARY_SUFFIXES = {".bin", ".onnx", ".parquet", ".png", ".pt", ".safetensors"}
+_MODEL_FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
+_TRAINING_STATE = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state|trainer_state|batch_plan|all_results|train_results"
+    r"|eval_results|results|dataset_info|state|clustering|pytorch_model_fsdp|random_states).*"
+)
+_SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{40,}"
+    r"|xox[abprs]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+_LOCAL_PATH = re.compile(
+    r"(?<![\w/.:~#-])/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private)/[\w.-]+"
+    r"|\b[A-Za-z]:\\{1,2}Users\\{1,2}\w+"
+)
+# Vocabularies hold whatever the text they were trained on held.
+_VOCABULARIES = re.compile(r"(tokenizer\.json|vocab.*|merges\.txt|.*\.tiktoken)")
+
+
+def build_model(
+    model: Path,
+    output: Path,
+    about: Description | None = None,
+    *,
+    scores: Path | None = None,
+    comparison: Path | None = None,
+) -> Path:
+    """Fill a folder with a model, its card, its clustering, its results and its figures, ready to be published.
+
+    Args:
+        model: Folder of any saved sentence-transformers model, or the output folder of `train`, whose `model/` it is.
+        output: Folder to fill. What an earlier build left there is replaced, but for the text that people wrote into
+            its README around the block; any other folder with content is refused.
+        about: What only the author knows.
+        scores: Output folder of `evaluate`; that of the training by default.
+        comparison: Output folder of `compare`, for figures and the baseline.
+
+    Returns:
+        The folder. The same inputs give the same bytes.
+
+    Raises:
+        FileNotFoundError: If there is no model, or a named folder holds no results.
+        ValueError: If a file would give away a token or a local path, or the scores are another model's.
+    """
+    model = find_model(model)
+    about = about or Description()
+    evidence = read_evidence(model, scores, comparison)
+
+    def fill(stage: Path, earlier: str | None) -> None:
+        for path in _list_model_files(model):
+            _copy(path, stage / path.relative_to(model))
+        figures = _write_evidence(stage, evidence)
+        text = (model / CARD).read_text(encoding="utf-8") if (model / CARD).is_file() else ""
+        (stage / CARD).write_text(make_card(text, evidence, about, figures, earlier), encoding="utf-8")
+
+    return fill_stage(output, fill)
+
+
+def find_model(folder: Path) -> Path:
+    """Return the folder of the model in a folder: itself, or `model/` below it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    for one in (folder, folder / "model"):
+        if any(
+            (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
+        ):
+            return one
+    raise FileNotFoundError(
+        f"{folder} holds no sentence-transformers model (no modules.json); give the folder that model.save() or "
+        "`st-cluster-batches train` filled"
+    )
+
+
+def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
+    """Fill a folder that appears whole or not at all, and check that it gives nothing away.
+
+    Args:
+        output: The folder.
+        fill: Writes into the folder it is given; second comes the README of an earlier build, if there is one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the folder holds something else, or a file gives something away.
+    """
+    card = output / CARD
+    earlier = card.read_text(encoding="utf-8") if card.is_file() else None
+    if (
+        output.exists()
+        and (not output.is_dir() or any(output.iterdir()))
+        and (earlier is None or BEGIN not in earlier)
+    ):
+        raise ValueError(f"{output} holds something that no build left there; give another --output, or remove it")
+    stage = temporary_name(output)
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        fill(stage, earlier)
+        refuse_private_content(stage)
+        shutil.rmtree(output, ignore_errors=True)
+        stage.rename(output)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return output
+
+
+def is_staged(folder: Path) -> bool:
+    """Return whether a folder is one that `build` filled."""
+    card = folder / CARD
+    return card.is_file() and bool(MARK.search(card.read_text(encoding="utf-8")))
+
+
+def refuse_private_content(folder: Path) -> None:
+    """Raise a ValueError that names the first file with a token or a path of this machine in it."""
+    for path in list_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in _BINARY_SUFFIXES:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # no text
+        found = _SECRET.search(text)
+        if found is not None:
+            raise ValueError(f"{name} holds what looks like a token ({found[0][:6]}...); take it out and revoke it")
+        if not _VOCABULARIES.fullmatch(path.name) and (found := _LOCAL_PATH.search(text)) is not None:
+            line = text.count("\n", 0, found.start()) + 1
+            raise ValueError(
+                f"{name}, line {line}, holds a path of this machine: {found[0]}. Correct it where it comes from, the "
+                "model's folder or the data, and build again"
+            )
+
+
+def list_files(folder: Path) -> list[Path]:
+    """List all files below a folder, sorted; but for those of git and of download caches."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not {".git", ".cache"} & set(path.relative_to(folder).parts)
+    )
+
+
+def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
+    """Copy a clustering to where `Clustering.load` finds it in a repository, and return its manifest.
+
+    Args:
+        source: Folder that `Clustering.save` filled.
+        stage: Folder to be published.
+    """
+    manifest = hide_places(json.loads((source / MANIFEST_FILE).read_text(encoding="utf-8")))
+    _copy(source / CENTROIDS_FILE, stage / CENTROIDS_FILE)
+    if (source / ENCODER_FOLDER).is_dir():
+        for path in _list_model_files(source / ENCODER_FOLDER):
+            _copy(path, stage / ENCODER_FOLDER / path.relative_to(source / ENCODER_FOLDER))
+    write_json(stage / MANIFEST_FILE, manifest)
+    return dict(manifest)
+
+
+def draw_sizes(manifest: dict[str, Any], stage: Path) -> list[str]:
+    """Draw the histogram of cluster sizes into a staged folder; return its path there, or nothing if it cannot be."""
+    if find_spec("matplotlib") is None:
+        logger.warning("The card gets no figures: they need matplotlib, pip install 'st-cluster-batches[plots]'")
+        return []
+    from st_cluster_batches.evaluation.figures import draw_cluster_sizes
+
+    (stage / FIGURES).mkdir(exist_ok=True)
+    draw_cluster_sizes(
+        {name: one["sizes"] for name, one in manifest["statistics"].items()}, stage / FIGURES / SIZES_FIGURE
+    )
+    return [f"{FIGURES}/{SIZES_FIGURE}"]
+
+
+def draw_comparison(comparison: dict[str, Any], folder: Path) -> list[str]:
+    """Draw the figures of a comparison into the figures of a staged folder; return their paths there."""
+    if find_spec("matplotlib") is None:
+        return []
+    from st_cluster_batches.evaluation.figures import draw_figures
+
+    folder.mkdir(exist_ok=True)
+    files = draw_figures(comparison, folder)
+    for path in files:
+        if path.suffix != ".png":
+            path.unlink()
+    return [f"{FIGURES}/{path.name}" for path in files if path.suffix == ".png"]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON values; keys stay in their order, so that the same values give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _list_model_files(model: Path) -> Iterator[Path]:
+    """List the files of a model: no checkpoints, no state of its training, no logs."""
+    modules = json.loads((model / "modules.json").read_text()) if (model / "modules.json").is_file() else []
+    folders = _MODEL_FOLDERS | {Path(module["path"]).parts[0] for module in modules if module["path"]}
+    for path in list_files(model):
+        parts = path.relative_to(model).parts
+        if (len(parts) > 1 and parts[0] not in folders) or any(part.startswith(".") for part in parts):
+            continue
+        if path.suffix in _MODEL_SUFFIXES and not _TRAINING_STATE.fullmatch(path.name) and parts != (CARD,):
+            yield path
+
+
+def _write_evidence(stage: Path, evidence: Evidence) -> list[str]:
+    """Write the raw results and the figures; return the paths of these."""
+    figures: list[str] = []
+    results = stage / RESULTS
+    results.mkdir()
+    if evidence.recipe:
+        (results / RECIPE_FILE).write_text(yaml.safe_dump(evidence.recipe, sort_keys=False), encoding="utf-8")
+    if evidence.plans:
+        write_json(results / "batch_plan.json", evidence.plans)
+    if evidence.clustering_folder is not None:
+        figures += draw_sizes(stage_clustering(evidence.clustering_folder, stage), stage)
+    if evidence.scores is not None:
+        write_json(results / SUMMARY_FILE, evidence.scores.summary)
+        for task, per_query in evidence.scores.per_query.items():
+            write_json(results / "per_query" / f"{task}.json", per_query)
+            write_json(results / "mteb" / f"{task}.json", evidence.scores.raw[task])
+        _write_official(stage, evidence)
+    if evidence.comparison is not None:
+        write_json(results / "comparison" / RESULTS_FILE, evidence.comparison)
+        (results / "comparison" / TABLE_FILE).write_text(
+            describe_results(evidence.comparison) + "\n", encoding="utf-8"
+        )
+        figures += draw_comparison(evidence.comparison, stage / FIGURES)
+    if not any(results.iterdir()):
+        results.rmdir()
+    return figures
+
+
+def _write_official(stage: Path, evidence: Evidence) -> None:
+    """Write the results that the Hub's leaderboards read: of complete official tasks alone."""
+    assert evidence.scores is not None
+    if find_spec("mteb") is None:
+        logger.warning(
+            "No %s: to know official tasks takes mteb, pip install 'st-cluster-batches[eval]'", OFFICIAL_RESULTS
+        )
+        return
+    from huggingface_hub import eval_result_entries_to_yaml
+
+    from st_cluster_batches.evaluation.official import describe_official_result
+
+    for task, raw in evidence.scores.raw.items():
+        if entry := describe_official_result(task, raw, evidence.scores.summary[task]):
+            path = stage / OFFICIAL_RESULTS / f"{task}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,153 @@
+"""An array with a row per row of a dataset, in chunk files: memory stays flat, and a killed run goes on."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from tqdm.auto import tqdm
+
+from st_cluster_batches.storage.cache import remove_leftovers, write_whole
+from st_cluster_batches.storage.processes import Crew
+
+logger = logging.getLogger(__name__)
+
+# Rows that an interruption can cost: a minute's work for a small transformer on a laptop, less than a second's for a
+# static encoder, and enough rows for `encode` to sort by length.
+CHUNK = 4096
+# A folder of more files than this is slow on shared file systems; chunks grow instead, to 100,000 rows of a billion.
+_MAX_CHUNKS = 10_000
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class ChunkedArray:
+    """An array on disk whose chunks are files that carry their checksum in their name.
+
+    Args:
+        folder: Where they are.
+        n_rows: Rows of the whole array.
+        chunk_rows: Rows of a chunk; the last one may be shorter.
+    """
+
+    folder: Path
+    n_rows: int
+    chunk_rows: int
+    _paths: dict[int, Path] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, folder: Path, n_rows: int) -> ChunkedArray:
+        """Lay out an array; nothing is written yet."""
+        return cls(folder, n_rows, max(CHUNK, -(-n_rows // _MAX_CHUNKS)))
+
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.n_rows // self.chunk_rows)
+
+    def bounds(self, chunk: int) -> tuple[int, int]:
+        """Return the first row of a chunk, and the one after its last."""
+        return chunk * self.chunk_rows, min(self.n_rows, (chunk + 1) * self.chunk_rows)
+
+    def fill(self, make: Callable[[int], Array], crew: Crew, description: str) -> None:
+        """Make this process's share of the chunks, but for those that are there and whole.
+
+        Args:
+            make: Returns the rows of a chunk.
+            crew: The processes that share the work.
+            description: What the progress bar says.
+
+        Raises:
+            OSError: If a chunk cannot be written; those before it are kept.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+        self._find()
+        share = crew.share(self.n_chunks)
+        present = [chunk for chunk in share if chunk in self._paths and self._is_whole(chunk)]
+        if present and len(present) < len(share):
+            logger.info("%s goes on with chunk %d of %d", description, len(present) + 1, len(share))
+        has_bar = crew.show_progress_bar and len(present) < len(share)
+        bar = tqdm(total=self.n_rows, desc=description, unit="row", disable=not has_bar)
+        bar.update(min(self.n_rows, len(present) * self.chunk_rows * crew.size))
+        for chunk in sorted(set(share) - set(present)):
+            self._write(chunk, make(chunk))
+            bar.update(min(self.n_rows - bar.n, self.chunk_rows * crew.size))
+        bar.close()
+        crew.finish(f"filled {self.folder.name}")
+
+    def wait(self, crew: Crew) -> None:
+        """Wait until the other processes have filled their shares too."""
+        crew.wait_for(f"filled {self.folder.name}")
+        self._find()
+        if missing := set(range(self.n_chunks)) - set(self._paths):
+            raise FileNotFoundError(f"{self.folder} lacks the chunks {sorted(missing)[:5]}; is the cache shared?")
+
+    def read(self, chunk: int) -> Array:
+        """Read a chunk into memory; not mapped, so that pages of chunks gone by do not count as ours."""
+        rows: Array = np.load(self._paths[chunk])
+        return rows
+
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Array:
+        """Read some rows, given in ascending order, touching only the pages they lie on."""
+        ends = np.searchsorted(rows, np.arange(1, self.n_chunks + 1) * self.chunk_rows)
+        starts = np.concatenate(([0], ends[:-1]))
+        first = np.load(self._paths[0], mmap_mode="r")  # its header has the length of all; reading each costs more
+        taken = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
+        for chunk, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if end > start:
+                low, high = self.bounds(chunk)
+                shape = (high - low, *first.shape[1:])
+                mapped = np.memmap(self._paths[chunk], first.dtype, "r", first.offset, shape)
+                taken[start:end] = mapped[rows[start:end] - low]
+        return taken
+
+    def __iter__(self) -> Iterator[tuple[int, int, Array]]:
+        """Yield the bounds of every chunk with its rows."""
+        for chunk in range(self.n_chunks):
+            yield *self.bounds(chunk), self.read(chunk)
+
+    def remove(self) -> None:
+        """Remove the array from disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _find(self) -> None:
+        self._paths = {int(path.name.split("-")[0]): path for path in self.folder.glob("*-*.npy")}
+
+    def _is_whole(self, chunk: int) -> bool:
+        path = self._paths[chunk]
+        low, high = self.bounds(chunk)
+        try:
+            rows = self.read(chunk)
+            if path.stem.split("-")[1] == _digest(rows) and len(rows) == high - low:
+                return True
+        except (OSError, ValueError, EOFError) as error:  # what numpy raises for a file it cannot make sense of
+            logger.debug("%s: %s", path, error)
+        logger.warning("%s does not hold what was written to it; its rows are done again", path)
+        path.unlink(missing_ok=True)
+        return False
+
+    def _write(self, chunk: int, rows: Array) -> None:
+        path = self.folder / f"{chunk:06d}-{_digest(rows)}.npy"
+        # By way of memory: numpy's own writing to a file does not notice that a disk is full.
+        buffer = io.BytesIO()
+        np.save(buffer, rows)
+        buffer.seek(0)
+        with write_whole(path) as temporary, temporary.open("wb") as file:
+            shutil.copyfileobj(buffer, file)  # in small pieces: ext4 takes five times as long for one large one
+        self._paths[chunk] = path
+
+
+def _digest(rows: Array) -> str:
+    state = xxhash.xxh3_64(f"{rows.dtype} {rows.shape}".encode())
+    state.update(np.ascontiguousarray(rows).view(np.uint8).data)
+    return state.hexdigest()

@@ -1,0 +1,1 @@
+"""A recipe, and the stock trainer that it fills in."""

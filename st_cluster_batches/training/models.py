@@ -1,0 +1,132 @@
+"""The model that a recipe trains, and the loss that trains it: all of sentence-transformers, chosen by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.losses import (
+    CachedGISTEmbedLoss,
+    CachedMultipleNegativesRankingLoss,
+    GISTEmbedLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
+from st_cluster_batches.storage.cache import default_cache_dir
+from st_cluster_batches.training.recipe import ModelArguments
+
+
+def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | SparseEncoder:
+    """Load the model to be trained, or make a new static one.
+
+    Args:
+        arguments: Which model.
+        seed: Seed of new token embeddings.
+
+    Returns:
+        The model; a sparse one if its loss is SPLADE's.
+
+    Raises:
+        ValueError: If the model has no such layers or pooling.
+    """
+    name = arguments.model_name_or_path
+    if arguments.static_dim is not None:
+        tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX)).tokenizer
+        # Transformers wrap a tokenizer of the `tokenizers` library, static models hold a bare one.
+        model = make_static_model(getattr(tokenizer, "backend_tokenizer", tokenizer), arguments.static_dim, seed)
+    elif arguments.loss == "splade":
+        model = SparseEncoder(name)
+        if not any(isinstance(module, SpladePooling) for module in model):
+            raise ValueError(f"loss='splade' needs a masked language model, such as BERT; {name} is none: {model}")
+    else:
+        model = load_encoder(name, default_cache_dir()).train()
+    if arguments.pooling is not None:
+        _set_pooling(model, arguments.pooling)
+    if arguments.num_hidden_layers is not None:
+        _truncate_layers(model, arguments.num_hidden_layers)
+    if arguments.max_seq_length is not None:
+        model.max_seq_length = arguments.max_seq_length
+    return model
+
+
+class _CardData(SentenceTransformerModelCardData):  # type: ignore[misc]  # the host library has no types
+    """A card whose examples are no training rows."""
+
+    def set_widget_examples(self, dataset: Any) -> None:
+        """Choose none: a trainer does so, with a bar of its own, whatever `generate_widget_examples` says."""
+
+
+def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTransformer:
+    """Make a model of random static token embeddings.
+
+    Args:
+        tokenizer: A tokenizer of the `tokenizers` library.
+        dimensions: Length of a vector.
+        seed: Seed of the weights.
+
+    Returns:
+        A model that averages token vectors.
+    """
+    weights = torch.randn(tokenizer.get_vocab_size(), dimensions, generator=torch.Generator().manual_seed(seed))
+    embedding = StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)
+    return SentenceTransformer(modules=[embedding], model_card_data=_CardData())
+
+
+def build_loss(model: SentenceTransformer | SparseEncoder, arguments: ModelArguments) -> torch.nn.Module:
+    """Build the loss that a recipe names.
+
+    Args:
+        model: The model to be trained.
+        arguments: Name and settings of the loss.
+
+    Returns:
+        The loss, of sentence-transformers.
+    """
+    gather = {"gather_across_devices": arguments.gather_across_devices}
+    cached = {**gather, "mini_batch_size": arguments.mini_batch_size}
+    scale = arguments.loss_scale
+    loss: torch.nn.Module
+    if arguments.loss == "mnrl":
+        loss = MultipleNegativesRankingLoss(model, scale=scale, **gather)
+    elif arguments.loss == "cached_mnrl":
+        loss = CachedMultipleNegativesRankingLoss(model, scale=scale, **cached)
+    elif arguments.loss == "splade":
+        loss = SpladeLoss(
+            model,
+            SparseMultipleNegativesRankingLoss(model, scale=scale, **gather),
+            document_regularizer_weight=arguments.document_regularizer_weight,
+            query_regularizer_weight=arguments.query_regularizer_weight,
+        )
+    else:
+        guide = load_encoder(str(arguments.guide_model), default_cache_dir())
+        loss = (
+            GISTEmbedLoss(model, guide, temperature=1 / scale, **gather)
+            if arguments.loss == "gist"
+            else CachedGISTEmbedLoss(model, guide, temperature=1 / scale, **cached)
+        )
+    return loss
+
+
+def _set_pooling(model: SentenceTransformer | SparseEncoder, mode: str) -> None:
+    for at, module in enumerate(model):
+        if isinstance(module, Pooling):
+            model[at] = Pooling(module.embedding_dimension, pooling_mode=mode)
+            return
+    raise ValueError(f"pooling={mode!r} does not fit the model, which has no pooling: {model}")
+
+
+def _truncate_layers(model: SentenceTransformer | SparseEncoder, n_layers: int) -> None:
+    """Keep the first layers of a transformer, wherever its family keeps them."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    depth = getattr(config, "num_hidden_layers", None)
+    stacks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == depth]
+    if config is None or not stacks or not 0 < n_layers <= len(stacks[0]):
+        raise ValueError(f"num_hidden_layers={n_layers} does not fit the model, whose depth is {depth}")
+    del stacks[0][n_layers:]
+    config.num_hidden_layers = n_layers

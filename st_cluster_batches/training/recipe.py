@@ -1,0 +1,283 @@
+"""One YAML file, all parameters of one run: the dataclasses, and how file and command line fill them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers
+from transformers import HfArgumentParser
+
+from st_cluster_batches.batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.clusters.encoder import Key
+from st_cluster_batches.clusters.options import ClusterOptions, parse_n_clusters
+
+Strategy = Literal["random", "source", "cluster"]
+Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
+
+VARIANTS = "variants"  # the key for what `compare` compares
+
+
+@dataclass
+class DataArguments:
+    """What to train and evaluate on."""
+
+    train_data: list[str] = field(
+        metadata={"help": "Pairs: parquet files, folders of them, save_to_disk folders or Hub ids, taken together."}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
+    )
+    max_rows_per_source: int | None = field(
+        default=None, metadata={"help": "Take this many rows of each source at most, at random."}
+    )
+    eval_tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders in BEIR layout, mteb tasks or benchmarks to evaluate the trained model on."},
+    )
+    held_out_queries: int | None = field(
+        default=None,
+        metadata={"help": "Hold so many queries of each source out and evaluate on them, not on eval_tasks: to tune."},
+    )
+    held_out_documents: int = field(
+        default=1000, metadata={"help": "Documents of a held-out collection, most of them passages of training pairs."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.held_out_queries is not None and not 0 < self.held_out_queries <= self.held_out_documents:
+            raise ValueError(
+                f"held_out_queries={self.held_out_queries} must be positive and at most "
+                f"held_out_documents={self.held_out_documents}"
+            )
+
+    def find_tasks(self) -> list[str]:
+        """Return the tasks, with folders found below data_dir."""
+        below = Path(self.data_dir or ".")
+        return [str(below / task) if (below / task).exists() else task for task in self.eval_tasks]
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train, with which loss."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Model to start from: path or Hub id; `static:` before it distils it to token embeddings."}
+    )
+    static_dim: int | None = field(
+        default=None,
+        metadata={"help": "Train new static token embeddings of this many dimensions, with the model's tokenizer."},
+    )
+    num_hidden_layers: int | None = field(
+        default=None, metadata={"help": "Keep so many of a transformer's first layers, for a small model."}
+    )
+    pooling: Literal["mean", "cls", "lasttoken"] | None = field(
+        default=None, metadata={"help": "How token vectors become one, if not as the model has it."}
+    )
+    max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
+    loss: Loss = field(
+        default="mnrl",
+        metadata={"help": "In-batch negatives; cached for large batches; gist to mask false negatives; or splade."},
+    )
+    loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+    gather_across_devices: bool = field(
+        default=False, metadata={"help": "Take negatives from the batches of all devices, which share a stratum."}
+    )
+    mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
+    guide_model: str | None = field(
+        default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
+    )
+    query_regularizer_weight: float = field(default=5e-5, metadata={"help": "Of splade: how sparse queries are."})
+    document_regularizer_weight: float = field(default=3e-5, metadata={"help": "Of splade: how sparse documents are."})
+
+    def __post_init__(self) -> None:
+        if (self.guide_model is not None) != (self.loss in ("gist", "cached_gist")):
+            raise ValueError(
+                f"loss={self.loss!r} with guide_model={self.guide_model!r}: gist and cached_gist need a guide_model, "
+                "no other loss takes one"
+            )
+
+
+@dataclass
+class ClusterArguments:
+    """How to cluster; used where batches come from clusters."""
+
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Model that embeds the pairs, `static:` before it distils it. Default: the trained one."},
+    )
+    n_clusters: str | None = field(
+        default=None, metadata={"help": "Clusters of each source; 10 by default. `auto`: eight global batches each."}
+    )
+    cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
+    max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
+    global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
+    false_negative_threshold: float | None = field(
+        default=None, metadata={"help": "Similarity from which on passages count as false negatives of one another."}
+    )
+    truncate_dim: int | None = field(default=None, metadata={"help": "Dimensions to keep of the encoder's vectors."})
+    key: Key = field(default="query", metadata={"help": "Text that decides the cluster."})
+    cluster_seed: int = field(default=0, metadata={"help": "Seed of k-means; the run's own seed is `seed`."})
+    encoder_batch_size: int | None = field(
+        default=None, metadata={"help": "Texts that the encoder sees at once; by the kind of encoder if absent."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where embeddings, centroids and labels are kept."})
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> ClusterOptions:
+        """Return the options of the clustering, checked."""
+        return ClusterOptions(
+            parse_n_clusters(self.n_clusters),
+            self.cluster_size,
+            self.max_cluster_size,
+            self.global_batch_size,
+            self.key,
+            self.cluster_seed,
+        )
+
+
+# Of both kinds, since each trainer insists on its own; they have the same fields.
+@dataclass
+class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments):  # type: ignore[misc]
+    """The trainer's own arguments; `batch_sampler` names a strategy."""
+
+    batch_sampler: Strategy = field(
+        default="cluster", metadata={"help": "Who shares a batch: random rows, one source, or one cluster."}
+    )
+    random_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
+    )
+    source_alpha: float = field(
+        default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
+    )
+    keep_false_negatives_apart: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the rows of a false-negative group apart, where pairs have groups: clustering brings them."
+        },
+    )
+    report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
+
+    def __post_init__(self) -> None:
+        self.strategy: Strategy = self.batch_sampler
+        distinct = FALSE_NEGATIVE_GROUP if self.keep_false_negatives_apart else None
+        configure = partial(ClusterBatchSampler.configure, distinct=distinct, random_fraction=self.random_fraction)
+        samplers: dict[Strategy, Any] = {
+            "random": BatchSamplers.BATCH_SAMPLER,
+            "source": configure(strata=(SOURCE,)),
+            "cluster": configure(),
+        }
+        self.batch_sampler = samplers[self.strategy]
+        if self.strategy != "random":
+            self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
+        super().__post_init__()
+
+
+@dataclass
+class Recipe:
+    """All parameters of one run, and the values of file and command line that set them."""
+
+    data: DataArguments
+    model: ModelArguments
+    clusters: ClusterArguments
+    training: TrainingArguments
+    given: dict[str, Any]
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has no types
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; later values win: file, then `--key value` overrides.
+
+    Args:
+        path: YAML file of flat `key: value` lines; its `variants`, if any, are for `compare`.
+        overrides: Words of the command line after the file.
+
+    Returns:
+        The checked parameters.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a key is unknown or missing, or a value is of the wrong kind.
+    """
+    values = read_values(path)
+    values.pop(VARIANTS, None)
+    return parse_values({**values, **read_words(overrides)})
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """Read the `key: value` lines of a recipe, unchecked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not a {type(values).__name__}")
+    return values
+
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return what `--key value` words of a command line say, as the values of a recipe.
+
+    Raises:
+        ValueError: If the first word is no `--key`.
+    """
+    given: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            key, sign, value = word[2:].partition("=")
+            own = given[key.replace("-", "_")] = [value] if sign else []
+        elif given:
+            own.append(word)
+        else:
+            raise ValueError(f"{word!r} stands alone; say --key {word}")
+    return {key: own[0] if len(own) == 1 else own for key, own in given.items()}
+
+
+def parse_values(values: dict[str, Any]) -> Recipe:
+    """Check the keys and values of a recipe.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or a value is of the wrong kind.
+    """
+    groups = (DataArguments, ModelArguments, ClusterArguments, TrainingArguments)
+    known = {one.name for group in groups for one in fields(group) if one.init}
+    for key in values:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    words = [word for key, value in values.items() for word in to_words(key, value)]
+    # Abbreviations would let a typing error through as another key.
+    data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
+    # A flag without a value passed, so it is a switch.
+    return Recipe(data, model, clusters, training, {key: True if one == [] else one for key, one in values.items()})
+
+
+def to_words(key: str, value: Any) -> list[str]:
+    """Spell a YAML value as the words of a command line, so that one parser checks both."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value)]
+    return [f"--{key}", *(str(one) for one in (value if isinstance(value, list) else [value]))]

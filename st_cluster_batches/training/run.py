@@ -1,0 +1,222 @@
+"""From a recipe to a trained model: a stock trainer, filled in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SparseEncoder,
+    SparseEncoderTrainer,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from st_cluster_batches.batches.card_block import carry_block
+from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
+from st_cluster_batches.data.loading import load_training_data
+from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, PLAN_FILE, RECIPE_FILE, Evidence, hide_places
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.models import build_loss, load_model
+from st_cluster_batches.training.recipe import Recipe, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """A run that is ready to start."""
+
+    trainer: SentenceTransformerTrainer | SparseEncoderTrainer
+    clustering: Clustering | None
+    recipe: Recipe
+
+    def train(self) -> Path:
+        """Train and save.
+
+        Returns:
+            The folder of the model; beside it lie the recipe, what the batches were made of, and the clustering.
+        """
+        arguments = self.recipe.training
+        output = Path(arguments.output_dir)
+        target = output / "model"
+        is_main = self.trainer.is_world_process_zero()
+        if is_main:
+            self._remove_earlier_run(output, target)
+        resume = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
+        self.trainer.train(resume_from_checkpoint={"True": True, "False": None}.get(str(resume).title(), resume))
+        if is_main:
+            self._tell_card(output / PLAN_FILE)
+        if arguments.push_to_hub:
+            self.trainer.push_to_hub()
+            arguments.push_to_hub = False  # saving would push once more, and the model twice
+        self.trainer.save_model(str(target))
+        if is_main:
+            write_atomically(output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False))
+            if self.clustering is not None:
+                self.clustering.save(output / CLUSTERING_FOLDER)
+        return target
+
+    def _remove_earlier_run(self, output: Path, target: Path) -> None:
+        """Remove what would be taken for this run's, or be pushed with it: a trainer pushes its whole folder."""
+        (output / PLAN_FILE).unlink(missing_ok=True)
+        shutil.rmtree(output / CLUSTERING_FOLDER, ignore_errors=True)
+        if self.recipe.training.push_to_hub:
+            shutil.rmtree(target, ignore_errors=True)
+            (output / RECIPE_FILE).unlink(missing_ok=True)
+
+    def _tell_card(self, plan: Path) -> None:
+        """Let the model's card tell all that is known of the run."""
+        plans = json.loads(plan.read_text()) if plan.is_file() else []
+        manifest = None if self.clustering is None else hide_places(self.clustering.manifest)
+        carry_block(self.trainer.model, Evidence(hide_places(self.recipe.given), plans, manifest))
+
+
+def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
+    """Load the data, label it if the strategy needs it, and build the trainer.
+
+    Args:
+        recipe: All parameters.
+
+    Returns:
+        A run whose every input has been checked, and the tasks to evaluate the model on.
+
+    Raises:
+        ValueError: If data and parameters do not fit.
+        FileNotFoundError: If a file is missing.
+    """
+    dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
+    labelled, clustering = label_pairs(dataset, recipe)
+    return build_run(recipe, labelled, clustering), tasks
+
+
+def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, list[str]]:
+    """Load the training pairs, and say what the trained model is to be evaluated on.
+
+    Args:
+        recipe: All parameters.
+        held_out: Folder for collections that are held out of the pairs, if the recipe asks for them.
+
+    Returns:
+        The pairs, and the tasks: the recipe's own, or the held-out collections.
+
+    Raises:
+        ValueError: If datasets do not fit together.
+        FileNotFoundError: If a file is missing.
+    """
+    data, seed = recipe.data, recipe.training.data_seed or 0
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed)
+    if data.held_out_queries is None:
+        return dataset, data.find_tasks()
+    if isinstance(dataset, DatasetDict):
+        raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
+    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed)
+    with PartialState().main_process_first():
+        for name, collection in collections.items():
+            collection.write(held_out / name)
+    return dataset, [str(held_out / name) for name in collections]
+
+
+def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
+    """Attach clusters if the strategy needs them and the pairs have none.
+
+    Args:
+        dataset: The training pairs.
+        recipe: All parameters.
+
+    Returns:
+        The pairs, perhaps labelled, and the clustering that labelled them.
+    """
+    clusters = recipe.clusters
+    if recipe.training.strategy != CLUSTER or _has_labels(dataset):
+        unused = [one.name for one in fields(clusters) if one.name in recipe.given]
+        if recipe.training.strategy == CLUSTER and unused:
+            logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
+        return dataset, None
+    # Every process takes part: each embeds its share.
+    return cluster_dataset(
+        dataset,
+        clusters.encoder or recipe.model.model_name_or_path,
+        clusters.options(),
+        false_negative_threshold=clusters.false_negative_threshold,
+        truncate_dim=clusters.truncate_dim,
+        batch_size=clusters.encoder_batch_size,
+        cache_dir=clusters.cache_dir,
+        show_progress_bar=not recipe.training.disable_tqdm,
+    )
+
+
+def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
+    """Build the trainer of a recipe on pairs that are ready.
+
+    Args:
+        recipe: All parameters.
+        dataset: The training pairs, labelled if the strategy needs it; left as they are.
+        clustering: What labelled them, to be kept with the model.
+
+    Returns:
+        A run whose labels and batch size have been checked.
+    """
+    model = load_model(recipe.model, recipe.training.seed)
+    # Copies, since samplers hide the label columns of the dataset they are given.
+    plain = (
+        DatasetDict({name: part.with_format(None) for name, part in dataset.items()})
+        if isinstance(dataset, DatasetDict)
+        else dataset.with_format(None)
+    )
+    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model))
+    # Asking for the length makes a sampler check its labels and the batch size, before any training.
+    logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
+    return Run(trainer, clustering, recipe)
+
+
+def build_trainer(
+    model: SentenceTransformer | SparseEncoder,
+    dataset: Dataset | DatasetDict,
+    arguments: TrainingArguments,
+    loss: torch.nn.Module | None = None,
+) -> SentenceTransformerTrainer | SparseEncoderTrainer:
+    """Build a stock trainer.
+
+    Args:
+        model: The model to train.
+        dataset: Pairs or longer tuples; label columns are dropped where the strategy is not to see them.
+        arguments: The trainer's arguments with a strategy.
+        loss: A loss; the in-batch negatives loss by default.
+
+    Returns:
+        A trainer that is ready to train.
+    """
+    if arguments.strategy == "random":
+        hidden = [column for column in find_columns(dataset) if column in LABEL_COLUMNS]
+        dataset = dataset.remove_columns(hidden)
+    trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
+    return trainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        loss=MultipleNegativesRankingLoss(model) if loss is None else loss,
+    )
+
+
+def _has_labels(dataset: Dataset | DatasetDict) -> bool:
+    return {CLUSTER, FALSE_NEGATIVE_GROUP} <= set(find_columns(dataset))
+
+
+def find_columns(dataset: Any) -> list[str]:
+    """Return the columns of a dataset, or of the first one in a DatasetDict."""
+    names = dataset.column_names
+    columns: list[str] = next(iter(names.values())) if isinstance(names, dict) else names
+    return columns

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, load_dataset
+from examples import label_pairs, make_pairs
+
+from st_cluster_batches import ClusterBatchSampler, export_batches
+from st_cluster_batches.batches.export import PLAN_FILE
+
+
+def export(dataset: Dataset, directory: Path, world_size: int = 1, epochs: int = 1, **options: object) -> int:
+    return export_batches(
+        dataset, directory, 8, world_size, epochs, rows_per_shard=40, show_progress_bar=False, **options
+    )
+
+
+def read(directory: Path, rank: int = 0) -> list[str]:
+    files = sorted(str(path) for path in directory.glob(f"rank{rank:04d}-*.parquet"))
+    return [row["query"] for row in load_dataset("parquet", data_files=files, split="train", streaming=True)]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_each_process_reads_the_batches_that_the_sampler_would_give_it(
+    tmp_path: Path, labelled: Dataset, world_size: int
+) -> None:
+    steps = export(labelled, tmp_path / "out", world_size, epochs=2, seed=3)
+    queries = labelled["query"][:]
+    sampler = ClusterBatchSampler(labelled, 8, drop_last=True, seed=3, world_size=world_size)
+    batches = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        batches += list(sampler)
+    assert steps == len(batches) // world_size
+    for rank in range(world_size):
+        assert read(tmp_path / "out", rank) == [queries[row] for batch in batches[rank::world_size] for row in batch]
+
+
+def test_load_dataset_takes_the_folder_as_it_is(tmp_path: Path, labelled: Dataset) -> None:
+    steps = export(labelled, tmp_path / "out")
+    stream = load_dataset(str(tmp_path / "out"), split="train", streaming=True)
+    rows = list(stream)
+    assert len(rows) == steps * 8
+    assert all(set(row) == {"query", "passage"} for row in rows), "labels are left out"
+    counts = json.loads((tmp_path / "out" / PLAN_FILE).read_text())["counts"]
+    assert counts["pure"] + counts["pooled"] + counts["mixed"] == steps
+
+
+def test_an_interrupted_export_writes_what_is_missing_and_nothing_else(tmp_path: Path, labelled: Dataset) -> None:
+    export(labelled, tmp_path / "out", 2)
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    before = {path.name: path.read_bytes() for path in files}
+    files[1].unlink()
+    files[0].with_suffix(".tmp").write_bytes(b"half of a file")
+    times = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    export(labelled, tmp_path / "out", 2)
+    assert {path.name: path.read_bytes() for path in files} == before
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_a_folder_with_other_batches_is_refused(tmp_path: Path, labelled: Dataset) -> None:
+    export(labelled, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"holds batches of another plan \(seed differ\)"):
+        export(labelled, tmp_path / "out", seed=1)
+    with pytest.raises(ValueError, match="labels"):
+        export(label_pairs(make_pairs(300, seed=9)), tmp_path / "out")
+    (tmp_path / "full").mkdir()
+    labelled.to_parquet(str(tmp_path / "full" / "train.parquet"))
+    with pytest.raises(ValueError, match=r"holds other files, such as train\.parquet"):
+        export(labelled, tmp_path / "full")
+
+
+def test_the_given_dataset_is_left_as_it_is(tmp_path: Path, labelled: Dataset) -> None:
+    before = labelled.format
+    export(labelled, tmp_path / "out")
+    assert labelled.format == before
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path, labelled: Dataset) -> None:
+    with pytest.raises(ValueError, match=r"has a transform.*dataset\.map"):
+        export(labelled.with_transform(lambda batch: batch), tmp_path / "out")
+    with pytest.raises(ValueError, match="epochs=0"):
+        export(labelled, tmp_path / "out", epochs=0)
+    with pytest.raises(ValueError, match=r"attach_clusters\(dataset, encoder\)"):
+        export(make_pairs(100), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from examples import label_pairs, make_pairs
+from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler
+
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
+
+
+def make_sampler(
+    *sizes: int, alpha: float = 1.0, world_size: int = 1, batch_size: int = 8, drop_last: bool = True
+) -> ClusterMultiDatasetBatchSampler:
+    parts: list[Dataset] = [label_pairs(make_pairs(size, seed=at)) for at, size in enumerate(sizes)]
+    samplers: list[Any] = [
+        ClusterBatchSampler(part, batch_size, drop_last=drop_last, world_size=world_size) for part in parts
+    ]
+    return ClusterMultiDatasetBatchSampler(ConcatDataset(parts), samplers, seed=7, alpha=alpha)
+
+
+def iterate(sampler: ClusterMultiDatasetBatchSampler, epoch: int) -> list[list[int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def count_batches(sampler: ClusterMultiDatasetBatchSampler, epoch: int) -> list[int]:
+    """Count the batches of each dataset, and check that none crosses a border."""
+    ends = sampler.dataset.cumulative_sizes
+    owners = []
+    for batch in iterate(sampler, epoch):
+        owner = {next(at for at, end in enumerate(ends) if row < end) for row in batch}
+        assert len(owner) == 1
+        owners.append(owner.pop())
+    counts = Counter(owners)
+    return [counts[at] for at in range(len(ends))]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 2.0])
+def test_len_matches_iteration_in_every_epoch(world_size: int, alpha: float) -> None:
+    sampler = make_sampler(300, 100, 50, alpha=alpha, world_size=world_size)
+    for epoch in range(3):
+        batches = iterate(sampler, epoch)
+        assert len(batches) == len(sampler)
+        assert len(batches) % world_size == 0 and all(len(batch) == 8 for batch in batches)
+
+
+def test_shares_follow_the_sizes_to_the_power_of_alpha() -> None:
+    # 37, 12 and 6 batches of their own.
+    assert count_batches(make_sampler(300, 100, 50, alpha=1), 0) == [37, 12, 6]
+    assert count_batches(make_sampler(300, 100, 50, alpha=0), 0) == [19, 18, 18]
+    weights = [37**0.5, 12**0.5, 6**0.5]
+    shares = count_batches(make_sampler(300, 100, 50, alpha=0.5), 1)
+    assert sum(shares) == 55
+    assert all(abs(share - 55 * weight / sum(weights)) < 1 for share, weight in zip(shares, weights, strict=True))
+
+
+def test_consecutive_batches_of_one_step_are_of_one_dataset() -> None:
+    sampler = make_sampler(300, 100, alpha=0.5, world_size=3)
+    batches = iterate(sampler, 1)
+    for at in range(0, len(batches), 3):
+        assert len({row < 300 for batch in batches[at : at + 3] for row in batch}) == 1
+
+
+def test_with_alpha_1_every_row_is_seen_once_an_epoch() -> None:
+    rows = [row for batch in iterate(make_sampler(299, 101, drop_last=False), 2) for row in batch]
+    assert sorted(rows) == list(range(400))
+
+
+def test_a_lifted_dataset_is_passed_through_in_another_order_and_a_lowered_one_goes_on() -> None:
+    sampler = make_sampler(1600, 80, alpha=0)
+    seen: Counter[int] = Counter()
+    orders = []
+    for epoch in range(2):
+        batches = iterate(sampler, epoch)
+        seen.update(row for batch in batches for row in batch)
+        orders.append([batch for batch in batches if batch[0] >= 1600])
+    # 105 of its 200 batches an epoch: it went on in the second epoch where it stopped, and began anew after the end.
+    assert Counter(seen[row] for row in range(1600)) == {1: 1600 - 80, 2: 80}
+    small = [seen[row] for row in range(1600, 1680)]
+    assert max(small) - min(small) <= 1
+    assert orders[0] != orders[1]
+    passes = [orders[0][at : at + 10] for at in range(0, 100, 10)]
+    assert len({str(sorted(map(sorted, one))) for one in passes}) == len(passes), "every pass has batches of its own"
+
+
+def test_two_datasets_with_the_same_labels_get_different_permutations() -> None:
+    part = label_pairs(make_pairs(100))
+    other = part.select(range(100))
+    samplers: list[Any] = [ClusterBatchSampler(one, 8) for one in (part, other)]
+    sampler = ClusterMultiDatasetBatchSampler(ConcatDataset([part, other]), samplers)
+    batches = iterate(sampler, 0)
+    first = [batch for batch in batches if batch[0] < 100]
+    second = [[row - 100 for row in batch] for batch in batches if batch[0] >= 100]
+    assert first != second
+
+
+def test_epochs_differ_and_come_back() -> None:
+    sampler = make_sampler(300, 100, alpha=0.5)
+    first, second = iterate(sampler, 0), iterate(sampler, 1)
+    assert first != second and iterate(sampler, 0) == first
+
+
+def test_stock_samplers_may_be_beneath_it() -> None:
+    part = label_pairs(make_pairs(40))
+    samplers = [BatchSampler(SequentialSampler(part), 8, drop_last=True) for _ in range(2)]
+    batches = iterate(ClusterMultiDatasetBatchSampler(ConcatDataset([part, part]), samplers), 0)
+    assert len(batches) == 10
+
+
+def test_a_configured_sampler_is_picklable_and_a_negative_alpha_is_refused() -> None:
+    configured = ClusterMultiDatasetBatchSampler.configure(alpha=0.3)
+    assert pickle.loads(pickle.dumps(configured)) == configured
+    with pytest.raises(ValueError, match="alpha=-1 must not be negative"):
+        ClusterMultiDatasetBatchSampler.configure(alpha=-1)
+
+
+def test_a_dataset_without_a_global_batch_is_refused_before_the_first_step() -> None:
+    part = label_pairs(make_pairs(100))
+    small = part.select(range(10))
+    samplers = [BatchSampler(SequentialSampler(one), 16, drop_last=True) for one in (part, small)]
+    with pytest.raises(ValueError, match=r"Dataset number 1 has 10 rows, which make no global batch of 16 rows x 1"):
+        len(ClusterMultiDatasetBatchSampler(ConcatDataset([part, small]), samplers))

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from examples import TOPICS, make_pairs, make_static_model
+
+from st_cluster_batches import Clustering, attach_clusters, fit_clusters
+from st_cluster_batches.clusters.encoder import Encoder, Key
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def fit(cache: Path, dataset: Any = None, **options: Any) -> Clustering:
+    defaults = {"n_clusters": 3, "cache_dir": cache, "show_progress_bar": False}
+    return fit_clusters(dataset or make_pairs(300), make_static_model(), **{**defaults, **options})
+
+
+def test_a_clustering_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    centroids = {name: rng.normal(size=(k, 4)).astype(np.float32) for name, k in (("web/é", 3), ("a", 2))}
+    Clustering(centroids, {"seed": 3}).save(tmp_path / "x")
+    loaded = Clustering.load(tmp_path / "x")
+    assert list(loaded.centroids) == ["web/é", "a"]
+    assert all(np.array_equal(loaded.centroids[name], centroids[name]) for name in centroids)
+    assert loaded.manifest == {"seed": 3}
+    assert [loaded.first_cluster(name) for name in centroids] == [0, 3]
+    (tmp_path / "x" / "clustering.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"clustering\.json is missing"):
+        Clustering.load(tmp_path / "x")
+
+
+def test_a_damaged_clustering_is_refused(tmp_path: Path) -> None:
+    clustering = Clustering({"all": np.eye(4, dtype=np.float32)}, {})
+    clustering.save(tmp_path)
+    file = tmp_path / "centroids.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="does not hold what"):
+        Clustering.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["query", "passage", "both"])
+def test_the_artefact_alone_gives_the_labels_of_the_rows_it_was_fit_on(cache: Path, tmp_path: Path, key: Key) -> None:
+    labelled = attach_clusters(
+        make_pairs(300), make_static_model(), n_clusters=4, key=key, cache_dir=cache, show_progress_bar=False
+    )
+    fit(cache, n_clusters=4, key=key).save(tmp_path / "kept")
+    make_static_model().save(str(tmp_path / "encoder"))
+    loaded = Clustering.load(tmp_path / "kept", encoder=str(tmp_path / "encoder"))
+    again = loaded.attach(make_pairs(300), cache_dir=tmp_path / "elsewhere", show_progress_bar=False)
+    assert again.to_dict() == labelled.to_dict()
+    texts = labelled[key][:] if key != "both" else list(zip(labelled["query"], labelled["passage"], strict=True))
+    assert np.array_equal(loaded.assign(texts), labelled["cluster"])
+
+
+def test_the_key_decides_the_topics_that_come_out(cache: Path) -> None:
+    # Query and passage of a row are on different topics, so that each key has its own right answer.
+    names = sorted(TOPICS)
+    rng = np.random.default_rng(0)
+    topics = rng.integers(3, size=(2, 400))
+    words = [[" ".join(rng.choice(TOPICS[names[topic]], 40)) for topic in side] for side in topics]
+    data = Dataset.from_dict({"query": words[0], "passage": words[1]})
+    for key, k, truth in (("query", 9, topics[0]), ("passage", 9, topics[1]), ("both", 27, 3 * topics[0] + topics[1])):
+        clusters = np.array(
+            attach_clusters(
+                data, make_static_model(64), n_clusters=k, key=key, cache_dir=cache, show_progress_bar=False
+            )["cluster"]
+        )
+        pure = sum(np.bincount(truth[clusters == one]).max() for one in range(k)) / len(truth)
+        assert pure > 0.95, f"clusters of {key} follow the topics of {key}"
+
+
+def test_new_rows_get_the_topics_of_the_old_ones(cache: Path) -> None:
+    clustering = fit(cache)
+    new = clustering.attach(make_pairs(200, seed=7), cache_dir=cache, show_progress_bar=False)
+    vectors = make_static_model().encode_query(new["query"][:], normalize_embeddings=True)
+    assert np.array_equal(new["cluster"], (vectors @ clustering.centroids["all"].T).argmax(axis=1))
+    assert np.array_equal(clustering.assign(vectors), new["cluster"])
+
+
+def test_sources_keep_their_numbers(cache: Path) -> None:
+    given = make_pairs(300).add_column("source", ["a", "b", "c"] * 100)
+    clustering = fit(cache, given)
+    attached = clustering.attach(given.select(range(299, -1, -1)), cache_dir=cache, show_progress_bar=False)
+    assert {name: set(attached.filter(lambda row: row["source"] == name)["cluster"]) for name in "abc"} == {  # noqa: B023
+        "a": {0, 1, 2},
+        "b": {3, 4, 5},
+        "c": {6, 7, 8},
+    }
+    assert set(clustering.assign(given["query"][:5], source="b")) <= {3, 4, 5}
+    assert np.array_equal(clustering.assign(given["query"][:], source=given["source"][:]), attached["cluster"][::-1])
+    with pytest.raises(ValueError, match="say which"):
+        clustering.assign(["soup"])
+    with pytest.raises(ValueError, match="knows no source 'd', only"):
+        clustering.attach(make_pairs(3).add_column("source", ["d"] * 3), cache_dir=cache)
+
+
+def test_a_dict_of_datasets_is_attached(cache: Path) -> None:
+    given = DatasetDict({"x": make_pairs(100, 1), "y": make_pairs(120, 2)})
+    clustering = fit(cache, given)
+    attached = clustering.attach(given, cache_dir=cache, show_progress_bar=False)
+    assert {name: set(one["cluster"]) for name, one in attached.items()} == {"x": {0, 1, 2}, "y": {3, 4, 5}}
+
+
+@pytest.mark.parametrize("change", ["weights", "prompts", "truncation"])
+def test_another_encoder_is_refused(cache: Path, tmp_path: Path, change: str) -> None:
+    fit(cache).save(tmp_path / "kept")
+    other = make_static_model(seed=int(change == "weights"))
+    if change == "prompts":
+        other.prompts = {"query": "find: "}
+    if change == "truncation":
+        other.truncate_dim = 8
+    with pytest.raises(ValueError, match="its weights, prompts or maximal length differ"):
+        Clustering.load(tmp_path / "kept", encoder=other)
+
+
+def test_an_encoder_that_only_its_owner_has_must_be_passed(cache: Path, tmp_path: Path) -> None:
+    fit(cache).save(tmp_path / "kept")
+    with pytest.raises(ValueError, match=r"pass it: Clustering\.load\(\.\.\., encoder="):
+        Clustering.load(tmp_path / "kept").attach(make_pairs(5), cache_dir=cache)
+
+
+def test_prompts_and_length_that_a_user_set_are_in_the_artefact(cache: Path, tmp_path: Path, tiny_bert: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    model.prompts = {"query": "soup ", "document": ""}
+    model.max_seq_length = 5
+    fit_clusters(make_pairs(60), model, n_clusters=3, truncate_dim=8, cache_dir=cache, show_progress_bar=False).save(
+        tmp_path / "kept"
+    )
+    manifest = json.loads((tmp_path / "kept" / "clustering.json").read_text())
+    assert (manifest["dim"], manifest["truncate_dim"], manifest["max_seq_length"]) == (8, 8, 5)
+    assert manifest["prompts"] == {"query": "soup ", "document": ""}
+    assert manifest["key"] == "query" and manifest["statistics"]["all"]["rows"] == 60
+    assert "mast" not in json.dumps(manifest), "no text of the data is in the manifest"
+    loaded = Clustering.load(tmp_path / "kept", encoder=str(tiny_bert))
+    assert loaded.assign(["mast rope"]).shape == (1,)
+
+
+def test_vectors_of_another_size_are_refused(cache: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\) are given, needed are \(n, 16\)"):
+        fit(cache).assign(np.ones((2, 3)))
+
+
+def test_a_hub_id_leads_to_the_artefact(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    clustering = fit(cache)
+    clustering.save(tmp_path / "hub")
+
+    def download(repo_id: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        if repo_type == "dataset":
+            raise LocalEntryNotFoundError("not here")
+        assert set(allow_patterns) == {"centroids.safetensors", "clustering.json", "encoder/*"}
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    loaded = Clustering.load("someone/topics")
+    assert np.array_equal(loaded.centroids["all"], clustering.centroids["all"])
+
+
+def test_a_distilled_encoder_is_in_the_artefact(cache: Path, tmp_path: Path) -> None:
+    encoder = Encoder(make_static_model(), "static:someone/model", None, 32)
+    kept = replace(fit(cache), encoder=encoder)
+    kept.manifest["encoder"] = encoder.name
+    kept.save(tmp_path / "kept")
+    kept.save(tmp_path / "kept")
+    texts = make_pairs(50)["query"][:]
+    for folder in ("kept", "copy"):  # saving what was loaded, onto itself or elsewhere, keeps the encoder
+        Clustering.load(tmp_path / "kept").save(tmp_path / folder)
+        assert np.array_equal(Clustering.load(tmp_path / folder).assign(texts), kept.assign(texts))
+
+
+@pytest.mark.parametrize("name", ["someone/topics", "no/such/folder"])
+def test_what_is_nowhere_is_named(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{name} is neither a folder here nor a clustering on the Hub"):
+        Clustering.load(name)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from examples import TOPICS, make_pairs, make_static_model
+
+from st_cluster_batches import Clustering, fit_clusters
+from st_cluster_batches.clusters.options import ClusterOptions
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def fit(cache: Path, dataset: Dataset, **options: Any) -> Clustering:
+    return fit_clusters(dataset, make_static_model(), **{"cache_dir": cache, "show_progress_bar": False, **options})
+
+
+def make_lopsided(n_rows: int = 600) -> Dataset:
+    """Make pairs of which nine in ten are on one topic."""
+    rng = random.Random(0)
+    topics = rng.choices(sorted(TOPICS), weights=[18, 1, 1], k=n_rows)
+    texts = [" ".join(rng.choices(TOPICS[topic], k=6)) for topic in topics]
+    return Dataset.from_dict({"query": texts, "passage": texts})
+
+
+def path_of(clustering: Clustering) -> float:
+    """Return the mean similarity of clusters that are neighbours in number."""
+    centroids = clustering.centroids["all"]
+    return float((centroids[1:] * centroids[:-1]).sum(axis=1).mean())
+
+
+def test_no_cluster_is_larger_than_asked(cache: Path) -> None:
+    sizes = {}
+    for limit in (None, 150, 40):
+        clustering = fit(cache, make_lopsided(), n_clusters=5, max_cluster_size=limit)
+        sizes[limit] = clustering.manifest["statistics"]["all"]["sizes"]
+        labelled = clustering.attach(make_lopsided(), cache_dir=cache, show_progress_bar=False)
+        assert np.bincount(labelled["cluster"]).tolist() == sizes[limit]
+    assert max(sizes[None]) > 150 >= max(sizes[150]) and max(sizes[40]) <= 40
+    assert min(map(min, sizes.values())) > 0
+
+
+def test_splitting_that_never_settles_ends_in_a_clustering(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("st_cluster_batches.clusters.fitting._MAX_ROUNDS", 2)
+    clustering = fit(cache, make_lopsided(), n_clusters=5, max_cluster_size=40)
+    assert sum(clustering.manifest["statistics"]["all"]["sizes"]) == 600
+
+
+def test_a_draft_that_was_left_half_written_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr("st_cluster_batches.clusters.clustering.write_atomically", fail)
+        fit(cache, make_lopsided())
+    assert list(cache.glob("draft-*")) and fit(cache, make_lopsided()).centroids
+
+
+def test_parts_of_a_split_cluster_stay_neighbours(cache: Path) -> None:
+    clustering = fit(cache, make_lopsided(), n_clusters=5, max_cluster_size=40)
+    rng = np.random.default_rng(0)
+    own = clustering.centroids["all"]
+    shuffled = [Clustering({"all": own[rng.permutation(len(own))]}) for _ in range(50)]
+    assert path_of(clustering) > max(map(path_of, shuffled))
+
+
+def test_equal_texts_cannot_be_split_and_are_told(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    same = Dataset.from_dict({"query": ["soup salt"] * 90 + ["mast rope"] * 20, "passage": ["x"] * 110})
+    clustering = fit(cache, same, n_clusters=2, max_cluster_size=50)
+    assert sorted(clustering.manifest["statistics"]["all"]["sizes"]) == [20, 90]
+    assert "has 90 rows that are too alike to be split" in caplog.text
+
+
+def test_a_cluster_of_most_rows_is_warned_of(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = Dataset.from_dict(
+        {"query": ["soup salt"] * 90 + ["mast rope", "queen king", "oven"], "passage": ["x"] * 93}
+    )
+    fit(cache, rows, n_clusters=3)
+    assert "One of the 3 clusters of source 'all' holds 90 of its 93 rows; max_cluster_size= splits it" in caplog.text
+    caplog.clear()
+    fit(cache, make_pairs(300), n_clusters=3)
+    assert "splits it" not in caplog.text
+
+
+@pytest.mark.parametrize(("n_rows", "k"), [(100, 1), (8_000_000, 977), (16_384, 2)])
+def test_auto_lets_a_cluster_hold_eight_global_batches(n_rows: int, k: int) -> None:
+    assert ClusterOptions(n_clusters="auto").count_clusters(n_rows) == k
+    assert ClusterOptions(n_clusters="auto", global_batch_size=512).count_clusters(n_rows) == max(1, n_rows // 4096)
+
+
+def test_statistics_are_of_every_source(cache: Path) -> None:
+    rows = make_pairs(300).add_column("source", ["a"] * 200 + ["b"] * 100)
+    statistics = fit(cache, rows, cluster_size=50).manifest["statistics"]
+    assert {name: (one["rows"], one["clusters"]) for name, one in statistics.items()} == {"a": (200, 4), "b": (100, 2)}
+    assert all(sum(one["sizes"]) == one["rows"] and 0 < one["objective"] <= 1 for one in statistics.values())
+
+
+def test_interleaved_sources_are_clustered_as_if_each_were_alone(cache: Path) -> None:
+    rows = make_pairs(300)
+    mixed = fit(cache, rows.add_column("source", ["a", "b", "b"] * 100), n_clusters=3)
+    for name, at in (("a", 0), ("b", 1)):
+        chosen = [row for row in range(300) if (row % 3 > 0) == bool(at)]
+        alone = fit(cache, rows.select(chosen), n_clusters=3).centroids["all"]
+        assert np.array_equal(mixed.centroids[name], alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_cluster_size": 0}, "max_cluster_size=0 must be at least 1"),
+        ({"n_clusters": "many"}, "n_clusters='many' is neither a number nor 'auto'"),
+        ({"n_clusters": "auto", "cluster_size": 3}, "exclude each other"),
+        ({"global_batch_size": 0}, "global_batch_size=0"),
+    ],
+)
+def test_bad_options_are_refused(cache: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(cache, make_pairs(30), **options)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, IterableDataset
+from examples import make_pairs, make_static_model
+
+from st_cluster_batches import Clustering, fit_clusters
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def fit(cache: Path, dataset: Dataset | None = None, **options: Any) -> Clustering:
+    return fit_clusters(
+        dataset or make_pairs(300),
+        make_static_model(),
+        **{"n_clusters": 3, "cache_dir": cache, "show_progress_bar": False, **options},
+    )
+
+
+@pytest.mark.parametrize("key", ["query", "passage", "both"])
+def test_a_stream_gets_the_clusters_that_a_dataset_gets(cache: Path, key: str) -> None:
+    clustering = fit(cache, key=key)
+    rows = make_pairs(100, seed=3)
+    whole = clustering.attach(rows, cache_dir=cache, show_progress_bar=False)
+    streamed = list(clustering.attach(rows.to_iterable_dataset()))
+    assert [row["cluster"] for row in streamed] == whole["cluster"][:]
+    assert [row["query"] for row in streamed] == rows["query"][:]
+
+
+def test_labels_are_attached_as_rows_are_read(cache: Path) -> None:
+    read = []
+
+    def generate() -> Any:
+        for at, row in enumerate(make_pairs(5000)):
+            read.append(at)
+            yield row
+
+    stream = fit(cache).attach(IterableDataset.from_generator(generate))
+    first = next(iter(stream))
+    assert first["cluster"] in {0, 1, 2}
+    assert len(read) < 2000, "a stream is not read to its end for its first row"
+
+
+def test_sources_keep_their_numbers(cache: Path) -> None:
+    rows = make_pairs(300).add_column("site", ["a", "b", "c"] * 100)
+    clustering = fit(cache, rows, source_column="site")
+    labelled = clustering.attach(rows.to_iterable_dataset(), source_column="site")
+    by_source: dict[str, set[int]] = {}
+    for row in labelled:
+        by_source.setdefault(row["source"], set()).add(row["cluster"])
+    assert by_source == {"a": {0, 1, 2}, "b": {3, 4, 5}, "c": {6, 7, 8}}
+
+
+def test_rows_with_one_passage_share_a_group(cache: Path) -> None:
+    rows = Dataset.from_dict({"query": ["soup", "mast", "king"], "passage": ["Salt  x", "salt x", "rope"]})
+    groups = [row["false_negative_group"] for row in fit(cache).attach(rows.to_iterable_dataset())]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_bad_streams_are_refused(cache: Path) -> None:
+    clustering = fit(cache)
+    rows = make_pairs(10)
+    with pytest.raises(ValueError, match="no rows"):
+        clustering.attach(IterableDataset.from_generator(lambda: iter(())))
+    with pytest.raises(ValueError, match="overwrite=True"):
+        clustering.attach(rows.add_column("cluster", [0] * 10).to_iterable_dataset())
+    with pytest.raises(ValueError, match="no column 'site'"):
+        clustering.attach(rows.to_iterable_dataset(), source_column="site")
+    with pytest.raises(ValueError, match="needs all rows at once"):
+        clustering.attach(rows.to_iterable_dataset(), false_negative_threshold=0.9)
+    blank = Dataset.from_dict({"query": ["soup", " "], "passage": ["x", "y"]}).to_iterable_dataset()
+    with pytest.raises(ValueError, match="'query' has no text"):
+        list(clustering.attach(blank))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset
+
+from st_cluster_batches.data.holdout import hold_out
+
+
+@pytest.fixture
+def pairs() -> Dataset:
+    """Two sources of 100 rows. Rows 2i and 2i + 1 share a query; the last passage of a is the first of b."""
+    rows = [
+        {"query": f"{source} question {at // 2}", "passage": f"{source} answer {at}", "source": source}
+        for source in "ab"
+        for at in range(100)
+    ]
+    rows[100]["passage"] = rows[99]["passage"]
+    return Dataset.from_list(rows)
+
+
+def test_no_held_out_query_and_none_of_its_answers_is_left(pairs: Dataset) -> None:
+    left, collections = hold_out(pairs, 5, 40)
+    assert set(collections) == {"a", "b"}
+    for collection in collections.values():
+        assert len(collection.queries) == 5
+        assert not set(collection.queries.values()) & set(left["query"])
+        answers = {collection.corpus[document][1] for judged in collection.qrels.values() for document in judged}
+        assert not answers & set(left["passage"])
+
+
+def test_all_answers_of_a_query_are_relevant_and_distractors_are_of_the_same_source(pairs: Dataset) -> None:
+    answers: dict[str, set[str]] = {}
+    for row in pairs:
+        answers.setdefault(row["query"], set()).add(row["passage"])
+    for name, collection in hold_out(pairs, 5, 40)[1].items():
+        assert 30 < len(collection.corpus) <= 40
+        for key, query in collection.queries.items():
+            assert {collection.corpus[document][1] for document in collection.qrels[key]} == answers[query]
+        assert all(text.startswith(name) or text == "a answer 99" for _, text in collection.corpus.values())
+
+
+def test_groups_that_reach_into_another_source_leave_it_too() -> None:
+    rows = [{"query": f"q{at}", "passage": f"p{at % 20}", "source": "ab"[at // 20]} for at in range(40)]
+    left, collections = hold_out(Dataset.from_list(rows), 2, 10)
+    answers = {text for one in collections.values() for judged in one.qrels.values() for key in judged
+               for text in [one.corpus[key][1]]}  # fmt: skip
+    assert answers and not answers & set(left["passage"])
+
+
+def test_the_choice_is_a_function_of_the_seed(pairs: Dataset) -> None:
+    first, again, other = (hold_out(pairs, 5, 40, seed)[1] for seed in (0, 0, 1))
+    assert first == again and first != other
+
+
+def test_at_most_a_tenth_of_a_source_is_asked_for(pairs: Dataset) -> None:
+    assert len(hold_out(pairs, 1000, 1000)[1]["a"].queries) <= 10
+
+
+def test_queries_alone_cannot_be_held_out(pairs: Dataset) -> None:
+    with pytest.raises(ValueError, match="two columns of text"):
+        hold_out(pairs.select_columns(["query", "source"]), 5, 10)
+
+
+def test_a_missing_text_is_named(pairs: Dataset) -> None:
+    rows = [*pairs.to_list(), {"query": "q", "passage": "", "source": "a"}]
+    with pytest.raises(ValueError, match="Column 'passage' has no text in row 200"):
+        hold_out(Dataset.from_list(rows), 5, 40)

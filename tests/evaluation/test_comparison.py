@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from st_cluster_batches.data.collection import Collection
+from st_cluster_batches.evaluation.comparison import compare
+from st_cluster_batches.evaluation.report import redraw
+
+N_TOPICS, N_DETAILS, N_WORDS = 20, 12, 6
+VOCABULARY = [f"t{topic}w{word}" for topic in range(N_TOPICS) for word in range(N_WORDS)] + [
+    f"{side}{detail}" for detail in range(N_DETAILS) for side in ("ask", "tell")
+]
+
+
+def make_model(weights: torch.Tensor) -> SentenceTransformer:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, **{word: at for at, word in enumerate(VOCABULARY, 1)}}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
+
+
+def make_topic_pairs(n_rows: int) -> tuple[list[dict[str, str]], Collection]:
+    """Make texts whose many words tell the topic and whose one word tells the detail.
+
+    Queries and passages share the words of topics only. A passage of the same topic is told apart by its detail
+    alone, and which words of a query and of a passage mean one detail must be learnt.
+    """
+    rng = random.Random(0)
+
+    def write(topic: int, detail: int, side: str) -> str:
+        return " ".join([*(f"t{topic}w{rng.randrange(N_WORDS)}" for _ in range(6)), f"{side}{detail}"])
+
+    pairs = []
+    for at in range(n_rows):
+        row = rng.randrange(N_TOPICS), rng.randrange(N_DETAILS)
+        pairs.append({"query": write(*row, "ask") + f" q{at}", "passage": write(*row, "tell") + f" p{at}"})
+    known = [(topic, detail) for topic in range(N_TOPICS) for detail in range(N_DETAILS)]
+    return pairs, Collection(
+        {f"q{topic}-{detail}": write(topic, detail, "ask") for topic, detail in known},
+        {f"d{topic}-{detail}": ("", write(topic, detail, "tell")) for topic, detail in known},
+        {f"q{topic}-{detail}": {f"d{topic}-{detail}": 1} for topic, detail in known},
+    )
+
+
+def make_repeated_pairs(n_rows: int) -> tuple[list[dict[str, str]], Collection]:
+    """Make pairs in which all queries of a topic have the same answer, in other words than theirs."""
+    rng = random.Random(0)
+
+    def ask(topic: int) -> str:
+        return " ".join(f"t{topic}w{rng.randrange(N_WORDS // 2)}" for _ in range(3))
+
+    answers = [" ".join(f"t{topic}w{word}" for word in range(N_WORDS // 2, N_WORDS)) for topic in range(N_TOPICS)]
+    topics = [rng.randrange(N_TOPICS) for _ in range(n_rows)]
+    pairs = [{"query": f"{ask(topic)} q{at}", "passage": answers[topic]} for at, topic in enumerate(topics)]
+    return pairs, Collection(
+        {f"q{at}": ask(at % N_TOPICS) for at in range(200)},
+        {f"d{topic}": ("", answer) for topic, answer in enumerate(answers)},
+        {f"q{at}": {f"d{at % N_TOPICS}": 1} for at in range(200)},
+    )
+
+
+def make_workspace(folder: Path, data: tuple[list[dict[str, str]], Collection], **keys: Any) -> Path:
+    """Write pairs and a collection, an encoder that knows topics and nothing else, and a recipe."""
+    folder.mkdir(exist_ok=True)
+    Dataset.from_list(data[0]).to_parquet(str(folder / "pairs.parquet"))
+    data[1].write(folder / "test")
+    topics = torch.randn(N_TOPICS, 16, generator=torch.Generator().manual_seed(1))
+    weights = torch.zeros(len(VOCABULARY) + 1, 16)
+    weights[1 : 1 + N_TOPICS * N_WORDS] = topics.repeat_interleave(N_WORDS, dim=0)
+    make_model(weights).save(str(folder / "encoder"))
+    recipe = {
+        "train_data": ["pairs.parquet"],
+        "data_dir": str(folder),
+        "eval_tasks": ["test"],
+        "model_name_or_path": str(folder / "encoder"),
+        "static_dim": 16,
+        "n_clusters": N_TOPICS,
+        "per_device_train_batch_size": 16,
+        "num_train_epochs": 1,
+        "learning_rate": 0.03,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "unused"),
+        **keys,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return folder / "recipe.yaml"
+
+
+TWO = {"random": {"batch_sampler": "random"}, "cluster": {"batch_sampler": "cluster"}}
+
+
+def test_cluster_batches_win_where_negatives_of_the_topic_are_needed(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(1200), variants=TWO)
+    results = compare(recipe, tmp_path / "out", n_seeds=2)["results"]
+    difference = results["cluster"]["difference"]
+    assert difference["mean"] > 0.1 and difference["low"] > 0.05 and difference["p_value"] < 0.01
+    assert results["cluster"]["hardness"]["negative"] > results["random"]["hardness"]["negative"] + 0.3
+
+
+def test_topic_wide_false_negatives_make_cluster_batches_lose_unless_groups_are_on(tmp_path: Path) -> None:
+    variants = {**TWO, "careless": {"batch_sampler": "cluster", "keep_false_negatives_apart": False}}
+    recipe = make_workspace(tmp_path, make_repeated_pairs(800), variants=variants)
+    results = compare(recipe, tmp_path / "out", n_seeds=2)["results"]
+    assert results["careless"]["difference"]["high"] < -0.1
+    assert results["cluster"]["difference"]["high"] > 0
+    assert results["cluster"]["counts"][0]["pure"] == 0 < results["careless"]["counts"][0]["pure"]
+
+
+def run_compare(recipe: Path, output: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "st_cluster_batches", "compare", str(recipe), "--output", str(output), *words]
+
+
+def read_times(output: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (output / "runs").glob("*.json")}
+
+
+@pytest.mark.slow
+def test_after_a_kill_nothing_finished_is_repeated(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(400), variants=TWO)
+    output = tmp_path / "out"
+    command = run_compare(recipe, output, "--seeds", "3", "--json")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(read_times(output)) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = read_times(output)
+    assert 2 <= len(finished) < 6
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    again = read_times(output)
+    assert len(again) == 6 and again.items() >= finished.items()
+    assert not [path for path in (output / "runs").iterdir() if path.is_dir()]
+    untouched = compare(recipe, tmp_path / "untouched", n_seeds=3)
+    assert {name: one["mean_by_seed"] for name, one in json.loads(done.stdout)["results"].items()} == {
+        name: one["mean_by_seed"] for name, one in untouched["results"].items()
+    }
+
+
+@pytest.mark.slow
+def test_two_ranks_train_together_and_write_once(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(400), variants=TWO)
+    command = run_compare(recipe, tmp_path / "out", "--seeds", "1", "--json")
+    command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert results["cluster"]["counts"][0]["global_batch_size"] == 32
+    assert len(read_times(tmp_path / "out")) == 2
+
+
+def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(200), variants=TWO, max_steps=2)
+    output = tmp_path / "out"
+    compare(recipe, output, n_seeds=1)
+    first = read_times(output)
+    compare(
+        recipe,
+        output,
+        n_seeds=1,
+        overrides=["--logging_steps", "7", "--seed", "5", "--cache_dir", str(tmp_path / "other")],
+    )
+    assert read_times(output) == first
+    compare(recipe, output, n_seeds=1, overrides=["--learning_rate", "0.01"])
+    assert len(read_times(output)) == 4
+    data = make_topic_pairs(200)
+    data[1].corpus["d0-0"] = ("", "t1w1")
+    data[1].write(tmp_path / "test")
+    compare(recipe, output, n_seeds=1)
+    assert len(read_times(output)) == 6
+    # Other clusters change the runs that use them, and no other.
+    compare(recipe, output, n_seeds=1, overrides=["--n_clusters", "3"])
+    assert len(read_times(output)) == 7
+
+
+def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
+    # Half of the rows are one false-negative group: cluster batches cannot hold them all, and are fewer.
+    pairs, collection = make_topic_pairs(200)
+    for row in pairs[:100]:
+        row["passage"] = "t0w0 tell0"
+    recipe = make_workspace(tmp_path, (pairs, collection), variants=TWO)
+    results = compare(recipe, tmp_path / "out", n_seeds=1)
+    steps = {json.loads(path.read_text())["steps"] for path in (tmp_path / "out" / "runs").glob("*.json")}
+    assert steps == {results["steps"]} and results["steps"] < 200 // 16
+    assert results["results"]["cluster"]["counts"][0]["dropped"] > 0
+
+
+def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
+    assert list(compare(recipe, tmp_path / "out", n_seeds=1)["results"]) == ["random", "cluster"]
+
+
+def test_held_out_pairs_take_the_place_of_the_test_collections(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(400), variants=TWO, held_out_queries=20, max_steps=2)
+    results = compare(recipe, tmp_path / "out", n_seeds=1)
+    assert list(results["queries"]) == ["held_out"] and results["queries"]["held_out"] == 20
+    assert results["pairs"] < 400
+
+
+def test_everything_is_drawn_again_from_the_results(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(200), variants=TWO, max_steps=2)
+    compare(recipe, tmp_path / "out", n_seeds=2)
+    names = ["results.md"] + [
+        f"{name}.{kind}"
+        for name in ("ndcg_by_strategy", "hardness", "differences_by_collection")
+        for kind in ("png", "svg")
+    ]
+    drawn = {name: (tmp_path / "out" / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / "out" / name).unlink()
+    redraw(tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == drawn
+    assert "Standard deviation of `random` between seeds: 0." in drawn["results.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"eval_tasks": None}, "names no eval_tasks"),
+        ({"eval_tasks": ["nowhere"]}, "neither a folder here nor the name"),
+        ({"variants": {"random": {"batch_sampler": "random"}}}, "two names or more"),
+        ({"variants": {**TWO, "longer": {"num_train_epochs": 9}}}, "Variant 'longer' sets 'num_train_epochs'"),
+        ({"variants": {**TWO, "k/9": {"n_clusters": 9}}}, "cannot name a variant"),
+        ({"variants": {**TWO, "finer": {"n_cluster": 9}}}, "Variant 'finer' sets 'n_cluster'"),
+        ({"variants": {**TWO, "finer": {"cluster_size": 9}}}, "exclude each other"),
+        ({"variants": TWO, "per_device_train_batch_size": 500, "dataloader_drop_last": True}, "make no global batch"),
+    ],
+)
+def test_bad_input_is_refused_before_any_training(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(200), **keys)
+    with pytest.raises(ValueError, match=message):
+        compare(recipe, tmp_path / "out", n_seeds=1)
+    assert not (tmp_path / "out" / "runs").exists()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import ABOUT, make_records
+
+from st_cluster_batches.evaluation.figures import draw_figures
+from st_cluster_batches.evaluation.report import describe_results, redraw, summarise_runs, write_report
+
+
+def test_means_differences_and_spread_are_those_of_the_runs() -> None:
+    records = make_records()
+    results = summarise_runs(records, ABOUT)
+    means = {
+        name: [np.mean(list(one["ndcg_at_10"].values())) for one in records if one["variant"] == name]
+        for name in ("random", "better")
+    }
+    assert results["baseline"] == "random" and results["seeds"] == 3
+    assert results["results"]["better"]["mean"] == pytest.approx(np.mean(means["better"]))
+    difference = results["results"]["better"]["difference"]
+    assert difference["mean"] == pytest.approx(np.mean(means["better"]) - np.mean(means["random"]))
+    assert difference["low"] < 0.025 < difference["high"] and difference["low"] > 0
+    assert results["spread"]["mean"] == pytest.approx(np.std(means["random"], ddof=1))
+    assert results["results"]["better"]["train_seconds"] == 11
+
+
+def test_only_real_differences_are_marked() -> None:
+    text = describe_results(summarise_runs(make_records(), ABOUT))
+    easy, hard = (
+        next(line for line in text.splitlines() if line.startswith(f"| {task}")) for task in ("easy", "hard")
+    )
+    assert "*" in easy and "*" not in hard
+
+
+def test_queries_are_paired_by_id_and_not_by_order() -> None:
+    records = make_records()
+    expected = summarise_runs(records, ABOUT)["results"]["better"]["difference"]
+    for record in records:
+        if record["variant"] == "better":
+            record["per_query"] = {task: dict(reversed(one.items())) for task, one in record["per_query"].items()}
+    assert summarise_runs(records, ABOUT)["results"]["better"]["difference"] == expected
+
+
+def test_variants_are_compared_with_one_another_too() -> None:
+    records = make_records()
+    third = [{**record, "variant": "same"} for record in records if record["variant"] == "better"]
+    results = summarise_runs([*records, *third], ABOUT)
+    assert [(one["variant"], one["to"], one["mean"]) for one in results["contrasts"]] == [("same", "better", 0.0)]
+    assert "`same` to `better`: +0.0%, 95 % interval +0.0% to +0.0%" in describe_results(results)
+
+
+def test_one_seed_is_reported_without_its_noise() -> None:
+    results = summarise_runs(make_records(n_seeds=1), ABOUT)
+    assert results["spread"]["mean"] is None
+    assert "between seeds: unknown" in describe_results(results)
+
+
+def test_figures_name_every_variant_and_collection(tmp_path: Path) -> None:
+    files = draw_figures(summarise_runs(make_records(), ABOUT), tmp_path)
+    assert len(files) == 6 and all(file.stat().st_size > 1000 for file in files)
+    drawn = {file.stem: file.read_text() for file in files if file.suffix == ".svg"}
+    assert all("better" in text for text in drawn.values())
+    assert "easy" in drawn["differences_by_collection"] and "hard" in drawn["differences_by_collection"]
+
+
+def test_results_survive_json(tmp_path: Path) -> None:
+    results = summarise_runs(make_records(), ABOUT)
+    write_report(results, tmp_path)
+    assert redraw(tmp_path) == json.loads(json.dumps(results))
+    with pytest.raises(FileNotFoundError, match=r"has no results.json"):
+        redraw(tmp_path / "elsewhere")
+
+
+RESULTS = sorted((Path(__file__).parents[2] / "recipes").glob("*/*/results/results.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.parent.name)
+def test_published_tables_are_those_of_the_published_results(path: Path) -> None:
+    results = json.loads(path.read_text())
+    assert path.with_name("results.md").read_text() == describe_results(results) + "\n"
+    assert results["seeds"] >= 1 and not [word for word in json.dumps(results).split('"') if word.startswith("/")]
+    for name in ("ndcg_by_strategy", "hardness", "differences_by_collection"):
+        assert path.with_name(f"{name}.png").exists() and path.with_name(f"{name}.svg").exists()

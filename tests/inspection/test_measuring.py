@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+from examples import TOPICS, label_pairs, make_pairs, make_static_model
+
+from st_cluster_batches import fit_clusters
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.inspection.measuring import Inspection, inspect
+from st_cluster_batches.inspection.topics import describe_clusters, find_words
+
+
+def look(dataset: Any, **options: Any) -> Inspection:
+    defaults = {"batch_size": 16, "sample_rows": 10_000, "show_progress_bar": False}
+    return inspect(dataset, make_static_model(), **{**defaults, **options})
+
+
+def relabel(dataset: Dataset, **columns: Any) -> Dataset:
+    for name, values in columns.items():
+        dataset = dataset.remove_columns(name).add_column(name, list(values))
+    return dataset
+
+
+def test_sizes_and_plan_are_those_of_all_rows(labelled: Dataset) -> None:
+    found = look(labelled, sample_rows=64)
+    sizes = np.bincount(labelled["cluster"][:])
+    (source,) = found.sources
+    assert (source.rows, source.clusters) == (300, 3)
+    assert (source.smallest, source.median, source.largest) == (sizes.min(), np.median(sizes), sizes.max())
+    shares = sizes / 300
+    assert source.effective_clusters == pytest.approx(np.prod(shares**-shares))
+    plan = found.plans["cluster"]
+    assert (plan.pure + plan.pooled) * 16 + plan.last == 300 and plan.pure >= 15
+    assert [topic.rows for topic in found.clusters] == sizes.tolist()
+
+
+def test_hardness_equals_brute_force(labelled: Dataset) -> None:
+    found = look(labelled)
+    model = make_static_model()
+    queries, passages = (model.encode(labelled[name][:], normalize_embeddings=True) for name in ("query", "passage"))
+    for name, batches in found.sample.batches.items():
+        negatives, hardest, positives, nearer, near = [], [], [], [], []
+        for batch in batches:
+            for row in batch:
+                own = float(queries[row] @ passages[row])
+                others = [float(queries[row] @ passages[other]) for other in batch if other != row]
+                negatives.append(np.mean(others))
+                hardest.append(max(others))
+                positives.append(own)
+                nearer.append(np.mean([one > own for one in others]))
+                near.append(np.mean([one > 0.95 * own for one in others]))
+        hardness = found.hardness[name]
+        expected = [np.mean(values) for values in (negatives, hardest, positives, nearer, near)]
+        measured = [hardness.negative, hardness.hardest, hardness.positive]
+        measured += [hardness.false_negative_rate, hardness.near_positive_rate]
+        assert measured == pytest.approx(expected, abs=1e-5)
+        assert hardness.batches == len(batches)
+    assert found.hardness["cluster"].negative > found.hardness["random"].negative + 0.1
+
+
+def test_coherence_and_examples_equal_brute_force(labelled: Dataset) -> None:
+    vectors = make_static_model().encode(labelled["query"][:], normalize_embeddings=True)
+    clusters = np.array(labelled["cluster"][:])
+    means = np.stack([vectors[clusters == one].mean(axis=0) for one in range(3)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    for topic in look(labelled).clusters:
+        rows = np.flatnonzero(clusters == topic.cluster)
+        own = vectors[rows] @ means[topic.cluster]
+        other = (vectors[rows] @ np.delete(means, topic.cluster, axis=0).T).max(axis=1)
+        assert topic.coherence == pytest.approx(own.mean(), abs=1e-5)
+        assert topic.typical == rows[np.argsort(-own, kind="stable")[:3]].tolist()
+        assert topic.borderline == rows[np.argsort(own - other, kind="stable")[:3]].tolist()
+
+
+def test_topic_words_are_those_of_the_topic(labelled: Dataset) -> None:
+    for topic, words in zip(look(labelled).clusters, TOPICS.values(), strict=True):
+        assert len(topic.words) == 8 and set(topic.words) <= set(words)
+
+
+def test_words_weigh_by_class_based_tfidf() -> None:
+    words = find_words(["apple apple pear", "apple", "plum plum", "12 34"], np.array([5, 5, 7, 9]))
+    assert words[5][0] == "apple" and words[7] == ["plum"] and words[9] == ["12", "34"]
+    assert find_words(["- -", "?"], np.array([0, 1])) == {0: [], 1: []}
+
+
+def test_a_planted_duplicate_is_found_and_named(labelled: Dataset) -> None:
+    passages = labelled["passage"][:]
+    # The same words in another order: other text, same meaning to a bag of words.
+    passages[17] = " ".join(reversed(passages[4].split()[:4])) + " p17"
+    passages[4] = " ".join(passages[4].split()[:4]) + " p4"
+    clusters = labelled["cluster"][:]
+    clusters[17] = clusters[4]
+    found = look(relabel(labelled, passage=passages, cluster=clusters), batch_size=120, sample_rows=300)
+    pairs = {frozenset((twin.row, twin.other)) for twin in found.twins}
+    assert frozenset((4, 17)) in pairs and found.twin_rate > 0
+    (line,) = [line for line in found.advice if "false_negative_threshold=0.95" in line and "nearly the same" in line]
+    assert str(found.twins[0].row) in line
+
+
+def test_shared_texts_are_counted_and_shown(labelled: Dataset) -> None:
+    groups = labelled["false_negative_group"][:]
+    groups[10:15] = [10] * 5
+    groups[20:22] = [20] * 2
+    found = look(relabel(labelled, false_negative_group=groups))
+    sizes = found.groups
+    assert (sizes.groups, sizes.rows, sizes.largest, sizes.example) == (2, 7, 5, 10)
+    assert sizes.text == labelled["query"][10]
+    assert any("7 rows share a query or a positive" in line and sizes.text in line for line in found.advice)
+
+
+def test_a_planted_giant_cluster_is_found_and_named(labelled: Dataset) -> None:
+    clusters = [7 if row < 240 else row % 3 for row in range(300)]
+    advice = look(relabel(labelled, cluster=clusters)).advice
+    (line,) = [line for line in advice if "max_cluster_size" in line]
+    assert line.startswith("Cluster 7 (") and "holds 80% of the rows of 'all'" in line
+
+
+def test_a_planted_mixed_topic_is_found_and_named() -> None:
+    pairs = make_pairs(600)
+    data = label_pairs(pairs)
+    topics = np.array(data["cluster"][:])
+    # Five pure clusters, and one of a bit of everything.
+    clusters = np.where(np.arange(600) % 4 == 0, 9, topics * 2 + np.arange(600) % 2)
+    advice = look(relabel(data, cluster=clusters.tolist()), batch_size=16).advice
+    (line,) = [line for line in advice if "mixes topics" in line]
+    assert line.startswith("Cluster 9 (") and "n_clusters=" in line
+
+
+def test_small_clusters_and_useless_ones_are_named(labelled: Dataset) -> None:
+    small = look(relabel(labelled, cluster=range(300))).advice
+    assert any(
+        "Only 0% of the global batches are of one cluster" in line and "cluster_size=128" in line for line in small
+    )
+    useless = look(relabel(labelled, cluster=[row % 3 for row in range(300)])).advice
+    assert any("hardly nearer than those of random batches" in line for line in useless)
+    dropped = look(labelled, batch_size=64, world_size=4).advice
+    assert any("44 rows (14.7%) are in no batch" in line for line in dropped)
+
+
+def test_sound_clusters_have_the_stability_of_their_topics(labelled: Dataset) -> None:
+    found = look(labelled)
+    assert found.stability is not None and 0.3 < found.stability <= 1
+    assert look(labelled.select(range(30))).stability is None, "too few rows to say"
+
+
+def test_sources_are_compared_with_clusters(labelled: Dataset) -> None:
+    clusters = labelled["cluster"][:]
+    by_topic = relabel(labelled, source=[sorted(TOPICS)[one] for one in clusters])
+    parts = {name: by_topic.filter(lambda row, name=name: row["source"] == name) for name in sorted(TOPICS)}
+    in_dict = DatasetDict({name: part.remove_columns("source") for name, part in parts.items()})
+    for data in (by_topic, in_dict):
+        found = look(data)
+        assert set(found.hardness) == {"cluster", "source", "random"} and set(found.plans) == {"cluster", "source"}
+        assert [one.name for one in found.sources] == sorted(TOPICS)
+        assert found.hardness["source"].negative > found.hardness["random"].negative + 0.1
+
+
+def test_only_a_sample_is_embedded(labelled: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("st_cluster_batches.inspection.sample._TOPIC_ROWS", 18)
+    found = look(labelled, sample_rows=32)
+    assert found.sampled_rows <= 2 * 32 + 18
+    assert [one.batches for one in found.hardness.values()] == [2, 2]
+
+
+def test_a_clustering_brings_its_encoder_and_key(pairs: Dataset, tmp_path: Path) -> None:
+    clustering = fit_clusters(pairs, make_static_model(), n_clusters=3, key="both", cache_dir=tmp_path)
+    labelled = clustering.attach(pairs, cache_dir=tmp_path)
+    found = inspect(labelled, clustering=clustering, batch_size=16, show_progress_bar=False)
+    assert found.key == "both"
+    with pytest.raises(ValueError, match="The clustering was made with"):
+        inspect(labelled, make_static_model(seed=5), clustering=clustering)
+
+
+def test_what_cannot_be_inspected_is_refused(labelled: Dataset, pairs: Dataset) -> None:
+    with pytest.raises(ValueError, match="Similarity needs a model"):
+        inspect(labelled)
+    with pytest.raises(ValueError, match=r"attach_clusters\(dataset, encoder\)"):
+        look(pairs)
+    with pytest.raises(ValueError, match="in-batch negatives need passages too"):
+        look(labelled.remove_columns("passage"))
+    with pytest.raises(ValueError, match="sample_rows=1 must be at least 2"):
+        look(labelled, sample_rows=1)
+
+
+def test_the_dataset_is_left_as_it_is(labelled: Dataset) -> None:
+    before = labelled.format
+    look(labelled)
+    assert labelled.format == before
+
+
+def test_typical_rows_of_one_row_clusters_are_that_row() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    topics = describe_clusters(np.array([4, 8, 9]), vectors, np.array([0, 1, 1]), {0: ("a", 3, 1), 1: ("a", 5, 2)})
+    assert topics[0].typical == topics[0].borderline == [4]
+    assert topics[0].coherence == 1 and [topic.cluster for topic in topics] == [3, 5]
+
+
+def test_inspect_prints_figures_and_advice(
+    labelled: Dataset, tmp_path: Path, saved_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled.save_to_disk(str(tmp_path / "data"))
+    words = ["inspect", str(tmp_path / "data"), "--batch_size", "16"]
+    assert main(words) == 2
+    assert "has no clustering beside it" in capsys.readouterr().err
+    assert main([*words, "--encoder", str(saved_model), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rows"] == 300 and printed["advice"] and "sample" not in printed
+    assert main([*words, "--encoder", str(saved_model), "--output", str(tmp_path / "report" / "page.html")]) == 0
+    out = capsys.readouterr().out
+    assert "cluster batches: 18 global batches of 16 rows" in out and "page.html" in out
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert written == {"page.html", "cluster_sizes.png", "batch_hardness.png"}

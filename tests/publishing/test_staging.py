@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mteb
+import pytest
+import yaml
+from builds import build, read_files
+from examples import make_pairs
+from huggingface_hub import ModelCard
+from runs import ABOUT, make_records
+
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.evaluation.report import summarise_runs, write_report
+
+
+def test_a_comparison_is_told_with_its_baseline_and_figures(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "compared").mkdir()
+    write_report(summarise_runs(make_records(), ABOUT), tmp_path / "compared")
+    files = read_files(build(trained, "--comparison", str(tmp_path / "compared")))
+    card = files["README.md"].decode()
+    table = (tmp_path / "compared" / "results.md").read_text().strip()
+    assert f"### Compared with random batches\n\n{table}\n" in card
+    assert "It was not compared" not in card
+    for name in ("ndcg_by_strategy", "hardness", "differences_by_collection"):
+        assert f"![{name.replace('_', ' ')}](figures/{name}.png)" in card
+        assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
+    assert "results/comparison/results.json" in files
+
+
+def add_scores(trained: Path, task: str, n_queries: int) -> None:
+    """Write down scores as if the model had been evaluated on an official task."""
+    evaluation = trained / "evaluation"
+    (kept,) = (evaluation / "by_model").glob("*/held_out.json")
+    content = json.loads(kept.read_text())
+    content["scores"]["per_query"] = {f"q{at}": 0.5 for at in range(n_queries)}
+    content["scores"]["ndcg_at_10"] = 0.5
+    content["mteb"]["dataset_revision"] = mteb.get_task(task).metadata.dataset["revision"]
+    kept.with_name(f"{task}.json").write_text(json.dumps(content))
+    summary = json.loads((evaluation / "summary.json").read_text())
+    summary[task] = {"ndcg_at_10": 0.5, "queries": n_queries}
+    (evaluation / "summary.json").write_text(json.dumps(summary))
+
+
+def test_leaderboards_are_told_of_complete_official_tasks_alone(trained: Path) -> None:
+    add_scores(trained, "SciFact", 300)
+    add_scores(trained, "NFCorpus", 300)  # which has 323 queries
+    files = read_files(build(trained))
+    assert [name for name in files if name.startswith(".eval_results/")] == [".eval_results/SciFact.yaml"]
+    (entry,) = yaml.safe_load(files[".eval_results/SciFact.yaml"])
+    assert entry["dataset"]["id"] == "mteb/scifact" and entry["value"] == 50.0
+
+
+def test_every_task_has_results_of_its_own_in_the_front_matter(trained: Path) -> None:
+    add_scores(trained, "SciFact", 300)
+    card = ModelCard.load(build(trained) / "README.md")
+    results = card.data.to_dict()["model-index"][0]["results"]
+    assert [one["dataset"]["name"] for one in results] == ["held_out", "SciFact"]
+    assert [len(one["metrics"]) for one in results] == [1, 1]
+
+
+def test_training_rows_are_shown_only_where_the_author_asks_for_it(trained: Path) -> None:
+    rows = make_pairs(120)["query"][:]
+    told = (build(trained, "--include-samples") / "README.md").read_text()
+    assert any(row in told for row in rows)
+    assert not any(row in (build(trained) / "README.md").read_text() for row in rows)
+
+
+def test_a_card_without_its_model_is_not_published(
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage = build(trained)
+    for path in stage.glob("*.json"):
+        path.unlink()
+    assert main(["publish", str(stage), "alice/model"]) == 2
+    assert "holds no sentence-transformers model" in capsys.readouterr().err

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from st_cluster_batches.storage.cache import write_atomically
+
+
+def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "x", "old")
+    write_atomically(tmp_path / "x", "new")
+    assert (tmp_path / "x").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+# Root may write anywhere, so whoever runs the tests as root becomes another user first; with all imported before.
+OPEN = """
+import os, sys
+from st_cluster_batches.storage.cache import open_cache
+if os.getuid() == 0:
+    os.setuid(65534)
+open_cache(sys.argv[1])
+"""
+
+
+def test_a_cache_without_write_permission_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder = tmp_path / "read_only"
+    folder.mkdir(mode=0o555)
+    for parent in [tmp_path, *list(tmp_path.parents)[:2]]:
+        os.chmod(parent, 0o755)  # of pytest's own, closed to other users
+    found = subprocess.run([sys.executable, "-c", OPEN, str(folder)], capture_output=True, text=True, check=False)
+    last = found.stderr.splitlines()[-1]
+    assert last.startswith("PermissionError") and str(folder) in last
+    assert "Nothing can be written to the cache folder (Permission denied); pass cache_dir=" in last
+    assert not list(folder.iterdir())

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from sentence_transformers.base.sampler import BatchSamplers
+
+from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches.__main__ import _build_parser
+from st_cluster_batches.training.recipe import read_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "train_data: [a.parquet, b.parquet]\nmodel_name_or_path: some/model\nencoder: static:some/model\n"
+        "cluster_size: 300\nlearning_rate: 2e-5\nuse_cpu: true\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+        f"max_rows_per_source: null\noutput_dir: {tmp_path / 'out'}\n"
+    )
+    return path
+
+
+def test_one_file_fills_every_group_of_parameters(recipe: Path) -> None:
+    read = read_recipe(recipe)
+    assert read.data.train_data == ["a.parquet", "b.parquet"]
+    assert read.data.max_rows_per_source is None
+    assert read.model.model_name_or_path == "some/model"
+    assert read.clusters.options().count_clusters(3000) == 10
+    assert read.training.learning_rate == 2e-5
+    assert read.training.use_cpu is True
+    assert read.training.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sampler"),
+    [
+        ("random", BatchSamplers.BATCH_SAMPLER),
+        ("source", ClusterBatchSampler.configure(strata=("source",))),
+        ("cluster", ClusterBatchSampler.configure()),
+    ],
+)
+def test_the_strategy_is_one_flag(recipe: Path, strategy: str, sampler: object) -> None:
+    read = read_recipe(recipe, ["--batch_sampler", strategy])
+    assert read.training.batch_sampler == sampler
+    assert read.training.strategy == strategy
+
+
+def test_the_command_line_wins_over_the_file(recipe: Path) -> None:
+    read = read_recipe(recipe, ["--cluster_size", "50", "--train_data", "c.parquet", "--learning_rate=0.1"])
+    assert (read.clusters.cluster_size, read.data.train_data) == (50, ["c.parquet"])
+    assert read.training.learning_rate == 0.1
+    assert read.given["cluster_size"] == "50" and "overrides" not in read.given
+
+
+def test_what_was_given_is_a_recipe_again(recipe: Path, tmp_path: Path) -> None:
+    words = [
+        "--train_data",
+        "c.parquet",
+        "d.parquet",
+        "--save-strategy=no",
+        "--use_cpu",
+        "--lr_scheduler_kwargs",
+        "{}",
+    ]
+    read = read_recipe(recipe, words)
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(read.given))
+    other = read_recipe(again)
+    assert (other.data, other.model, other.clusters) == (read.data, read.model, read.clusters)
+    assert other.training.to_json_string() == read.training.to_json_string()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--learning_rat", "1"], "Unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        (["--batch_sampler", "topic"], "invalid choice: 'topic'"),
+        (["--n_clusters", "lots"], "n_clusters='lots' is neither a number nor 'auto'"),
+        (["--cluster_size", "many"], "invalid int value: 'many'"),
+        (["--n_clusters", "5"], "n_clusters=5 and cluster_size=300 exclude each other"),
+        (["--key", "title"], "invalid choice: 'title'"),
+        (["title"], "'title' stands alone; say --key title"),
+        (["--output_dir"], "expected one argument"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(recipe: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_recipe(recipe, overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must hold `key: value` lines"),
+        ("- a\n- b\n", "not a list"),
+        ("a: [1\n", "is no YAML"),
+        ("train_dta: [x]\n", "did you mean 'train_data'"),
+        ("train_data: [x]\noutput_dir: y\n", "required: --model_name_or_path"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(path)
+    with pytest.raises(FileNotFoundError, match="There is no recipe"):
+        read_recipe(tmp_path / "missing.yaml")
+
+
+def test_the_launch_that_a_recipe_documents_is_one_that_exists() -> None:
+    path = Path(__file__).parents[2] / "recipes" / "accelerate" / "attach_nodes.yaml"
+    command = next(line for line in path.read_text().splitlines() if "accelerate launch" in line).lstrip("# ")
+    launcher, program = command.removeprefix("accelerate launch ").split(" -m st_cluster_batches ")
+    launch_command_parser().parse_args([*launcher.replace("_rank N", "_rank 0").split(), "x"])
+    assert load_config_from_file(str(path)).num_processes == 32
+    assert _build_parser().parse_args(program.split()).cache_dir == "SHARED"
