@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from st_cluster_batches.batches.export import export_batches
     from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
     from st_cluster_batches.batches.sampler import ClusterBatchSampler
-    from st_cluster_batches.clusters.attach import attach_clusters
+    from st_cluster_batches.clusters.attach import attach_clusters, fit_clusters
     from st_cluster_batches.clusters.clustering import Clustering
-    from st_cluster_batches.clusters.fitting import fit_clusters
     from st_cluster_batches.inspection.measuring import inspect
 
 __all__ = [
@@ -34,7 +33,7 @@ _HOMES = {
     "Clustering": "clusters.clustering",
     "attach_clusters": "clusters.attach",
     "export_batches": "batches.export",
-    "fit_clusters": "clusters.fitting",
+    "fit_clusters": "clusters.attach",
     "inspect": "inspection.measuring",
 }
 

@@ -61,29 +61,27 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.clusters.attach import cluster_dataset
-        from st_cluster_batches.clusters.options import ClusterOptions, parse_n_clusters
+        from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
         from st_cluster_batches.data.loading import load_data
 
-        options = ClusterOptions(
-            parse_n_clusters(arguments.n_clusters),
-            arguments.cluster_size,
-            arguments.max_cluster_size,
-            arguments.global_batch_size,
-            arguments.key,
-            arguments.seed,
+        options = AttachOptions(
+            ClusterOptions(
+                parse_n_clusters(arguments.n_clusters),
+                arguments.cluster_size,
+                arguments.max_cluster_size,
+                arguments.global_batch_size,
+                arguments.key,
+                arguments.seed,
+            ),
+            arguments.source_column,
+            arguments.false_negative_threshold,
+            arguments.truncate_dim,
+            arguments.batch_size,
+            arguments.overwrite,
+            arguments.cache_dir,
         )
         _make_folder(arguments.out)
-        labelled, clustering = cluster_dataset(
-            load_data(arguments.data),
-            arguments.encoder,
-            options,
-            source_column=arguments.source_column,
-            false_negative_threshold=arguments.false_negative_threshold,
-            truncate_dim=arguments.truncate_dim,
-            batch_size=arguments.batch_size,
-            overwrite=arguments.overwrite,
-            cache_dir=arguments.cache_dir,
-        )
+        labelled, clustering = cluster_dataset(load_data(arguments.data), arguments.encoder, options)
     if is_main_process():
         labelled.save_to_disk(str(arguments.out))
         clustering.save(arguments.out)

@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.attach import cluster_dataset
-from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.data.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.evaluation.comparison import record_run
 from st_cluster_batches.evaluation.report import TABLE_FILE, summarise_runs, write_report
@@ -121,10 +121,10 @@ def describe_demo(results: dict[str, Any]) -> str:
 
 def _label(pairs: Dataset, encoder: SentenceTransformer, output: Path) -> Dataset:
     """Attach clusters, keep the clustering, and say how many there are."""
-    options = ClusterOptions(cluster_size=_CLUSTER_SIZE)
-    labelled, clustering = cluster_dataset(
-        pairs, encoder, options, cache_dir=output / "cache", show_progress_bar=False
+    options = AttachOptions(
+        ClusterOptions(cluster_size=_CLUSTER_SIZE), cache_dir=output / "cache", show_progress_bar=False
     )
+    labelled, clustering = cluster_dataset(pairs, encoder, options)
     clustering.save(output / CLUSTERING_FOLDER)
     n_sources, n_clusters = (len(set(labelled[column])) for column in ("source", "cluster"))
     logger.info("Training on %d pairs of %d packages, in %d clusters", len(pairs), n_sources, n_clusters)

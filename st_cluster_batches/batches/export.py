@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.batches.sampler import ClusterBatchSampler, Strata
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:

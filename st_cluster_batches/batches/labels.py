@@ -1,14 +1,9 @@
-"""Read the integer labels of a dataset, and keep them out of the tokenizer's sight.
-
-Labels are ordinary columns, so they survive `select`, parquet and the Hub. The price is that a trainer's collator
-takes every visible column for text: the sampler hides them on the very object that the DataLoader reads.
-"""
+"""Read the label columns of a dataset as the integers that a plan works with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+
 if TYPE_CHECKING:
     from datasets import Dataset
-
-SOURCE = "source"
-CLUSTER = "cluster"
-FALSE_NEGATIVE_GROUP = "false_negative_group"
-LABEL_COLUMNS = (SOURCE, CLUSTER, FALSE_NEGATIVE_GROUP)
 
 Integers = npt.NDArray[np.integer[Any]]
 
@@ -104,54 +96,6 @@ def read_labels(
     codes, source_of_stratum = _number_strata(table, columns)
     groups = _as_uint32(_to_integers(table, str(distinct))) if has_distinct else None
     return Labels(codes, source_of_stratum, groups)
-
-
-def hide_labels(dataset: Dataset, columns: Sequence[str] = LABEL_COLUMNS) -> None:
-    """Hide label columns from the rows of a dataset, in place, whatever its format or transform.
-
-    In place because the DataLoader holds this very object and users would need a second line otherwise; the
-    columns stay in the data and `dataset.with_format(None)` shows them again.
-
-    Args:
-        dataset: The dataset that a trainer reads.
-        columns: The columns that must not reach the collator.
-
-    Raises:
-        ValueError: If no other column would be left.
-    """
-    state = dataset.format
-    # `columns` are the formatted ones; with `output_all_columns` the others are shown too, as python objects.
-    formatted = state["columns"]
-    shown = [*formatted, *(set(dataset.column_names) - set(formatted) if state["output_all_columns"] else [])]
-    kept = [column for column in shown if column not in columns]
-    if not kept:
-        raise ValueError(f"The dataset shows only label columns, {shown}; a batch needs columns of text beside them")
-    if state["type"] != "custom":
-        dataset.set_format(state["type"], columns=kept, **state["format_kwargs"])
-        return
-    transform = state["format_kwargs"]["transform"]
-    already_hides = isinstance(transform, partial) and transform.func is _transform_and_hide
-    if already_hides and set(columns) <= transform.keywords["hidden"]:
-        return
-    # The transform may read a label or bring one back: it keeps its input, and only its output loses columns.
-    passed_on = [column for column in kept if column not in formatted]
-    dataset.set_transform(
-        partial(
-            _transform_and_hide, transform=transform, given=formatted, passed_on=passed_on, hidden=frozenset(columns)
-        )
-    )
-
-
-def _transform_and_hide(
-    batch: dict[str, Any],
-    transform: Callable[[dict[str, Any]], dict[str, Any]],
-    given: list[str],
-    passed_on: list[str],
-    hidden: frozenset[str],
-) -> dict[str, Any]:
-    output = transform({column: batch[column] for column in given if column in batch})
-    output = {**{column: batch[column] for column in passed_on}, **output}
-    return {column: values for column, values in output.items() if column not in hidden}
 
 
 def _number_strata(table: pa.Table, columns: list[str]) -> tuple[Integers, Integers]:

@@ -15,16 +15,9 @@ from transformers import Trainer
 
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.filling import PlanCounts
-from st_cluster_batches.batches.labels import (
-    CLUSTER,
-    FALSE_NEGATIVE_GROUP,
-    LABEL_COLUMNS,
-    SOURCE,
-    find_strata_columns,
-    hide_labels,
-    read_labels,
-)
+from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS, SOURCE, hide_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,20 +7,23 @@ import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.labels import SOURCE
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, Key, get_max_seq_length, join_sides, sides_of
+from st_cluster_batches.clusters.assigning import digest_array, number_clusters
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
-from st_cluster_batches.clusters.labelling import digest_array, label_parts
-from st_cluster_batches.data.pairs import prepare_parts
+from st_cluster_batches.clusters.labelling import label_rows
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.stream import label_stream
+from st_cluster_batches.clusters.vectors import PairVectors, join_sides
+from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.data.pairs import Key, prepare_parts, sides_of
 from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
-from st_cluster_batches.storage.processes import Crew
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -43,18 +46,16 @@ class Clustering:
         centroids: For each source a (k, d) float32 array of unit rows, ordered along a path through space, so that
             neighbours in number are neighbours in meaning.
         manifest: Encoder, key, seed, sizes and whatever else tells one clustering from another.
-        encoder: The model that the centroids were made with, or the path to load it from once it is needed; if None
-            the one saved with them, or else by its id in the manifest.
+        encoder: The model that the centroids were made with; None where no text is to be embedded.
     """
 
     centroids: dict[str, Centroids]
     manifest: dict[str, Any] = field(default_factory=dict)
-    encoder: Encoder | str | None = field(default=None, repr=False, compare=False)
+    encoder: Encoder | None = field(default=None, repr=False, compare=False)
 
     def first_cluster(self, source: str) -> int:
         """Return the number of a source's first cluster; numbers are unique across sources."""
-        names = list(self.centroids)
-        return sum(len(self.centroids[name]) for name in names[: names.index(source)])
+        return number_clusters(self.centroids)[source]
 
     def attach(
         self,
@@ -87,28 +88,20 @@ class Clustering:
         """
         from datasets import DatasetDict, IterableDataset
 
-        from st_cluster_batches.clusters.stream import label_stream
-
-        encoder = self.get_encoder()
-        if batch_size is not None:
-            encoder = replace(encoder, batch_size=batch_size)
+        key: Key = self.manifest["key"]
+        encoder = replace(self.get_encoder(), batch_size=batch_size)
         if isinstance(dataset, IterableDataset):
             if false_negative_threshold is not None:
                 raise ValueError("false_negative_threshold= needs all rows at once; an IterableDataset has no such")
-            return label_stream(dataset, replace(self, encoder=encoder), source_column, overwrite)
-        key: Key = self.manifest["key"]
-        with Crew.join(cache_dir, show_progress_bar) as crew:
-            parts = prepare_parts(
-                dataset,
-                key=key,
-                needs_passages=false_negative_threshold is not None,
-                source_column=source_column,
-                overwrite=overwrite,
-                show_progress_bar=crew.show_progress_bar,
-            )
+            assign = replace(self, encoder=encoder).assign
+            return label_stream(dataset, assign, key, source_column, overwrite)
+        options = AttachOptions(ClusterOptions(key=key), source_column, false_negative_threshold, overwrite=overwrite)
+        with SharedCache.open(cache_dir, show_progress_bar) as cache:
+            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
             for part in parts:
                 self.check_sources(part.sources)
-            labelled, _ = label_parts(parts, self.centroids, key, encoder, false_negative_threshold, crew)
+            vectors = [PairVectors(part, encoder, cache) for part in parts]
+            labelled, _ = label_rows(vectors, self.centroids, key, false_negative_threshold, cache)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
         return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
 
@@ -144,47 +137,29 @@ class Clustering:
         return clusters
 
     def get_encoder(self) -> Encoder:
-        """Return the encoder, loaded by its id if it is not there yet.
+        """Return the encoder, which is loaded when it first embeds a text.
 
         Raises:
-            ValueError: If the id leads to no model, or to one whose weights or prompts differ.
+            ValueError: If the clustering was not made with any.
         """
-        return self.encoder if isinstance(self.encoder, Encoder) else self._loaded_encoder
+        if self.encoder is None:
+            raise ValueError("The clustering has no encoder: its manifest names none; fit one: fit_clusters(...)")
+        return self.encoder
 
-    @cached_property
-    def _loaded_encoder(self) -> Encoder:
-        try:
-            return self.check_encoder(self.encoder if isinstance(self.encoder, str) else self.manifest["encoder"])
-        except OSError as error:
-            raise ValueError(
-                f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
-                "the Hub gives; pass it: Clustering.load(..., encoder=...)"
-            ) from error
-
-    def check_encoder(self, encoder: str | SentenceTransformer) -> Encoder:
-        """Load an encoder, set up as it was when the clustering was made.
+    def with_encoder(self, encoder: str | SentenceTransformer) -> Clustering:
+        """Return the clustering with its encoder from another place, checked.
 
         Args:
             encoder: A model, whose prompts and maximal length are left as they are, or the name of one.
 
-        Returns:
-            The encoder.
-
         Raises:
-            ValueError: If it is another one.
+            ValueError: If it is another model.
         """
-        loaded = Encoder.load(encoder, default_cache_dir(), truncate_dim=self.manifest["truncate_dim"])
-        if isinstance(encoder, str):
-            loaded.model.prompts = dict(self.manifest["prompts"])
-            if get_max_seq_length(loaded.model) != self.manifest["max_seq_length"]:
-                loaded.model.max_seq_length = self.manifest["max_seq_length"]
-        if loaded.digest != self.manifest["encoder_hash"]:
-            raise ValueError(
-                f"The clustering was made with {self.manifest['encoder']!r}, hash {self.manifest['encoder_hash'][:16]}"
-                f"; {loaded.name!r} has {loaded.digest[:16]}: its weights, prompts or maximal length differ, and its "
-                "vectors would land in any cluster. Pass the encoder of then, or fit again: fit_clusters(...)"
-            )
-        return loaded
+        given = Encoder(
+            encoder, default_cache_dir(), truncate_dim=self.manifest["truncate_dim"], manifest=self.manifest
+        )
+        _ = given.model  # loaded, and so checked
+        return replace(self, encoder=given)
 
     def check_sources(self, names: Iterable[str]) -> None:
         """Raise a ValueError if a source has no centroids."""
@@ -213,17 +188,17 @@ class Clustering:
 
     def _save_encoder(self, folder: Path) -> None:
         """Write a distilled encoder, or copy the one that was loaded with the clustering."""
-        saved = Path(self.encoder) if isinstance(self.encoder, str) and Path(self.encoder).is_dir() else None
+        given = None if self.encoder is None else self.encoder.given
+        saved = Path(given) if isinstance(given, str) and Path(given).is_dir() else None
         if saved is not None and saved.resolve() == folder.resolve():
             return
         shutil.rmtree(folder, ignore_errors=True)
-        if not str(self.manifest.get("encoder")).startswith(STATIC_PREFIX):
+        if self.encoder is None or not str(self.manifest.get("encoder")).startswith(STATIC_PREFIX):
             return
-        if saved is not None:
-            with write_whole(folder) as temporary:
+        with write_whole(folder) as temporary:
+            if saved is not None:
                 shutil.copytree(saved, temporary)
-        elif isinstance(self.encoder, Encoder):
-            with write_whole(folder) as temporary:
+            else:
                 self.encoder.model.save(str(temporary), create_model_card=False)
 
     @classmethod
@@ -248,10 +223,16 @@ class Clustering:
         centroids = {source: arrays[f"source {at}"] for at, source in enumerate(hashes)}
         if {source: digest_array(array) for source, array in centroids.items()} != hashes:
             raise ValueError(f"{name}: {CENTROIDS_FILE} does not hold what {MANIFEST_FILE} says; load both again")
-        clustering = cls(centroids, manifest)
         if encoder is not None:
-            return replace(clustering, encoder=clustering.check_encoder(encoder))
-        return replace(clustering, encoder=str(kept)) if (kept := folder / ENCODER_FOLDER).is_dir() else clustering
+            return cls(centroids, manifest).with_encoder(encoder)
+        if "encoder" not in manifest:
+            return cls(centroids, manifest)
+        kept = folder / ENCODER_FOLDER
+        given = str(kept) if kept.is_dir() else manifest["encoder"]
+        dimensions = manifest["truncate_dim"]
+        return cls(
+            centroids, manifest, Encoder(given, default_cache_dir(), truncate_dim=dimensions, manifest=manifest)
+        )
 
     def _to_vectors(self, texts_or_vectors: Sequence[Any] | Vectors) -> Vectors:
         if not isinstance(texts_or_vectors, np.ndarray) or texts_or_vectors.dtype.kind in "UO":

@@ -1,4 +1,4 @@
-"""Turn texts into unit vectors: which model does it, and how it is told from any other."""
+"""The model that embeds texts: loaded when it is first needed, and told from any other by a fingerprint."""
 
 from __future__ import annotations
 
@@ -6,90 +6,103 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tqdm.auto import tqdm
 
-from st_cluster_batches.clusters.kmeans import widen
-from st_cluster_batches.storage.cache import hash_values, write_whole
-from st_cluster_batches.storage.chunks import ChunkedArray
-from st_cluster_batches.storage.processes import Crew
+from st_cluster_batches.data.pairs import Side
+from st_cluster_batches.storage.cache import write_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from st_cluster_batches.data.pairs import Pairs
-
 logger = logging.getLogger(__name__)
-
-Key = Literal["query", "passage", "both"]
-KEYS: tuple[Key, ...] = ("query", "passage", "both")
-Side = Literal["query", "passage"]
 
 STATIC_PREFIX = "static:"
 
 # Texts that the encoder sees at once, chosen by tests/bench/bench_attach.py encoders.
 _BATCH_SIZE = 32
 _STATIC_BATCH_SIZE = 2048
-
-
-def sides_of(key: Key) -> tuple[Side, ...]:
-    """Return the texts of a pair that a key is made of."""
-    return ("query", "passage") if key == "both" else (key,)
+_ROWS_IN_A_PART = 1024
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that embeds texts, and all that decides its vectors.
+    """A model that embeds texts, loaded when it is first needed.
 
     Args:
-        model: Any SentenceTransformer; its query and document prompts are used.
-        name: Its id, which says nothing of where it lies on this machine.
+        given: A SentenceTransformer, or the path or Hub id of one, perhaps with the prefix `static:`.
+        cache_dir: Where distilled models are kept.
         truncate_dim: Keep the first so many dimensions, as Matryoshka models allow; all by default.
-        batch_size: Texts that the model sees at once.
+        batch_size: Texts that the model sees at once; by the kind of model if None.
+        manifest: Of a clustering that was made with this encoder. A model loaded by name gets the prompts and the
+            maximal length of then, and any other model is refused.
     """
 
-    model: SentenceTransformer
-    name: str
-    truncate_dim: int | None
-    batch_size: int
-
-    @classmethod
-    def load(
-        cls,
-        encoder: str | SentenceTransformer,
-        cache_dir: Path,
-        *,
-        truncate_dim: int | None = None,
-        batch_size: int | None = None,
-    ) -> Encoder:
-        """Load a model; see `load_encoder` for its names and errors."""
-        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
-        model = load_encoder(encoder, cache_dir)
-        if batch_size is None:
-            batch_size = _STATIC_BATCH_SIZE if isinstance(model[0], StaticEmbedding) else _BATCH_SIZE
-        return cls(model, _name_encoder(encoder), truncate_dim or model.truncate_dim, batch_size)
+    given: str | SentenceTransformer
+    cache_dir: Path = field(repr=False)
+    truncate_dim: int | None = None
+    batch_size: int | None = None
+    manifest: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @cached_property
-    def digest(self) -> str:
+    def model(self) -> SentenceTransformer:
+        """The model in evaluation mode; its query and document prompts are used.
+
+        Raises:
+            ValueError: If it is not the one of the manifest.
+        """
+        if self.manifest is None:
+            return load_encoder(self.given, self.cache_dir)
+        try:
+            model = load_encoder(self.given, self.cache_dir)
+        except OSError as error:
+            raise ValueError(
+                f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
+                "the Hub gives; pass it: Clustering.load(..., encoder=...)"
+            ) from error
+        if isinstance(self.given, str):
+            model.prompts = dict(self.manifest["prompts"])
+            if get_max_seq_length(model) != self.manifest["max_seq_length"]:
+                model.max_seq_length = self.manifest["max_seq_length"]
+        found, wanted = fingerprint_model(model, self.truncate_dim), self.manifest["encoder_hash"]
+        if found != wanted:
+            raise ValueError(
+                f"The clustering was made with {self.manifest['encoder']!r}, hash {wanted[:16]}; {self.name!r} has "
+                f"{found[:16]}: its weights, prompts or maximal length differ, and its vectors would land in any "
+                "cluster. Pass the encoder of then, or fit again: fit_clusters(...)"
+            )
+        return model
+
+    @cached_property
+    def fingerprint(self) -> str:
         """Hash of weights, prompts, maximal length and truncation."""
         return fingerprint_model(self.model, self.truncate_dim)
+
+    @property
+    def name(self) -> str:
+        """Its id, which says nothing of where it lies on this machine."""
+        if not isinstance(self.given, str):
+            return str(self.given.model_card_data.base_model or type(self.given).__name__)
+        prefix = STATIC_PREFIX if self.given.startswith(STATIC_PREFIX) else ""
+        name = self.given.removeprefix(prefix)
+        return prefix + (Path(name).resolve().name if Path(name).exists() else name)
 
     def describe(self) -> dict[str, Any]:
         """Return what a manifest needs to load this encoder again, and to know it."""
         return {
             "encoder": self.name,
-            "encoder_hash": self.digest,
+            "encoder_hash": self.fingerprint,
             "prompts": self.model.prompts,
             "max_seq_length": get_max_seq_length(self.model),
-            "truncate_dim": self.truncate_dim,
+            "truncate_dim": self.truncate_dim or self.model.truncate_dim,
         }
 
     def encode(self, side: Side, texts: Sequence[str], first_row: int = 0) -> npt.NDArray[np.float32]:
@@ -110,7 +123,7 @@ class Encoder:
         vectors = np.asarray(
             encode(
                 list(texts),
-                batch_size=self.batch_size,
+                batch_size=self.batch_size or choose_batch_size(self.model),
                 show_progress_bar=False,
                 convert_to_numpy=True,
                 truncate_dim=self.truncate_dim,
@@ -129,62 +142,20 @@ class Encoder:
         unit: npt.NDArray[np.float32] = vectors / norms
         return unit
 
-
-@dataclass(frozen=True)
-class KeyVectors:
-    """The vectors that decide the clusters of some rows, on disk.
-
-    Args:
-        sides: The embeddings of queries, of passages, or both, which are joined row by row.
-    """
-
-    sides: tuple[ChunkedArray, ...]
-
-    def read(self, chunk: int) -> npt.NDArray[np.float32]:
-        """Return the (rows of the chunk, d) unit rows of a chunk."""
-        return join_sides([widen(side.read(chunk)) for side in self.sides])
-
-    def take(self, rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """Return the (n, d) unit rows of n rows in ascending order."""
-        return join_sides([widen(side.take(rows)) for side in self.sides])
+    def encode_many(
+        self, side: Side, texts: Sequence[str], description: str, show_progress_bar: bool
+    ) -> npt.NDArray[np.float32]:
+        """Embed texts like `encode`, part by part with a progress bar."""
+        starts = range(0, len(texts), _ROWS_IN_A_PART)
+        bar = tqdm(starts, description, unit="part", disable=not show_progress_bar or len(starts) < 2)
+        return np.concatenate([self.encode(side, texts[low : low + _ROWS_IN_A_PART], low) for low in bar])
 
 
-def join_sides(sides: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Join the unit vectors of queries and passages row by row to unit vectors again, as CDE does."""
-    if len(sides) == 1:
-        return sides[0]
-    joined: npt.NDArray[np.float32] = np.concatenate(sides, axis=1)
-    joined /= np.sqrt(np.float32(len(sides)))
-    return joined
+def choose_batch_size(model: SentenceTransformer) -> int:
+    """Return how many texts a kind of model is to see at once."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-
-def embed_side(part: Pairs, side: Side, encoder: Encoder, crew: Crew) -> ChunkedArray:
-    """Embed the queries or the passages of a dataset to disk, going on where an earlier call ended.
-
-    Args:
-        part: The pairs.
-        side: Which text of them.
-        encoder: The model.
-        crew: The processes that share the work.
-
-    Returns:
-        (n, d) float16 rows of unit length; this process's share is complete.
-
-    Raises:
-        ValueError: If a vector is not finite or zero, with its row and text.
-        OSError: If the disk is full.
-    """
-    column = part.text_columns[0 if side == "query" else 1]
-    texts = part.dataset.with_format(None, columns=[column])
-    array = ChunkedArray.at(crew.cache / f"embeddings-{hash_values(part.text_hash, encoder.digest, side)}", len(texts))
-
-    def make(chunk: int) -> npt.NDArray[np.float16]:
-        low, high = array.bounds(chunk)
-        vectors = encoder.encode(side, texts[low:high][column], first_row=low)
-        return torch.from_numpy(vectors).half().numpy()  # bit for bit as by numpy, which takes far longer
-
-    array.fill(make, crew, "Embedding queries" if side == "query" else "Embedding passages")
-    return array
+    return _STATIC_BATCH_SIZE if isinstance(model[0], StaticEmbedding) else _BATCH_SIZE
 
 
 def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
@@ -262,12 +233,3 @@ def fingerprint_model(model: SentenceTransformer, truncate_dim: int | None = Non
     }
     state.update(json.dumps(settings, sort_keys=True).encode())
     return state.hexdigest()
-
-
-def _name_encoder(encoder: str | SentenceTransformer) -> str:
-    """Name an encoder without giving away where it lies on this machine."""
-    if not isinstance(encoder, str):
-        return str(encoder.model_card_data.base_model or type(encoder).__name__)
-    prefix = STATIC_PREFIX if encoder.startswith(STATIC_PREFIX) else ""
-    name = encoder.removeprefix(prefix)
-    return prefix + (Path(name).resolve().name if Path(name).exists() else name)

@@ -1,35 +1,28 @@
-"""Fit a clustering: sample, train, assign, split what is too large, and do it over until sizes are right."""
+"""Fit a clustering: train centroids on a sample, assign all rows, split what is too large, until sizes are right."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.labels import SOURCE
+from st_cluster_batches.clusters.assigning import assign_rows, measure_clusters
 from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
-from st_cluster_batches.clusters.encoder import Encoder, Key, KeyVectors
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
-from st_cluster_batches.clusters.labelling import assign_rows, embed
 from st_cluster_batches.clusters.options import ClusterOptions
-from st_cluster_batches.data.pairs import Pairs, prepare_parts
+from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.storage.cache import hash_values
 from st_cluster_batches.storage.chunks import ChunkedArray
-from st_cluster_batches.storage.processes import Crew
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-    from sentence_transformers import SentenceTransformer
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
@@ -40,139 +33,88 @@ _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more
 _MAX_ROUNDS = 20
 
 
-def fit_clusters(
-    dataset: Dataset | DatasetDict,
-    encoder: str | SentenceTransformer,
-    *,
-    n_clusters: int | Literal["auto"] | None = None,
-    cluster_size: int | None = None,
-    max_cluster_size: int | None = None,
-    global_batch_size: int = 1024,
-    key: Key = "query",
-    source_column: str | None = SOURCE,
-    seed: int = 0,
-    niter: int = 20,
-    truncate_dim: int | None = None,
-    batch_size: int | None = None,
-    overwrite: bool = False,
-    cache_dir: str | Path | None = None,
-    show_progress_bar: bool = True,
-) -> Clustering:
-    """Find the clusters of every source by spherical k-means, to be kept, shared, and attached to rows old and new.
+def fit_vectors(vectors: Sequence[PairVectors], options: ClusterOptions, cache: SharedCache) -> Clustering:
+    """Cluster every source of some pairs; a second call with the same inputs reads no vector.
 
     Args:
-        dataset: As for `attach_clusters`, and so are the other arguments.
-        encoder: The model that embeds the texts.
-        n_clusters: k of every source, or `auto`.
-        cluster_size: Mean rows of a cluster, instead.
-        max_cluster_size: Rows of a cluster at most.
-        global_batch_size: Rows of a global batch, for `auto`.
-        key: The text that decides the cluster.
-        source_column: Column that names the source of a row.
-        seed: Seed of k-means.
-        niter: Iterations of k-means.
-        truncate_dim: Keep the first so many dimensions of a vector.
-        batch_size: Texts that the encoder sees at once.
-        overwrite: Whether the dataset may have label columns already.
-        cache_dir: Where embeddings and centroids are kept.
-        show_progress_bar: Whether to show progress.
+        vectors: The pairs, one of each dataset, under one encoder.
+        options: What decides the clusters.
+        cache: Where centroids are kept, and who shares the work.
 
     Returns:
-        The clustering; `attach` labels a dataset with it, `save` keeps it.
-
-    Raises:
-        ValueError: If rows, columns or options do not fit; before anything is embedded.
+        The clustering.
     """
-    options = ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter)
-    require_faiss()
-    with Crew.join(cache_dir, show_progress_bar) as crew:
-        parts = prepare_parts(
-            dataset,
-            key=key,
-            source_column=source_column,
-            overwrite=overwrite,
-            show_progress_bar=crew.show_progress_bar,
-        )
-        loaded = Encoder.load(encoder, crew.cache, truncate_dim=truncate_dim, batch_size=batch_size)
-        return fit_parts(parts, loaded, options, crew)
-
-
-def fit_parts(parts: list[Pairs], encoder: Encoder, options: ClusterOptions, crew: Crew) -> Clustering:
-    """Embed checked pairs and cluster every source of theirs; see `fit_clusters`."""
-    faiss_version = require_faiss().__version__
-    data_hash = hash_values([part.data_hash for part in parts])
-    name = hash_values(data_hash, encoder.digest, asdict(options), faiss_version, _FIT_VERSION)
-    artefact = crew.cache / f"clustering-{name}"
-    if (cached := _load_cached(artefact, encoder)) is not None:
+    encoder = vectors[0].encoder
+    data_hash = hash_values([one.pairs.data_hash for one in vectors])
+    name = hash_values(data_hash, encoder.fingerprint, asdict(options), require_faiss().__version__, _FIT_VERSION)
+    artefact = cache.folder / f"clustering-{name}"
+    if cache.processes.decide(lambda: _is_whole(artefact)):
         logger.info("A clustering of the same texts, encoder and options is in the cache: %s", artefact)
-        return cached
-    vectors = [embed(part, options.key, encoder, crew) for part in parts]
-
-    def draft(number: int) -> Path:
-        return crew.cache / f"draft-{name}-{number}"
-
-    centroids = _keep(draft(0), lambda: _train_sources(parts, vectors, options, crew), crew)
+        return replace(Clustering.load(artefact), encoder=encoder)
+    for one in vectors:
+        one.embed(options.key)
+    drafts = [cache.folder / f"draft-{name}-0"]
+    centroids = _keep(drafts[0], lambda: _train_sources(vectors, options, cache), cache)
     for number in range(1, _MAX_ROUNDS):
-        nearest = [assign_rows(part, own, centroids, crew) for part, own in zip(parts, vectors, strict=True)]
-        work = list(zip(parts, vectors, nearest, strict=True))
-        refined = _keep(draft(number), partial(_refine_sources, work, centroids, options, crew), crew)
+        nearest = [assign_rows(one, options.key, centroids) for one in vectors]
+        drafts.append(cache.folder / f"draft-{name}-{number}")
+        refined = _keep(drafts[-1], lambda: _refine_sources(vectors, nearest, centroids, options), cache)  # noqa: B023
         is_settled = all(np.array_equal(refined[source], centroids[source]) for source in centroids)
         if is_settled or number == _MAX_ROUNDS - 1:  # rows that are too alike to be split may go on for ever
             break
         centroids = refined
-        if crew.is_main:  # and the others have filled their shares, else the first process could not have refined
-            for assigned in nearest:
-                assigned.remove()
-    crew.finish("fitted")
+        cache.processes.once(lambda: _remove(nearest), None)  # noqa: B023
 
     def save() -> None:
-        statistics = {}
-        for part, _, assigned in work:
-            statistics.update(_describe(_measure(part, assigned, centroids, crew), options))
-        manifest = {**asdict(options), **encoder.describe(), "statistics": statistics, "data_hash": data_hash}
-        manifest["dim"] = next(iter(centroids.values())).shape[1]
-        manifest["versions"] = {"faiss": faiss_version, **{package: version(package) for package in _VERSIONED}}
+        manifest = _describe(vectors, nearest, centroids, options)
+        manifest["data_hash"] = data_hash
         Clustering(centroids, manifest).save(artefact)
-        crew.wait_for("fitted")
-        for at in range(number + 1):
-            shutil.rmtree(draft(at), ignore_errors=True)
+        for draft in drafts:
+            shutil.rmtree(draft, ignore_errors=True)
 
-    crew.once("clustering", save)
+    cache.processes.once(save, None)
     return replace(Clustering.load(artefact), encoder=encoder)
 
 
-def _load_cached(artefact: Path, encoder: Encoder) -> Clustering | None:
-    """Return a clustering that is complete and whole, or None."""
+def _remove(arrays: Sequence[ChunkedArray]) -> None:
+    for array in arrays:
+        array.remove()
+
+
+def _is_whole(artefact: Path) -> bool:
+    """Whether a clustering in the cache can be read."""
     if not artefact.exists():
-        return None
+        return False
     try:
-        return replace(Clustering.load(artefact), encoder=encoder)
+        Clustering.load(artefact)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         logger.warning("%s cannot be read and is made again: %s", artefact, error)
-        return None
+        return False
+    return True
 
 
-def _keep(path: Path, make: Callable[[], dict[str, Centroids]], crew: Crew) -> dict[str, Centroids]:
+def _keep(path: Path, make: Callable[[], dict[str, Centroids]], cache: SharedCache) -> dict[str, Centroids]:
     """Make centroids in the first process, keep them in the cache, and give them to all processes."""
-    # The manifest is written last: without it a kill or a full disk has left the folder half-written.
-    crew.once(path.name, lambda: None if (path / MANIFEST_FILE).is_file() else Clustering(make()).save(path))
+
+    def save() -> None:
+        # The manifest is written last: without it a kill or a full disk has left the folder half-written.
+        if not (path / MANIFEST_FILE).is_file():
+            Clustering(make()).save(path)
+
+    cache.processes.once(save, None)
     return Clustering.load(path).centroids
 
 
 def _train_sources(
-    parts: list[Pairs], vectors: list[KeyVectors], options: ClusterOptions, crew: Crew
+    vectors: Sequence[PairVectors], options: ClusterOptions, cache: SharedCache
 ) -> dict[str, Centroids]:
     """Find centroids of every source on a uniform sample of its rows."""
     centroids = {}
-    sources = [
-        (part, own, code, name)
-        for part, own in zip(parts, vectors, strict=True)
-        for code, name in enumerate(part.sources)
-    ]
-    for part, own, code, name in tqdm(sources, "Clustering", unit="source", disable=not crew.show_progress_bar):
-        for side in own.sides:
-            side.wait(crew)
-        n_rows = len(part) if len(part.sources) == 1 else int(np.count_nonzero(part.source_of_row == code))
+    sources = [(one, code, name) for one in vectors for code, name in enumerate(one.pairs.sources)]
+    for own, code, name in tqdm(sources, "Clustering", unit="source", disable=not cache.show_progress_bar):
+        source_of_row = own.pairs.source_of_row
+        is_only = len(own.pairs.sources) == 1
+        n_rows = len(own) if is_only else int(np.count_nonzero(source_of_row == code))
         n_clusters = options.count_clusters(n_rows)
         if n_clusters > n_rows:
             logger.warning(
@@ -182,29 +124,34 @@ def _train_sources(
                 n_clusters,
             )
         rows = sample_positions(n_rows, n_clusters, options.seed)
-        if len(part.sources) > 1:
-            rows = np.flatnonzero(part.source_of_row == code)[rows]
-        centroids[name] = fit_centroids(own.take(rows), n_clusters, seed=options.seed, niter=options.niter)
+        if not is_only:
+            rows = np.flatnonzero(source_of_row == code)[rows]
+        sample = own.take(options.key, rows)
+        centroids[name] = fit_centroids(sample, n_clusters, seed=options.seed, niter=options.niter)
     return centroids
 
 
 def _refine_sources(
-    work: list[tuple[Pairs, KeyVectors, ChunkedArray]],
+    vectors: Sequence[PairVectors],
+    nearest: Sequence[ChunkedArray],
     centroids: dict[str, Centroids],
     options: ClusterOptions,
-    crew: Crew,
 ) -> dict[str, Centroids]:
     """Drop centroids without rows, and put several in place of one with too many."""
     refined = {}
-    for part, vectors, nearest in work:
-        for code, (name, (sizes, _)) in enumerate(_measure(part, nearest, centroids, crew).items()):
+    limit = options.max_cluster_size or np.inf
+    for own, assigned in zip(vectors, nearest, strict=True):
+        measured = [(name, sizes) for name, sizes, _ in measure_clusters(own, assigned, centroids)]
+        is_oversized = [sizes > limit for _, sizes in measured]
+        rows_of = _find_rows(own, assigned, is_oversized)
+        for code, (name, sizes) in enumerate(measured):
             pieces: list[Centroids] = []
-            for cluster in np.flatnonzero(sizes):
-                own = centroids[name][cluster : cluster + 1]
-                if options.max_cluster_size is not None and sizes[cluster] > options.max_cluster_size:
-                    rows = _find_rows(part, nearest, code, int(cluster))
-                    own = _split(own, rows, vectors, options, pieces[-1][-1] if pieces else None)
-                pieces.append(own)
+            for cluster in np.flatnonzero(sizes).tolist():
+                piece = centroids[name][cluster : cluster + 1]
+                if sizes[cluster] > limit:
+                    previous = pieces[-1][-1] if pieces else None
+                    piece = _split(piece, rows_of[code, cluster], own, options, previous)
+                pieces.append(piece)
             refined[name] = np.concatenate(pieces)
     return refined
 
@@ -212,13 +159,13 @@ def _refine_sources(
 def _split(
     centroid: Centroids,
     rows: npt.NDArray[np.int64],
-    vectors: KeyVectors,
+    vectors: PairVectors,
     options: ClusterOptions,
     previous: npt.NDArray[np.float32] | None,
 ) -> Centroids:
     """Return the centroids of the parts of a cluster, in the direction of the path."""
     n_parts = -(-len(rows) // int(options.max_cluster_size or 1))
-    sample = vectors.take(rows[sample_positions(len(rows), n_parts, options.seed)])
+    sample = vectors.take(options.key, rows[sample_positions(len(rows), n_parts, options.seed)])
     split = fit_centroids(sample, n_parts, seed=options.seed, niter=options.niter)
     if len(split) == 1:
         return centroid  # all its rows are equal
@@ -227,54 +174,65 @@ def _split(
     return split
 
 
-def _find_rows(part: Pairs, nearest: ChunkedArray, code: int, cluster: int) -> npt.NDArray[np.int64]:
-    """Return the rows of one cluster of one source."""
-    return np.concatenate(
-        [
-            low + np.flatnonzero((rows["cluster"] == cluster) & (part.source_of_row[low:high] == code))
-            for low, high, rows in nearest
-        ]
-    )
-
-
-def _measure(
-    part: Pairs, nearest: ChunkedArray, centroids: dict[str, Centroids], crew: Crew
-) -> dict[str, tuple[npt.NDArray[np.int64], float]]:
-    """Return the (k,) cluster sizes of every source, and the mean similarity of a row to its centroid."""
-    nearest.wait(crew)
-    sizes = [np.zeros(len(centroids[name]), dtype=np.int64) for name in part.sources]
-    total = np.zeros(len(part.sources))
+def _find_rows(
+    vectors: PairVectors, nearest: ChunkedArray, is_wanted: Sequence[npt.NDArray[np.bool_]]
+) -> dict[tuple[int, int], npt.NDArray[np.int64]]:
+    """Return the rows of the wanted clusters, by source and cluster, in ascending order."""
+    if not any(one.any() for one in is_wanted):
+        return {}
+    first = np.cumsum([0, *(len(one) for one in is_wanted)])
+    flags = np.concatenate(is_wanted)
+    found, numbers = [], []
     for low, high, rows in nearest:
-        codes = part.source_of_row[low:high]
-        for code in np.unique(codes):
-            own = rows[codes == code]
-            sizes[code] += np.bincount(own["cluster"], minlength=len(sizes[code]))
-            total[code] += own["similarity"].sum(dtype=np.float64)
-    return {name: (sizes[code], float(total[code] / sizes[code].sum())) for code, name in enumerate(part.sources)}
+        number = first[vectors.pairs.source_of_row[low:high]] + rows["cluster"]
+        at = np.flatnonzero(flags[number])
+        found.append(low + at)
+        numbers.append(number[at])
+    number = np.concatenate(numbers)
+    order = np.argsort(number, kind="stable")
+    rows = np.concatenate(found)[order]
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    keys = [(int(np.searchsorted(first, one, side="right")) - 1, int(one)) for one in number[order][starts]]
+    return {
+        (code, one - int(first[code])): own for (code, one), own in zip(keys, np.split(rows, starts[1:]), strict=True)
+    }
 
 
 def _describe(
-    measured: dict[str, tuple[npt.NDArray[np.int64], float]], options: ClusterOptions
-) -> dict[str, dict[str, Any]]:
-    """Return the statistics of every source for the manifest, and warn where clusters came out too large."""
-    for name, (sizes, _) in measured.items():
-        largest, n_rows = int(sizes.max()), int(sizes.sum())
-        if options.max_cluster_size is not None and largest > options.max_cluster_size:
-            logger.warning("A cluster of source %r has %d rows that are too alike to be split", name, largest)
-        elif len(sizes) > 2 and largest > _LARGE_SHARE * n_rows:
-            logger.warning(
-                "One of the %d clusters of source %r holds %d of its %d rows; max_cluster_size= splits it",
-                len(sizes),
-                name,
-                largest,
-                n_rows,
-            )
+    vectors: Sequence[PairVectors],
+    nearest: Sequence[ChunkedArray],
+    centroids: dict[str, Centroids],
+    options: ClusterOptions,
+) -> dict[str, Any]:
+    """Return the manifest, and warn where clusters came out too large."""
+    statistics = {}
+    for own, assigned in zip(vectors, nearest, strict=True):
+        for name, sizes, objective in measure_clusters(own, assigned, centroids):
+            _warn_of_giant(name, sizes, options)
+            statistics[name] = {
+                "rows": int(sizes.sum()),
+                "clusters": len(sizes),
+                "objective": round(objective, 6),
+                "sizes": sizes.tolist(),
+            }
     return {
-        name: {
-            "rows": int(sizes.sum()),
-            "clusters": len(sizes),
-            "objective": round(objective, 6),
-            "sizes": sizes.tolist(),
-        }
-        for name, (sizes, objective) in measured.items()
+        **asdict(options),
+        **vectors[0].encoder.describe(),
+        "statistics": statistics,
+        "dim": next(iter(centroids.values())).shape[1],
+        "versions": {"faiss": require_faiss().__version__, **{package: version(package) for package in _VERSIONED}},
     }
+
+
+def _warn_of_giant(source: str, sizes: npt.NDArray[np.int64], options: ClusterOptions) -> None:
+    largest, n_rows = int(sizes.max()), int(sizes.sum())
+    if options.max_cluster_size is not None and largest > options.max_cluster_size:
+        logger.warning("A cluster of source %r has %d rows that are too alike to be split", source, largest)
+    elif len(sizes) > 2 and largest > _LARGE_SHARE * n_rows:
+        logger.warning(
+            "One of the %d clusters of source %r holds %d of its %d rows; max_cluster_size= splits it",
+            len(sizes),
+            source,
+            largest,
+            n_rows,
+        )

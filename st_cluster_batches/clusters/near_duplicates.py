@@ -13,11 +13,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions, widen
-from st_cluster_batches.data.texts import Links
+from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions
+from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.data.duplicates import Links
 from st_cluster_batches.storage.cache import hash_values, write_atomically
-from st_cluster_batches.storage.chunks import ChunkedArray
-from st_cluster_batches.storage.processes import Crew
 
 if TYPE_CHECKING:
     from st_cluster_batches.data.pairs import Pairs
@@ -58,19 +57,15 @@ class NearDuplicates:
         return np.concatenate([none, *self.starts]), np.concatenate([none, *self.ends])
 
 
-def find_near_duplicates(
-    part: Pairs, passages: ChunkedArray, clusters: npt.NDArray[np.int32], threshold: float, crew: Crew
-) -> NearDuplicates:
+def find_near_duplicates(vectors: PairVectors, clusters: npt.NDArray[np.int32], threshold: float) -> NearDuplicates:
     """Search each cluster for passages that are more similar than a threshold (FAISS range search).
 
     Ten sample pairs are logged, and written to the cache, so that a person can judge the threshold.
 
     Args:
-        part: The pairs.
-        passages: The (n, d) unit vectors of their passages.
+        vectors: The pairs, whose passages have been embedded.
         clusters: (n,) the cluster of every row.
         threshold: Cosine similarity.
-        crew: Says where the cache is.
 
     Returns:
         What was found.
@@ -79,11 +74,16 @@ def find_near_duplicates(
     order = np.argsort(clusters, kind="stable").astype(np.int32)
     ends = np.cumsum(np.bincount(clusters))
     cells = zip([0, *ends[:-1]], ends, strict=True)
-    for start, end in tqdm(cells, "Near-duplicates", len(ends), unit="cluster", disable=not crew.show_progress_bar):
-        for rows in _cut(order[start:end], passages):
-            _search(rows, passages, part, found)
+    for start, end in tqdm(
+        cells, "Near-duplicates", len(ends), unit="cluster", disable=not vectors.cache.show_progress_bar
+    ):
+        for rows in _cut(order[start:end], vectors):
+            _search(rows, vectors, found)
     samples = [{"similarity": round(one, 4), "passages": texts} for one, *texts in found.samples]
-    path = crew.cache / f"near-duplicates-{hash_values(part.data_hash, passages.folder.name, threshold)}.json"
+    path = (
+        vectors.cache.folder
+        / f"near-duplicates-{hash_values(vectors.pairs.data_hash, vectors.name('passage'), threshold)}.json"
+    )
     write_atomically(path, json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
     logger.info("%d pairs of passages are nearly equal; samples, least similar first: %s", found.n_pairs, path)
     for similarity, one, other in found.samples:
@@ -91,33 +91,36 @@ def find_near_duplicates(
     return found
 
 
-def _cut(rows: npt.NDArray[np.int32], passages: ChunkedArray) -> list[npt.NDArray[np.int32]]:
+def _cut(rows: npt.NDArray[np.int32], vectors: PairVectors) -> list[npt.NDArray[np.int32]]:
     """Cut the rows of a large cluster into cells of similar passages."""
     if len(rows) <= _CELL_ROWS:
         return [rows] if len(rows) > 1 else []
     n_cells = -(-2 * len(rows) // _CELL_ROWS)
-    sample = passages.take(rows[sample_positions(len(rows), n_cells, seed=0)])
+    sample = vectors.take("passage", rows[sample_positions(len(rows), n_cells, seed=0)])
     nearest = NearestCentroid(fit_centroids(sample, n_cells, seed=0, niter=5))
     cell_of_row = np.concatenate(
-        [nearest.find(passages.take(rows[low : low + _CELL_ROWS]))[0] for low in range(0, len(rows), _CELL_ROWS)]
+        [
+            nearest.find(vectors.take("passage", rows[low : low + _CELL_ROWS]))[0]
+            for low in range(0, len(rows), _CELL_ROWS)
+        ]
     )
     order = np.argsort(cell_of_row, kind="stable")
     return [rows[at] for at in np.split(order, np.cumsum(np.bincount(cell_of_row))[:-1]) if len(at) > 1]
 
 
-def _search(rows: npt.NDArray[np.int32], passages: ChunkedArray, part: Pairs, found: NearDuplicates) -> None:
+def _search(rows: npt.NDArray[np.int32], vectors: PairVectors, found: NearDuplicates) -> None:
     """Link the near-duplicates of one cell."""
-    vectors = widen(passages.take(rows))
-    index = require_faiss().IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
+    passages = vectors.take("passage", rows)
+    index = require_faiss().IndexFlatIP(passages.shape[1])
+    index.add(passages)
     starts, ends = [], []
     for low in range(0, len(rows), _QUERY_ROWS):
-        limits, similarity, other = index.range_search(vectors[low : low + _QUERY_ROWS], found.threshold)
+        limits, similarity, other = index.range_search(passages[low : low + _QUERY_ROWS], found.threshold)
         one = low + np.repeat(np.arange(len(limits) - 1), np.diff(limits).astype(np.int64))
         is_new = other > one
         one, other, similarity = one[is_new], other[is_new], similarity[is_new]
         found.n_pairs += len(one)
-        _keep_samples(found, part, rows, (one, other), similarity)
+        _keep_samples(found, vectors.pairs, rows, (one, other), similarity)
         # A tree of links is enough: of a block full of duplicates, all pairs would not fit.
         edges = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(len(rows), len(rows)))
         component = connected_components(edges, directed=False)[1]
@@ -130,18 +133,18 @@ def _search(rows: npt.NDArray[np.int32], passages: ChunkedArray, part: Pairs, fo
 
 def _keep_samples(
     found: NearDuplicates,
-    part: Pairs,
+    pairs: Pairs,
     rows: npt.NDArray[np.int32],
-    pairs: tuple[Integers, Integers],
+    both: tuple[Integers, Integers],
     similarity: npt.NDArray[np.float32],
 ) -> None:
     """Keep the least similar pairs whose texts differ."""
     worst = found.samples[-1][0] if len(found.samples) == _N_SAMPLES else np.inf
-    texts = part.dataset.with_format(None)
+    texts = pairs.dataset.with_format(None)
     for at in np.argsort(similarity, kind="stable")[:_N_SAMPLES]:
         if similarity[at] >= worst:
             break
-        one, other = (texts[int(rows[side[at]])][part.text_columns[1]] for side in pairs)
+        one, other = (texts[int(rows[side[at]])][pairs.text_columns[1]] for side in both)
         if one != other:
             found.samples.append((float(similarity[at]), one, other))
     found.samples.sort()

@@ -1,11 +1,13 @@
-"""What decides the clusters beside the data and the encoder, checked."""
+"""What decides clusters and labels beside the data and the encoder, checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from st_cluster_batches.clusters.encoder import KEYS, Key
+from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 
 _BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
 _DEFAULT_CLUSTERS = 10
@@ -58,6 +60,49 @@ class ClusterOptions:
         if size is not None:
             return max(1, round(n_rows / size))
         return int(self.n_clusters or _DEFAULT_CLUSTERS)
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """All options of `attach_clusters` and its relatives.
+
+    Args:
+        clusters: What decides the clusters.
+        source_column: Column that names the source of a row; renamed to `source`. The default one may be absent.
+            None takes all rows for one source.
+        false_negative_threshold: Passages of one cluster whose cosine similarity under the encoder is above it count
+            as nearly equal, and their rows join one false-negative group. None: equal texts alone. Costs the
+            embedding of the passages where `key` is the query.
+        truncate_dim: Keep the first so many dimensions of a vector, as Matryoshka models allow.
+        batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
+        overwrite: Whether to replace label columns that the dataset has.
+        cache_dir: Where embeddings, centroids and labels are kept; a folder in the datasets cache by default.
+        show_progress_bar: Whether to show progress.
+    """
+
+    clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    source_column: str | None = SOURCE
+    false_negative_threshold: float | None = None
+    truncate_dim: int | None = None
+    batch_size: int | None = None
+    overwrite: bool = False
+    cache_dir: str | Path | None = None
+    show_progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        threshold = self.false_negative_threshold
+        if threshold is not None and not 0 < threshold < 1:
+            raise ValueError(f"false_negative_threshold={threshold} must be in (0, 1)")
+
+    @property
+    def pairs(self) -> PairOptions:
+        """How the pairs are to be read."""
+        needs_passages = None
+        if self.clusters.key != "query":
+            needs_passages = f"key={self.clusters.key!r}"
+        elif self.false_negative_threshold is not None:
+            needs_passages = "false_negative_threshold="
+        return PairOptions(self.source_column, self.overwrite, needs_passages)
 
 
 def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:

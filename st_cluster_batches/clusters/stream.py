@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS, SOURCE
-from st_cluster_batches.clusters.encoder import sides_of
-from st_cluster_batches.data.pairs import WHOLE
-from st_cluster_batches.data.texts import TARGET_COLUMNS, hash_texts
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.data.duplicates import hash_texts
+from st_cluster_batches.data.pairs import WHOLE, Key, sides_of
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-    from st_cluster_batches.clusters.clustering import Clustering
+# Finds the clusters of texts, or of (query, passage) tuples, whose sources are given too: `Clustering.assign`.
+Assign = Callable[[Sequence[Any], str | Sequence[str]], npt.NDArray[np.int32]]
 
 _BATCH = 1024  # rows that are read ahead and embedded at once
 
 
 def label_stream(
-    dataset: IterableDataset, clustering: Clustering, source_column: str | None, overwrite: bool
+    dataset: IterableDataset, assign: Assign, key: Key, source_column: str | None, overwrite: bool
 ) -> IterableDataset:
     """Attach labels lazily: `cluster`, and as `false_negative_group` a hash of the passage.
 
@@ -28,7 +30,8 @@ def label_stream(
 
     Args:
         dataset: Pairs or longer tuples of text.
-        clustering: Centroids with their encoder.
+        assign: Finds the clusters of texts.
+        key: The text that decides the cluster.
         source_column: Column that names the source of a row; the default one may be absent.
         overwrite: Whether to replace label columns that the dataset has.
 
@@ -53,29 +56,27 @@ def label_stream(
         dataset = dataset.rename_column(source_column, SOURCE)
     not_text = {*LABEL_COLUMNS, *TARGET_COLUMNS, source_column}
     columns = [name for name, value in first.items() if isinstance(value, str) and name not in not_text]
-    if len(columns) < len(sides_of(clustering.manifest["key"])):
-        raise ValueError(
-            f"The stream has the columns of text {columns}; key={clustering.manifest['key']!r} needs more"
-        )
+    if len(columns) < len(sides_of(key)):
+        raise ValueError(f"The stream has the columns of text {columns}; key={key!r} needs more")
     features = dataset.features
     if features is not None:
         features = Features({**features, CLUSTER: Value("int32"), FALSE_NEGATIVE_GROUP: Value("int32")})
-    arguments = {"clustering": clustering, "columns": columns[:2], "by_source": source_column is not None}
+    arguments = {"assign": assign, "key": key, "columns": columns[:2], "by_source": source_column is not None}
     return dataset.map(_label_batch, batched=True, batch_size=_BATCH, features=features, fn_kwargs=arguments)
 
 
 def _label_batch(
-    batch: dict[str, list[Any]], clustering: Clustering, columns: list[str], by_source: bool
+    batch: dict[str, list[Any]], assign: Assign, key: Key, columns: list[str], by_source: bool
 ) -> dict[str, Any]:
     for name in columns:
         if missing := [at for at, text in enumerate(batch[name]) if not (text or "").strip()]:
             raise ValueError(
                 f"Column {name!r} has no text in row {missing[0]} of a batch: {batch[name][missing[0]]!r}"
             )
-    sides = sides_of(clustering.manifest["key"])
+    sides = sides_of(key)
     texts = [batch[columns[0 if side == "query" else 1]] for side in sides]
     has_source = by_source and SOURCE in batch
-    clusters = clustering.assign(
+    clusters = assign(
         list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0],
         [str(one) for one in batch[SOURCE]] if has_source else WHOLE,
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.labels import SOURCE
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.texts import check_texts, find_text_columns, group_false_negatives
+from st_cluster_batches.data.duplicates import group_false_negatives
+from st_cluster_batches.data.texts import check_texts, find_text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from st_cluster_batches.batches.labels import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

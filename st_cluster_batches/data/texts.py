@@ -1,9 +1,8 @@
-"""Look at the texts of a dataset as Arrow holds them: which columns they are, whether all are there, which repeat."""
+"""The texts of a dataset as Arrow holds them: which columns they are, whether all are there, and their hashes."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,27 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.labels import LABEL_COLUMNS
+from st_cluster_batches.columns import LABEL_COLUMNS, TARGET_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# The columns that sentence-transformers takes as training labels.
-TARGET_COLUMNS = ("label", "labels", "score", "scores")
-
-Links = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # (m,) rows, and the (m,) rows that each is linked to
-
 _CHUNK = 4096  # rows read at once: few enough that folding their texts stays in the cache of the processor
-_BLOCK = 1 << 20
-_SORTED_ROWS = 1 << 22
-
-_hash = xxhash.xxh3_64_intdigest
-# What `_fold` makes of a byte of ASCII, but for runs of white space.
-_FOLDED_BYTES = bytes(ord(" ") if chr(byte).isspace() and byte < 128 else byte for byte in bytes(range(256)).lower())
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses no bit
 
 
 def find_text_columns(dataset: Dataset) -> list[str]:
@@ -52,7 +39,7 @@ def find_text_columns(dataset: Dataset) -> list[str]:
     return columns
 
 
-def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True) -> str:
+def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True) -> dict[str, str]:
     """Check that no text is missing, and hash them all.
 
     Args:
@@ -61,17 +48,17 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
         show_progress_bar: Whether to show progress.
 
     Returns:
-        A hexadecimal hash of column names, texts and their order; unlike a dataset's own fingerprint it stays the same
-        when a format is set, and through parquet.
+        A hexadecimal hash of each column's texts and their order; unlike a dataset's own fingerprint it stays the
+        same when a format is set, and through parquet.
 
     Raises:
         ValueError: If a text is None, empty or blank, with its column and row.
     """
-    state = xxhash.xxh3_128("\0".join(columns).encode())
+    states = {name: xxhash.xxh3_128() for name in columns}
     first = 0
     for table in iterate_tables(dataset, columns, "Checking texts", show_progress_bar):
-        for name in columns:
-            texts = _join_chunks(table[name])
+        for name, state in states.items():
+            texts = join_chunks(table[name])
             blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0).fill_null(True)
             if pc.any(blank).as_py():
                 at = pc.index(blank, True).as_py()
@@ -79,135 +66,40 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
                     f"Column {name!r} has no text in row {first + at}: {texts[at].as_py()!r}. Remove such rows first: "
                     f"dataset.filter(lambda row: (row[{name!r}] or '').strip())"
                 )
-            data, offsets = _read_bytes(texts)
+            data, offsets = read_bytes(texts)
             state.update(np.diff(offsets).data)
             state.update(data)
         first += table.num_rows
-    return state.hexdigest()
+    return {name: state.hexdigest() for name, state in states.items()}
 
 
-def group_false_negatives(
-    dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True, near: Links | None = None
-) -> npt.NDArray[np.int32]:
-    """Group the rows that would be false negatives of one another.
+def hash_rows(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """Return the (n,) row keys of a table: 64 bits of a row's texts as they are, case and white space kept.
 
-    Two rows are linked if they share a query or a positive, or if the positive of one is an explicit negative of the
-    other; groups are the connected components. Rows that share only a negative are not linked. Texts count as equal
-    after Unicode normalisation (NFKC), lower-casing and folding of white space.
+    Equal rows have equal keys, wherever `select`, `shuffle`, `concatenate_datasets` or a file has taken them.
 
     Args:
-        dataset: The pairs, checked to hold no missing text.
-        columns: Text columns in order: query, positive, negatives.
-        show_progress_bar: Whether to show progress.
-        near: Further links, between rows whose passages are nearly equal.
-
-    Returns:
-        (n,) int32 group numbers from 0, in the order of first rows.
+        table: The rows, with no text missing.
+        columns: Their text columns in order; another order gives other keys.
     """
-    links = [near] if near is not None else []
-    links += _link_equal(_hash_column(dataset, columns[0], show_progress_bar), [])
-    if len(columns) > 1:
-        positives, *negatives = [_hash_column(dataset, name, show_progress_bar) for name in columns[1:]]
-        links += _link_equal(positives, negatives)
-        del positives, negatives
-    starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
-    return _number_groups(len(dataset), starts, ends)
+    keys = np.zeros(table.num_rows, dtype=np.uint64)
+    for name in columns:
+        view, offsets = read_bytes(join_chunks(table[name]))
+        data = bytes(view)
+        hashes = [xxhash.xxh3_64_intdigest(data[low:high]) for low, high in pairwise(offsets.tolist())]
+        keys = (keys ^ np.asarray(hashes, dtype=np.uint64)) * _MULTIPLIER
+    return keys
 
 
-def _hash_column(dataset: Dataset, name: str, show_progress_bar: bool) -> npt.NDArray[np.uint64]:
-    hashes = np.empty(len(dataset), dtype=np.uint64)
-    first = 0
-    for table in iterate_tables(dataset, [name], "Finding false negatives", show_progress_bar):
-        hashes[first : first + table.num_rows] = _hash_chunk(_join_chunks(table[name]))
-        first += table.num_rows
-    return hashes
-
-
-def _hash_chunk(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
-    """Hash like `hash_texts`, at half the time: what is plain is folded for all texts at once.
-
-    Texts with a byte beyond ASCII or two blanks in a row are folded one by one.
-    """
-    view, offsets = _read_bytes(texts)
-    data = bytes(view)
-    folded = data.translate(_FOLDED_BYTES)
-    codes = np.frombuffer(folded, dtype=np.uint8)
-    is_blank, is_odd = codes == ord(" "), codes > 127
-    is_odd[1:] |= is_blank[1:] & is_blank[:-1]
-    one_by_one = np.logical_or.reduceat(is_odd, offsets[:-1])
-    hashes = [
-        _hash(_fold(data[low:high].decode()).encode() if is_special else folded[low:high].strip())
-        for (low, high), is_special in zip(pairwise(offsets.tolist()), one_by_one.tolist(), strict=True)
-    ]
-    return np.asarray(hashes, dtype=np.uint64)
-
-
-def _join_chunks(column: pa.ChunkedArray) -> pa.LargeStringArray:
+def join_chunks(column: pa.ChunkedArray) -> pa.LargeStringArray:
+    """Return a column of texts as one array."""
     return column.combine_chunks().cast(pa.large_string())
 
 
-def _read_bytes(texts: pa.LargeStringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
+def read_bytes(texts: pa.LargeStringArray) -> tuple[memoryview, npt.NDArray[np.int64]]:
     """Return the bytes of n texts, end to end, and the (n + 1,) offsets at which they start and end."""
     offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     return memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
-def _link_equal(values: npt.NDArray[np.uint64], others: Sequence[npt.NDArray[np.uint64]]) -> list[Links]:
-    """Link every row to the next one with the same value, and to one whose value is among its `others`.
-
-    One range of values after another, so that sorting needs no memory that grows with the rows.
-    """
-    bits = max(0, (len(values) - 1).bit_length() - _SORTED_ROWS.bit_length() + 1)
-    links: list[Links] = []
-    for prefix in range(1 << bits):
-        rows = _find_prefix(values, prefix, bits)
-        rows = rows[np.argsort(values[rows], kind="stable")]
-        own = values[rows]
-        at = np.flatnonzero(own[1:] == own[:-1])
-        links.append((rows[at], rows[at + 1]))
-        for other in others if len(rows) else ():
-            other_rows = _find_prefix(other, prefix, bits)
-            at = np.minimum(np.searchsorted(own, other[other_rows]), len(rows) - 1)
-            is_equal = own[at] == other[other_rows]
-            links.append((other_rows[is_equal], rows[at[is_equal]]))
-    return links
-
-
-def _find_prefix(values: npt.NDArray[np.uint64], prefix: int, bits: int) -> npt.NDArray[np.int64]:
-    """Return the rows whose value starts with some bits."""
-    if bits == 0:
-        return np.arange(len(values))
-    blocks = range(0, len(values), _BLOCK)
-    return np.concatenate(
-        [low + np.flatnonzero(values[low : low + _BLOCK] >> np.uint64(64 - bits) == prefix) for low in blocks]
-    )
-
-
-def _number_groups(n_rows: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Number the connected components of rows, reckoning with those rows alone that have a link."""
-    linked, nodes = np.unique(np.concatenate((starts, ends)), return_inverse=True)
-    edges = (np.ones(len(starts), dtype=np.int8), (nodes[: len(starts)], nodes[len(starts) :]))
-    component = np.zeros(0, dtype=np.int32)
-    if len(linked):
-        component = connected_components(coo_array(edges, shape=(len(linked), len(linked))), directed=False)[1]
-    first_row = linked[np.unique(component, return_index=True)[1]]
-    groups = np.arange(n_rows, dtype=np.int32)
-    is_first = np.ones(n_rows, dtype=bool)
-    groups[linked] = first_row[component]
-    is_first[linked] = groups[linked] == linked
-    number = np.cumsum(is_first, dtype=np.int32)
-    for low in range(0, n_rows, _BLOCK):
-        groups[low : low + _BLOCK] = number[groups[low : low + _BLOCK]] - 1
-    return groups
-
-
-def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """Return an (n,) hash of every text, equal for texts that count as equal."""
-    return np.asarray([_hash(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64)
-
-
-def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 def iterate_tables(dataset: Dataset, columns: Sequence[str], description: str, show_progress_bar: bool) -> Any:

@@ -22,15 +22,16 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import BatchHardness, measure_loader
-from st_cluster_batches.batches.labels import SOURCE
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, fingerprint_model, load_encoder
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.texts import check_texts, find_text_columns
 from st_cluster_batches.evaluation.report import summarise_runs, write_report
-from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks, on_main_process
+from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks
 from st_cluster_batches.evaluation.scores import TaskScores, identify_task
 from st_cluster_batches.evaluation.variants import read_variants
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
+from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.training.run import build_run, find_columns, label_pairs, load_pairs
 
@@ -162,7 +163,7 @@ class Comparison:
             write_report(results, self.output)
             return results
 
-        return on_main_process(report, otherwise={})
+        return ProcessGroup.current().once(report, {})
 
     def _identify(self, name: str, seed: int) -> str:
         return f"{name}-{seed}-{hash_values(self.variants[name].decided_by, self.about['steps'], seed)[:16]}"
@@ -174,7 +175,8 @@ class Comparison:
         common = {"seed": seed, "output_dir": str(working / "trainer"), "max_steps": self.about["steps"]}
         recipe = read_variants(self.path, self.overrides, common)[name]
         run = build_run(recipe, variant.dataset)
-        hardness = on_main_process(
+        processes = ProcessGroup.current()
+        hardness = processes.once(
             lambda: measure_loader(run.trainer.get_train_dataloader(), self._encoder), otherwise=None
         )
         start = time.perf_counter()
@@ -198,7 +200,7 @@ class Comparison:
             write_atomically(path, json.dumps(record) + "\n")
             shutil.rmtree(working)
 
-        on_main_process(finish, otherwise=None)
+        processes.once(finish, None)
 
     @cached_property
     def _encoder(self) -> SentenceTransformer:
@@ -263,6 +265,6 @@ def _hide_place(word: str) -> str:
     return prefix + path.name if path.exists() else word
 
 
-def _hash_texts(pairs: Dataset | DatasetDict) -> list[str]:
+def _hash_texts(pairs: Dataset | DatasetDict) -> list[dict[str, str]]:
     parts = pairs.values() if isinstance(pairs, DatasetDict) else [pairs]
     return [check_texts(part, find_text_columns(part), show_progress_bar=False) for part in parts]

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch.distributed
-from accelerate import PartialState
+from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.encoder import fingerprint_model
 from st_cluster_batches.data.collection import Collection, read_collection
 from st_cluster_batches.evaluation.official import REMEDY, find_official_tasks, probe_hub
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
+from st_cluster_batches.storage.processes import ProcessGroup
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
-Value = TypeVar("Value")
-
 _LOCAL = "a folder"
-_LONGEST_EVALUATION = timedelta(days=30)
 
 
 def evaluate(
@@ -82,47 +75,7 @@ def evaluate(
             store.remove_others(scores)
         return scores
 
-    return on_main_process(evaluate_all, otherwise={})
-
-
-def on_main_process(work: Callable[[], Value], otherwise: Value) -> Value:
-    """Let the main process work while the others wait, for days if need be.
-
-    mteb knows nothing of ranks, and two of them corrupt one another's files. A plain barrier gives up after minutes.
-
-    Args:
-        work: What the main process does.
-        otherwise: What the other processes return.
-
-    Returns:
-        What `work` returned, or `otherwise`.
-
-    Raises:
-        RuntimeError: On the other processes, if the main one failed, with its message.
-    """
-    state = PartialState()
-    if state.num_processes == 1:
-        return work()
-    waiting = _make_patient_group()
-    failure: list[str | None] = [None]
-    value = otherwise
-    try:
-        if state.is_main_process:
-            value = work()
-    except BaseException as error:
-        failure = [f"{type(error).__name__}: {error}"]
-        raise
-    finally:
-        torch.distributed.broadcast_object_list(failure, src=0, group=waiting)
-    if failure[0] is not None:
-        raise RuntimeError(f"The main process failed, so this one stops: {failure[0]}")
-    return value
-
-
-@cache
-def _make_patient_group() -> Any:
-    """Make a process group that waits for days; all processes make it together, once."""
-    return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_EVALUATION)
+    return ProcessGroup.current().once(evaluate_all, {})
 
 
 def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,15 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
-from st_cluster_batches.clusters.encoder import Encoder, Key, join_sides, sides_of
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.clusters.vectors import join_sides
+from st_cluster_batches.data.pairs import Key, sides_of
 from st_cluster_batches.inspection.advice import give_advice
 from st_cluster_batches.inspection.sample import LabelledPairs, Sample, Twin, WorstPair, find_twins, find_worst_pairs
 from st_cluster_batches.inspection.topics import ClusterTopic, describe_clusters, find_words
-from st_cluster_batches.storage.cache import default_cache_dir
+from st_cluster_batches.storage.cache import default_cache_dir, open_cache
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -133,6 +137,7 @@ def inspect(
     key: Key = "query",
     seed: int = 0,
     sample_rows: int = 2048,
+    cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
 ) -> Inspection:
     """Measure what the batches of a labelled dataset will be like, without training.
@@ -150,6 +155,7 @@ def inspect(
         key: The text that decided the clusters; a clustering knows it.
         seed: Seed of plan and sample.
         sample_rows: Rows to embed for the batches of each kind.
+        cache_dir: Where `attach_clusters` has kept its embeddings: what is there is not embedded again.
         show_progress_bar: Whether to show progress.
 
     Returns:
@@ -163,7 +169,7 @@ def inspect(
     loaded, key = _find_encoder(encoder, clustering, key)
     pairs = LabelledPairs.read(dataset)
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed)
-    sample.embed(loaded, show_progress_bar)
+    sample.embed(loaded, SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar))
     key_vectors = join_sides([getattr(sample, f"{side}_vectors") for side in sides_of(key)])
     topics = _describe_topics(sample, key_vectors, seed)
     inspection = Inspection(
@@ -193,11 +199,11 @@ def _find_encoder(
     encoder: str | SentenceTransformer | None, clustering: Clustering | None, key: Key
 ) -> tuple[Encoder, Key]:
     if clustering is not None:
-        loaded = clustering.get_encoder() if encoder is None else clustering.check_encoder(encoder)
-        return loaded, clustering.manifest["key"]
+        clustering = clustering if encoder is None else clustering.with_encoder(encoder)
+        return clustering.get_encoder(), clustering.manifest["key"]
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
-    return Encoder.load(encoder, default_cache_dir()), key
+    return Encoder(encoder, default_cache_dir()), key
 
 
 def _describe_topics(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> list[ClusterTopic]:

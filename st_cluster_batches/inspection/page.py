@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
-from st_cluster_batches.clusters.encoder import join_sides, sides_of
+from st_cluster_batches.clusters.vectors import join_sides
+from st_cluster_batches.data.pairs import sides_of
 from st_cluster_batches.storage.cache import write_atomically, write_whole
 
 if TYPE_CHECKING:

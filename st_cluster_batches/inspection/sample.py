@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE, read_labels
+from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
-from st_cluster_batches.clusters.encoder import Encoder, Side
-from st_cluster_batches.data.texts import find_text_columns
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.vectors import take_by_key
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.data.pairs import Side
+from st_cluster_batches.data.texts import find_text_columns, hash_rows
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -24,10 +27,9 @@ _MAX_CLUSTERS = 500  # whose topics are looked at
 _TOPIC_ROWS = 4000  # embedded for them, in all
 _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
-_MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted; encoders read less
+_MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted
 _TWIN = 0.95  # similarity of two passages that say nearly the same
 _WORST = 10
-_ENCODE_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class LabelledPairs:
 
     Args:
         dataset: All rows.
-        columns: The query column and the passage column.
+        text_columns: Query, passage, then any negatives.
         source_names: The sources.
         source_of_row: (n,) which of them a row is of.
         clusters: (n,) cluster numbers.
@@ -87,7 +89,7 @@ class LabelledPairs:
     """
 
     dataset: Dataset
-    columns: tuple[str, str]
+    text_columns: list[str]
     source_names: list[str]
     source_of_row: Integers
     clusters: Integers
@@ -123,10 +125,15 @@ class LabelledPairs:
             source_names = values.tolist()
         groups = table[FALSE_NEGATIVE_GROUP].to_numpy() if FALSE_NEGATIVE_GROUP in table.column_names else None
         clusters = table[CLUSTER].to_numpy()
-        return cls(dataset, (columns[0], columns[1]), source_names, source_of_row, clusters, strata, groups)
+        return cls(dataset, columns, source_names, source_of_row, clusters, strata, groups)
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The query column and the passage column."""
+        return self.text_columns[0], self.text_columns[1]
 
     def read_texts(self, rows: Integers) -> tuple[list[str], list[str]]:
         """Return the queries and the passages of some rows, very long ones cut."""
@@ -209,15 +216,16 @@ class Sample:
         rows = np.unique(np.concatenate([topic_rows, *(batch for kind in batches.values() for batch in kind)]))
         return cls(pairs, samplers, batches, topic_rows, np.unique(np.concatenate([shown, others])), rows)
 
-    def embed(self, encoder: Encoder, show_progress_bar: bool) -> None:
-        """Embed queries and passages of all rows."""
-        sides: dict[Side, list[npt.NDArray[np.float32]]] = {"query": [], "passage": []}
-        starts = range(0, len(self.rows), _ENCODE_ROWS)
-        for low in tqdm(starts, "Embedding the sample", unit="chunk", disable=not show_progress_bar):
-            texts = self.pairs.read_texts(self.rows[low : low + _ENCODE_ROWS])
-            for (side, parts), column in zip(sides.items(), texts, strict=True):
-                parts.append(encoder.encode(side, column))
-        self.query_vectors, self.passage_vectors = (np.concatenate(parts) for parts in sides.values())
+    def embed(self, encoder: Encoder, cache: SharedCache) -> None:
+        """Find the vectors of all rows in the cache, and embed those that are not there."""
+        pairs = self.pairs
+        table = pairs.dataset.with_format("arrow", columns=pairs.text_columns)[self.rows]
+        texts: dict[Side, list[str]] = {
+            "query": table[pairs.columns[0]].to_pylist(),
+            "passage": table[pairs.columns[1]].to_pylist(),
+        }
+        vectors = take_by_key(encoder, cache, hash_rows(table, pairs.text_columns), texts, "Embedding the sample")
+        self.query_vectors, self.passage_vectors = vectors["query"], vectors["passage"]
 
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""

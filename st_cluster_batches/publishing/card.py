@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from st_cluster_batches.batches.filling import PlanCounts
-from st_cluster_batches.batches.labels import LABEL_COLUMNS
+from st_cluster_batches.columns import LABEL_COLUMNS
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import Evidence

@@ -8,8 +8,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCard
 
-from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.data.loading import load_data
 from st_cluster_batches.publishing.card import BEGIN, END, PAPER, describe_clustering, insert_block, mark_block
 from st_cluster_batches.publishing.front_matter import TAG, Description

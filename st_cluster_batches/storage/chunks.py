@@ -16,7 +16,7 @@ import xxhash
 from tqdm.auto import tqdm
 
 from st_cluster_batches.storage.cache import remove_leftovers, write_whole
-from st_cluster_batches.storage.processes import Crew
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ class ChunkedArray:
         """Return the first row of a chunk, and the one after its last."""
         return chunk * self.chunk_rows, min(self.n_rows, (chunk + 1) * self.chunk_rows)
 
-    def fill(self, make: Callable[[int], Array], crew: Crew, description: str) -> None:
-        """Make this process's share of the chunks, but for those that are there and whole.
+    def fill(self, make: Callable[[int], Array], cache: SharedCache, description: str) -> None:
+        """Make the chunks that are missing or damaged, each process its share, and wait for the others.
 
         Args:
             make: Returns the rows of a chunk.
-            crew: The processes that share the work.
+            cache: Who shares the work, and whether to show progress.
             description: What the progress bar says.
 
         Raises:
@@ -72,25 +72,27 @@ class ChunkedArray:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         self._find()
-        share = crew.share(self.n_chunks)
+        processes = cache.processes
+        share = processes.share(self.n_chunks)
         present = [chunk for chunk in share if chunk in self._paths and self._is_whole(chunk)]
         if present and len(present) < len(share):
             logger.info("%s goes on with chunk %d of %d", description, len(present) + 1, len(share))
-        has_bar = crew.show_progress_bar and len(present) < len(share)
+        has_bar = cache.show_progress_bar and len(present) < len(share)
         bar = tqdm(total=self.n_rows, desc=description, unit="row", disable=not has_bar)
-        bar.update(min(self.n_rows, len(present) * self.chunk_rows * crew.size))
+        bar.update(min(self.n_rows, len(present) * self.chunk_rows * processes.size))
         for chunk in sorted(set(share) - set(present)):
             self._write(chunk, make(chunk))
-            bar.update(min(self.n_rows - bar.n, self.chunk_rows * crew.size))
+            bar.update(min(self.n_rows - bar.n, self.chunk_rows * processes.size))
         bar.close()
-        crew.finish(f"filled {self.folder.name}")
-
-    def wait(self, crew: Crew) -> None:
-        """Wait until the other processes have filled their shares too."""
-        crew.wait_for(f"filled {self.folder.name}")
-        self._find()
-        if missing := set(range(self.n_chunks)) - set(self._paths):
+        processes.wait()
+        if not self.is_complete():
+            missing = set(range(self.n_chunks)) - set(self._paths)
             raise FileNotFoundError(f"{self.folder} lacks the chunks {sorted(missing)[:5]}; is the cache shared?")
+
+    def is_complete(self) -> bool:
+        """Whether every chunk is there; what they hold is checked by `fill` alone."""
+        self._find()
+        return len(self._paths) == self.n_chunks
 
     def read(self, chunk: int) -> Array:
         """Read a chunk into memory; not mapped, so that pages of chunks gone by do not count as ours."""
@@ -98,7 +100,7 @@ class ChunkedArray:
         return rows
 
     def take(self, rows: npt.NDArray[np.integer[Any]]) -> Array:
-        """Read some rows, given in ascending order, touching only the pages they lie on."""
+        """Read some rows, given in ascending order, touching only the pages that they lie on."""
         ends = np.searchsorted(rows, np.arange(1, self.n_chunks + 1) * self.chunk_rows)
         starts = np.concatenate(([0], ends[:-1]))
         first = np.load(self._paths[0], mmap_mode="r")  # its header has the length of all; reading each costs more

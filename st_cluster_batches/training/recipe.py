@@ -15,11 +15,11 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers
 from transformers import HfArgumentParser
 
-from st_cluster_batches.batches.labels import FALSE_NEGATIVE_GROUP, SOURCE
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
-from st_cluster_batches.clusters.encoder import Key
-from st_cluster_batches.clusters.options import ClusterOptions, parse_n_clusters
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
+from st_cluster_batches.columns import FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.data.pairs import Key
 
 Strategy = Literal["random", "source", "cluster"]
 Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
@@ -134,15 +134,22 @@ class ClusterArguments:
     def __post_init__(self) -> None:
         self.options()
 
-    def options(self) -> ClusterOptions:
-        """Return the options of the clustering, checked."""
-        return ClusterOptions(
-            parse_n_clusters(self.n_clusters),
-            self.cluster_size,
-            self.max_cluster_size,
-            self.global_batch_size,
-            self.key,
-            self.cluster_seed,
+    def options(self, show_progress_bar: bool = True) -> AttachOptions:
+        """Return the options of attaching clusters, checked."""
+        return AttachOptions(
+            ClusterOptions(
+                parse_n_clusters(self.n_clusters),
+                self.cluster_size,
+                self.max_cluster_size,
+                self.global_batch_size,
+                self.key,
+                self.cluster_seed,
+            ),
+            false_negative_threshold=self.false_negative_threshold,
+            truncate_dim=self.truncate_dim,
+            batch_size=self.encoder_batch_size,
+            cache_dir=self.cache_dir,
+            show_progress_bar=show_progress_bar,
         )
 
 

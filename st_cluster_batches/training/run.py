@@ -22,9 +22,9 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_cluster_batches.batches.card_block import carry_block
-from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
 from st_cluster_batches.data.loading import load_training_data
 from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, PLAN_FILE, RECIPE_FILE, Evidence, hide_places
@@ -149,12 +149,7 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     return cluster_dataset(
         dataset,
         clusters.encoder or recipe.model.model_name_or_path,
-        clusters.options(),
-        false_negative_threshold=clusters.false_negative_threshold,
-        truncate_dim=clusters.truncate_dim,
-        batch_size=clusters.encoder_batch_size,
-        cache_dir=clusters.cache_dir,
-        show_progress_bar=not recipe.training.disable_tqdm,
+        clusters.options(show_progress_bar=not recipe.training.disable_tqdm),
     )
 
 

@@ -21,7 +21,8 @@ from sentence_transformers.sentence_transformer.losses import (
 from trainers import make_trainer, record_texts
 
 from st_cluster_batches import ClusterBatchSampler
-from st_cluster_batches.batches.labels import hide_labels, read_labels
+from st_cluster_batches.batches.labels import read_labels
+from st_cluster_batches.columns import hide_labels
 
 
 def topic(text: str) -> str:

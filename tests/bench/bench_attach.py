@@ -30,7 +30,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
 from st_cluster_batches import attach_clusters, kmeans
-from st_cluster_batches.clusters.encoder import Encoder, load_encoder
+from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.storage.cache import default_cache_dir
 
@@ -133,7 +133,7 @@ def bench_overhead(data: Path, full: str, rows: int) -> Report:
         ("full", model, rows, 5),
     ):
         some = everything.select(range(min(n_rows, len(everything)))).flatten_indices()
-        batch_size = Encoder.load(encoder, default_cache_dir()).batch_size
+        batch_size = choose_batch_size(encoder)
         outside: list[float] = []
 
         def attach(encoder: SentenceTransformer = encoder, some: Dataset = some, outside: Any = outside) -> None:

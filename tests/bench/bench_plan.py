@@ -30,7 +30,7 @@ from sentence_transformers.base.sampler import GroupByLabelBatchSampler, NoDupli
 from torch.utils.data import BatchSampler, RandomSampler
 
 from st_cluster_batches import ClusterBatchSampler
-from st_cluster_batches.batches.labels import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
 
 SOURCES, STRATA = 8, 1000
 

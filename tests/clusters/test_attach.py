@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import ClusterBatchSampler, attach_clusters
 from st_cluster_batches.clusters.attach import cluster_dataset
-from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.storage.chunks import CHUNK
 
 
@@ -68,7 +68,9 @@ def test_clusters_of_sources_are_disjoint_and_count_from_zero(cache: Path) -> No
 
 def test_every_row_is_in_the_cluster_of_its_nearest_centroid(cache: Path) -> None:
     labelled, clustering = cluster_dataset(
-        with_topics(), make_static_model(), ClusterOptions(n_clusters=4), cache_dir=cache, show_progress_bar=False
+        with_topics(),
+        make_static_model(),
+        AttachOptions(ClusterOptions(n_clusters=4), cache_dir=cache, show_progress_bar=False),
     )
     vectors = make_static_model().encode_query(labelled["query"][:])
     for source, centroids in clustering.centroids.items():
@@ -322,7 +324,7 @@ def test_a_distilled_encoder_is_made_once(cache: Path, tiny_bert: Path, tmp_path
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path / "teacher"))
     encoder = f"static:{tmp_path / 'teacher'}"
     labelled, clustering = cluster_dataset(
-        make_pairs(100), encoder, ClusterOptions(n_clusters=3), cache_dir=cache, show_progress_bar=False
+        make_pairs(100), encoder, AttachOptions(ClusterOptions(n_clusters=3), cache_dir=cache, show_progress_bar=False)
     )
     assert len(set(labelled["cluster"])) == 3
     assert clustering.manifest["encoder"] == "static:teacher", "the name does not tell where the model lies"

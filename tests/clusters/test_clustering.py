@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict
 from examples import TOPICS, make_pairs, make_static_model
 
 from st_cluster_batches import Clustering, attach_clusters, fit_clusters
-from st_cluster_batches.clusters.encoder import Encoder, Key
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.data.pairs import Key
 
 
 @pytest.fixture
@@ -171,9 +172,8 @@ def test_a_hub_id_leads_to_the_artefact(cache: Path, tmp_path: Path, monkeypatch
 
 
 def test_a_distilled_encoder_is_in_the_artefact(cache: Path, tmp_path: Path) -> None:
-    encoder = Encoder(make_static_model(), "static:someone/model", None, 32)
-    kept = replace(fit(cache), encoder=encoder)
-    kept.manifest["encoder"] = encoder.name
+    kept = replace(fit(cache), encoder=Encoder(make_static_model(), cache))
+    kept.manifest["encoder"] = "static:someone/model"
     kept.save(tmp_path / "kept")
     kept.save(tmp_path / "kept")
     texts = make_pairs(50)["query"][:]

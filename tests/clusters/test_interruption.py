@@ -15,7 +15,7 @@ from workers import finish, list_leftovers, start
 def kill_when(process: subprocess.Popen[str], cache: Path, n_chunks: int) -> None:
     """Kill a run once it has so many chunks."""
     deadline = time.monotonic() + 60
-    while len(list(cache.glob("embeddings-*/*.npy"))) < n_chunks:
+    while len(list(cache.glob("vectors-*/*.npy"))) < n_chunks:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
@@ -30,7 +30,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_killed_run_loses_one_chunk_and_gives_the_same_labels(tmp_path: Path, quiet: str) -> None:
     kill_when(start(tmp_path, "--pause", "0.1"), tmp_path, n_chunks=5)
-    n_kept = 32 * len(list(tmp_path.glob("embeddings-*/*.npy")))
+    n_kept = 32 * len(list(tmp_path.glob("vectors-*/*.npy")))
     (tmp_path / "x.npy.elsewhere.1.tmp").touch()  # of another machine, where its process may be alive
     n_rows, labels = finish(start(tmp_path))
     assert labels == quiet
@@ -55,7 +55,7 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path, quiet: str) 
 @pytest.mark.slow
 def test_a_damaged_chunk_and_damaged_labels_are_done_again(tmp_path: Path, quiet: str) -> None:
     assert finish(start(tmp_path)) == (600, quiet)
-    for pattern in ("embeddings-*/000004-*.npy", "labels-*.arrow", "clustering-*/centroids.safetensors"):
+    for pattern in ("vectors-*/000004-*.npy", "labels-*.arrow", "clustering-*/centroids.safetensors"):
         for path in tmp_path.glob(pattern):
             content = bytearray(path.read_bytes())
             content[-20] ^= 255

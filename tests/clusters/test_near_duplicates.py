@@ -10,7 +10,7 @@ from datasets import Dataset
 from examples import make_pairs, make_static_model
 
 from st_cluster_batches.clusters.attach import attach_clusters, cluster_dataset
-from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 
 THRESHOLD = 0.95
 
@@ -86,10 +86,12 @@ def test_a_person_can_judge_and_the_manifest_holds_no_text(
     _, clustering = cluster_dataset(
         rows,
         make_static_model(),
-        ClusterOptions(n_clusters=1),
-        false_negative_threshold=THRESHOLD,
-        cache_dir=cache,
-        show_progress_bar=False,
+        AttachOptions(
+            ClusterOptions(n_clusters=1),
+            false_negative_threshold=THRESHOLD,
+            cache_dir=cache,
+            show_progress_bar=False,
+        ),
     )
     report = clustering.manifest["false_negatives"]["all"]
     similarity = similarity_of(rows)[np.triu_indices(200, 1)]

@@ -1,64 +1,8 @@
 from __future__ import annotations
 
-import unicodedata
-
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from st_cluster_batches.data.texts import check_texts, find_text_columns, group_false_negatives, hash_texts
-
-WORDS = st.sampled_from(["a", "A", " a ", "b", "c  d", "c\td", "é", "e\u0301", "ﬁ", "fi", "e", "f", "g"])
-
-
-def normalise(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
-
-
-def group_by_definition(rows: list[tuple[str, ...]]) -> list[int]:
-    """Link rows pair by pair, and spread the smallest row number of each group."""
-    folded = [tuple(map(normalise, row)) for row in rows]
-    group = list(range(len(rows)))
-
-    def are_linked(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-        return one[0] == other[0] or one[1] == other[1] or one[1] in other[2:] or other[1] in one[2:]
-
-    for _ in rows:
-        for at, one in enumerate(folded):
-            for to, other in enumerate(folded):
-                if are_linked(one, other):
-                    group[at] = group[to] = min(group[at], group[to])
-    return group
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2).flatmap(lambda n: st.lists(st.tuples(*[WORDS] * (2 + n)), min_size=1, max_size=9)))
-def test_groups_are_the_connected_components_of_shared_texts(rows: list[tuple[str, ...]]) -> None:
-    names = ["query", "passage", "n1", "n2"][: len(rows[0])]
-    data = Dataset.from_dict({name: [row[at] for row in rows] for at, name in enumerate(names)})
-    groups = group_false_negatives(data, names, show_progress_bar=False).tolist()
-    expected = group_by_definition(rows)
-    assert [[a == b for b in groups] for a in groups] == [[a == b for b in expected] for a in expected]
-    assert set(groups) == set(range(len(set(groups))))
-
-
-@settings(deadline=None)
-@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
-def test_texts_hash_alike_one_by_one_and_as_a_column(texts: list[str]) -> None:
-    # Each twice, once as another text might have it, so that there is something to find.
-    texts = [*texts, *(f" {text.swapcase().swapcase()}\n" for text in texts)]
-    data = Dataset.from_dict({"q": texts})
-    groups, hashes = group_false_negatives(data, ["q"]), hash_texts(texts)
-    assert [[a == b for b in groups] for a in groups] == [[a == b for b in hashes] for a in hashes]
-
-
-def test_a_text_that_only_negatives_share_links_nothing() -> None:
-    data = Dataset.from_dict({"q": ["1", "2", "3"], "p": ["x", "y", "z"], "n": ["same", "same", "x"]})
-    assert group_false_negatives(data, ["q", "p", "n"]).tolist() == [0, 1, 0]
-
-
-def test_a_query_alone_groups_too() -> None:
-    assert group_false_negatives(Dataset.from_dict({"q": ["a", "b", "A"]}), ["q"]).tolist() == [0, 1, 0]
+from st_cluster_batches.data.texts import check_texts, find_text_columns, hash_rows
 
 
 def test_targets_and_labels_are_no_text() -> None:
@@ -69,12 +13,22 @@ def test_targets_and_labels_are_no_text() -> None:
 def test_the_hash_is_of_the_texts_in_their_order() -> None:
     data = Dataset.from_dict({"q": ["ab", "c"], "p": ["x", "y"]})
 
-    def digest(one: Dataset, *columns: str) -> str:
-        return check_texts(one, columns or ("q", "p"))
+    def digest(one: Dataset) -> dict[str, str]:
+        return check_texts(one, ("q", "p"))
 
     reference = digest(data)
     assert reference == digest(data.with_format("numpy")) == digest(data.select([0, 1]))
     assert reference == digest(Dataset.from_list([*[{"q": "-", "p": "-"}], *data.to_list()]).select([1, 2]))
     assert reference != digest(data.select([1, 0]))
     assert reference != digest(Dataset.from_dict({"q": ["a", "bc"], "p": ["x", "y"]}))
-    assert reference != digest(data, "p", "q")
+    assert reference["q"] == digest(data.remove_columns("p").add_column("p", ["u", "v"]))["q"], "each its own"
+
+
+def test_row_keys_are_of_the_texts_as_they_are() -> None:
+    def keys(rows: list[tuple[str, str]]) -> list[int]:
+        data = Dataset.from_dict({"q": [row[0] for row in rows], "p": [row[1] for row in rows]})
+        return hash_rows(data.with_format("arrow")[:], ["q", "p"]).tolist()
+
+    rows = [("a", "b"), ("A", "b"), ("a ", "b"), ("ab", ""), ("", "ab"), ("b", "a"), ("é", "b")]
+    assert len(set(keys(rows))) == len(rows)
+    assert keys(rows[::-1])[::-1] == keys(rows), "wherever the row lies"

@@ -144,10 +144,10 @@ def test_labelled_data_comes_back_with_its_clustering(
     hub: LoopbackHub, clients: dict[str, HubClient], mode: str, tmp_path: Path
 ) -> None:
     from st_cluster_batches.clusters.attach import cluster_dataset
-    from st_cluster_batches.clusters.options import ClusterOptions
+    from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 
     labelled, clustering = cluster_dataset(
-        make_pairs(60), make_static_model(), ClusterOptions(n_clusters=3), cache_dir=tmp_path / "cache"
+        make_pairs(60), make_static_model(), AttachOptions(ClusterOptions(n_clusters=3), cache_dir=tmp_path / "cache")
     )
     labelled.save_to_disk(str(tmp_path / "labelled"))
     clustering.save(tmp_path / "labelled")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from st_cluster_batches.storage.chunks import ChunkedArray
-from st_cluster_batches.storage.processes import Crew
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def fill(array: ChunkedArray) -> list[int]:
         made.append(chunk)
         return ROWS[slice(*array.bounds(chunk))]
 
-    array.fill(make, Crew(array.folder.parent, show_progress_bar=False), "Testing")
+    array.fill(make, SharedCache(array.folder.parent, show_progress_bar=False), "Testing")
     return made
 
 
@@ -39,7 +39,7 @@ def test_rows_come_back(array: ChunkedArray) -> None:
 
 def test_a_bar_is_shown_for_work_alone(array: ChunkedArray, capsys: pytest.CaptureFixture[str]) -> None:
     for expected in (True, False):
-        array.fill(lambda chunk: ROWS[slice(*array.bounds(chunk))], Crew(array.folder.parent, True), "Testing")
+        array.fill(lambda chunk: ROWS[slice(*array.bounds(chunk))], SharedCache(array.folder.parent), "Testing")
         assert ("Testing" in capsys.readouterr().err) == expected
 
 

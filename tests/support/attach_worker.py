@@ -10,7 +10,8 @@ from typing import Any
 
 from examples import make_pairs, make_static_model
 
-from st_cluster_batches import attach_clusters, chunks
+from st_cluster_batches import attach_clusters
+from st_cluster_batches.storage import chunks
 
 parser = argparse.ArgumentParser()
 parser.add_argument("cache")

@@ -32,3 +32,16 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def list_leftovers(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if ".tmp" in path.name or path.name == "probe"]
+
+
+def launch(script: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cache.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(script), str(cache), *options],
+        env={**environment, "PYTHONPATH": f"{ROOT}:{WORKER.parent}", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

@@ -1,0 +1,89 @@
+"""Give every row the nearest centroid of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid
+from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.storage.cache import hash_values
+from st_cluster_batches.storage.chunks import ChunkedArray
+
+_NEAREST = np.dtype([("cluster", np.int32), ("similarity", np.float32)])
+
+
+def assign_rows(vectors: PairVectors, key: Key, centroids: Mapping[str, Centroids]) -> ChunkedArray:
+    """Assign every row to the most similar centroid of its source; all processes share the work.
+
+    Args:
+        vectors: The rows.
+        key: The text that decides the cluster.
+        centroids: Centroids of every source of the pairs.
+
+    Returns:
+        (n,) rows of `cluster`, numbered from 0 in each source, and `similarity`.
+    """
+    pairs, cache = vectors.pairs, vectors.cache
+    vectors.embed(key)
+    own = [centroids[name] for name in pairs.sources]
+    indexes = [NearestCentroid(one) for one in own]
+    made_from = [*vectors.name(key), pairs.data_hash, *map(digest_array, own)]
+    array = ChunkedArray.at(cache.folder / f"nearest-{hash_values(made_from)}", len(pairs))
+
+    def make(chunk: int) -> npt.NDArray[Any]:
+        low, high = array.bounds(chunk)
+        rows, codes = vectors.read(key, chunk), pairs.source_of_row[low:high]
+        nearest = np.empty(high - low, dtype=_NEAREST)
+        for code in np.unique(codes):
+            at = np.flatnonzero(codes == code)
+            nearest["cluster"][at], nearest["similarity"][at] = indexes[code].find(rows[at])
+        return nearest
+
+    array.fill(make, cache, "Assigning")
+    return array
+
+
+def measure_clusters(
+    vectors: PairVectors, nearest: ChunkedArray, centroids: Mapping[str, Centroids]
+) -> Iterator[tuple[str, npt.NDArray[np.int64], float]]:
+    """Yield every source with the (k,) sizes of its clusters and the mean similarity of a row to its centroid."""
+    pairs = vectors.pairs
+    sizes = [np.zeros(len(centroids[name]), dtype=np.int64) for name in pairs.sources]
+    total = np.zeros(len(pairs.sources))
+    for low, high, rows in nearest:
+        codes = pairs.source_of_row[low:high]
+        for code in np.unique(codes):
+            own = rows[codes == code]
+            sizes[code] += np.bincount(own["cluster"], minlength=len(sizes[code]))
+            total[code] += own["similarity"].sum(dtype=np.float64)
+    for code, name in enumerate(pairs.sources):
+        yield name, sizes[code], float(total[code] / sizes[code].sum())
+
+
+def number_clusters(centroids: Mapping[str, Centroids]) -> dict[str, int]:
+    """Return the number of every source's first cluster; numbers are unique across sources."""
+    ends = np.cumsum([len(one) for one in centroids.values()]).tolist()
+    return dict(zip(centroids, [0, *ends[:-1]], strict=True))
+
+
+def read_clusters(
+    vectors: PairVectors, nearest: ChunkedArray, centroids: Mapping[str, Centroids]
+) -> npt.NDArray[np.int32]:
+    """Return the (n,) clusters of all rows, with numbers that are unique across sources."""
+    pairs, first_cluster = vectors.pairs, number_clusters(centroids)
+    offsets = np.asarray([first_cluster[name] for name in pairs.sources], dtype=np.int32)
+    clusters = np.empty(len(pairs), dtype=np.int32)
+    for low, high, rows in nearest:
+        clusters[low:high] = rows["cluster"] + offsets[pairs.source_of_row[low:high]]
+    return clusters
+
+
+def digest_array(array: Centroids) -> str:
+    """Hash the values of an array."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)

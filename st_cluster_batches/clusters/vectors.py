@@ -1,0 +1,201 @@
+"""The vectors of pairs under one encoder: embedded once, on disk, found again by row number or by row key.
+
+A folder holds the float16 vectors of one side of the pairs, named by the texts and the encoder. A small file beside it
+lists which folders and row keys belong together, so that rows of a dataset that was selected, shuffled or joined since
+find their vectors too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.kmeans import widen
+from st_cluster_batches.data.pairs import Key, Pairs, Side, sides_of
+from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.chunks import ChunkedArray
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.integer[Any]]
+
+
+@dataclass
+class PairVectors:
+    """The queries and passages of some pairs as unit vectors; a side is embedded when it is first read.
+
+    All processes of a launch read the same sides in the same order, since they embed a side together.
+
+    Args:
+        pairs: The pairs, checked.
+        encoder: The model.
+        cache: Where the vectors lie, and who shares the work.
+    """
+
+    pairs: Pairs
+    encoder: Encoder
+    cache: SharedCache
+    _sides: dict[Side, ChunkedArray] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, key: Key) -> list[str]:
+        """Return what tells these vectors of a key from all others; nothing is embedded."""
+        return [self._folder_name(side) for side in sides_of(key)]
+
+    def embed(self, key: Key) -> None:
+        """Embed the sides of a key, going on where an earlier call ended.
+
+        Raises:
+            ValueError: If a vector is not finite or zero, with its row and text.
+            OSError: If the disk is full.
+        """
+        for side in sides_of(key):
+            self._side(side)
+
+    def read(self, key: Key, chunk: int) -> Vectors:
+        """Return the (rows of the chunk, d) unit rows of a chunk."""
+        return join_sides([widen(self._side(side).read(chunk)) for side in sides_of(key)])
+
+    def take(self, key: Key, rows: Rows) -> Vectors:
+        """Return the (n, d) unit rows of n rows, given by number in ascending order."""
+        return join_sides([widen(self._side(side).take(rows)) for side in sides_of(key)])
+
+    def _side(self, side: Side) -> ChunkedArray:
+        if side not in self._sides:
+            self._sides[side] = self._embed_side(side)
+        return self._sides[side]
+
+    def _embed_side(self, side: Side) -> ChunkedArray:
+        column = self.pairs.column_of(side)
+        texts = self.pairs.dataset.with_format(None, columns=[column])
+        array = ChunkedArray.at(self.cache.folder / self._folder_name(side), len(texts))
+
+        def make(chunk: int) -> npt.NDArray[np.float16]:
+            low, high = array.bounds(chunk)
+            vectors = self.encoder.encode(side, texts[low:high][column], first_row=low)
+            return torch.from_numpy(vectors).half().numpy()  # bit for bit as by numpy, which takes far longer
+
+        array.fill(make, self.cache, "Embedding queries" if side == "query" else "Embedding passages")
+        self._register()
+        return array
+
+    def _folder_name(self, side: Side) -> str:
+        # By the texts of one side: another column of negatives embeds no query again.
+        texts = self.pairs.text_hashes[self.pairs.column_of(side)]
+        return f"vectors-{hash_values(self.encoder.fingerprint, side, texts)}"
+
+    @cached_property
+    def _row_keys(self) -> ChunkedArray:
+        columns = self.pairs.text_columns
+        texts = self.pairs.dataset.with_format("arrow", columns=columns)
+        hashes = [self.pairs.text_hashes[column] for column in columns]
+        array = ChunkedArray.at(self.cache.folder / f"row-keys-{hash_values(hashes)}", len(texts))
+        array.fill(lambda chunk: hash_rows(texts[slice(*array.bounds(chunk))], columns), self.cache, "Hashing rows")
+        return array
+
+    def _register(self) -> None:
+        """Write down which vectors and row keys belong together."""
+        keys = self._row_keys
+        folders: dict[str, str] = {"query": self._folder_name("query")}
+        if len(self.pairs.text_columns) > 1:
+            folders["passage"] = self._folder_name("passage")
+        content = {"keys": keys.folder.name, "rows": len(self), "sides": folders}
+        name = f"{_index_prefix(self.encoder)}{keys.folder.name.removeprefix('row-keys-')}.json"
+        self.cache.processes.once(lambda: write_atomically(self.cache.folder / name, json.dumps(content)), None)
+
+
+def take_by_key(
+    encoder: Encoder,
+    cache: SharedCache,
+    row_keys: npt.NDArray[np.uint64],
+    texts: Mapping[Side, Sequence[str]],
+    description: str,
+) -> dict[Side, Vectors]:
+    """Return the vectors of some rows by their keys, and embed those that the cache does not hold.
+
+    Args:
+        encoder: The model.
+        cache: Where vectors may lie, from datasets that these rows have been in.
+        row_keys: (n,) keys, by `hash_rows`.
+        texts: n queries, n passages, or both.
+        description: What the progress bar says.
+
+    Returns:
+        (n, d) unit rows by side.
+    """
+    found: dict[Side, Vectors] = {}
+    for side, own in texts.items():
+        vectors, is_known = _find_stored(encoder, cache, row_keys, side)
+        missing = np.flatnonzero(~is_known)
+        if len(missing):
+            made = encoder.encode_many(
+                side, [own[at] for at in missing.tolist()], description, cache.show_progress_bar
+            )
+            if vectors is None:
+                vectors = np.empty((len(row_keys), made.shape[1]), dtype=np.float32)
+            vectors[missing] = made
+        assert vectors is not None, "a row that is not known has been embedded"
+        found[side] = vectors
+    return found
+
+
+def join_sides(sides: Sequence[Vectors]) -> Vectors:
+    """Join the unit vectors of queries and passages row by row to unit vectors again, as CDE does."""
+    if len(sides) == 1:
+        return sides[0]
+    joined: Vectors = np.concatenate(sides, axis=1)
+    joined /= np.sqrt(np.float32(len(sides)))
+    return joined
+
+
+def _index_prefix(encoder: Encoder) -> str:
+    return f"pairs-{encoder.fingerprint[:32]}-"
+
+
+def _find_stored(
+    encoder: Encoder, cache: SharedCache, row_keys: npt.NDArray[np.uint64], side: Side
+) -> tuple[Vectors | None, npt.NDArray[np.bool_]]:
+    """Collect the vectors of one side from every dataset that has been embedded; which rows have one is second."""
+    vectors: Vectors | None = None
+    is_known = np.zeros(len(row_keys), dtype=bool)
+    for path in sorted(cache.folder.glob(f"{_index_prefix(encoder)}*.json")):
+        index = json.loads(path.read_text(encoding="utf-8"))
+        stored = ChunkedArray.at(cache.folder / index["sides"].get(side, "none"), index["rows"])
+        stored_keys = ChunkedArray.at(cache.folder / index["keys"], index["rows"])
+        if is_known.all() or not (stored.is_complete() and stored_keys.is_complete()):
+            continue
+        rows = np.full(len(row_keys), -1)
+        order = np.argsort(row_keys, kind="stable")
+        for low, _, keys in stored_keys:
+            at = np.minimum(np.searchsorted(row_keys[order], keys), len(order) - 1)
+            hits = np.flatnonzero(row_keys[order[at]] == keys)
+            rows[order[at[hits]]] = low + hits
+        rows = _spread_to_repeats(rows, row_keys, order)
+        wanted = np.flatnonzero((rows >= 0) & ~is_known)
+        if len(wanted):
+            sorted_rows, back = np.unique(rows[wanted], return_inverse=True)
+            taken = widen(stored.take(sorted_rows))[back]
+            if vectors is None:
+                vectors = np.empty((len(row_keys), taken.shape[1]), dtype=np.float32)
+            vectors[wanted] = taken
+            is_known[wanted] = True
+    return vectors, is_known
+
+
+def _spread_to_repeats(rows: Rows, row_keys: npt.NDArray[np.uint64], order: Rows) -> Rows:
+    """Give rows with equal keys the row that the first of them has found."""
+    first = np.searchsorted(row_keys[order], row_keys[order])
+    spread = rows.copy()
+    spread[order] = rows[order[first]]
+    return spread

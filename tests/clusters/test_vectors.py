@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, concatenate_datasets
+from examples import make_pairs, make_static_model
+from sentence_transformers import SentenceTransformer
+
+from st_cluster_batches import attach_clusters, inspect
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.vectors import PairVectors, take_by_key
+from st_cluster_batches.data.pairs import PairOptions, Pairs
+from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+
+class Counter:
+    """A model that counts the texts that it embeds, side by side."""
+
+    def __init__(self) -> None:
+        self.model = make_static_model()
+        self.texts = {"query": 0, "document": 0}
+        for side in self.texts:
+            self._watch(side)
+
+    def _watch(self, side: str) -> None:
+        encode = getattr(self.model, f"encode_{side}")
+
+        def watched(texts: list[str], **options: Any) -> Any:
+            self.texts[side] += len(texts)
+            return encode(texts, **options)
+
+        setattr(self.model, f"encode_{side}", watched)
+
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
+
+def open_vectors(dataset: Dataset, model: SentenceTransformer, folder: Path) -> PairVectors:
+    cache = SharedCache(folder, show_progress_bar=False)
+    return PairVectors(Pairs.prepare("", dataset, PairOptions(), False), Encoder(model, folder), cache)
+
+
+def test_rows_are_read_by_chunk_and_by_number_and_embedded_once(tmp_path: Path, counter: Counter) -> None:
+    pairs = make_pairs(300)
+    expected = make_static_model().encode_query(pairs["query"][:], normalize_embeddings=True)
+    for _ in range(2):
+        vectors = open_vectors(pairs, counter.model, tmp_path)
+        assert np.allclose(vectors.read("query", 0), expected, atol=1e-3)
+        rows = np.array([0, 17, 299])
+        assert np.allclose(vectors.take("query", rows), expected[rows], atol=1e-3)
+        assert vectors.take("both", rows).shape == (3, 2 * expected.shape[1])
+    assert counter.texts == {"query": 300, "document": 300}
+
+
+def test_another_column_of_negatives_embeds_no_query_again(tmp_path: Path, counter: Counter) -> None:
+    pairs = make_pairs(100)
+    open_vectors(pairs, counter.model, tmp_path).embed("query")
+    triplets = pairs.add_column("negative", [f"keel {at}" for at in range(100)])
+    open_vectors(triplets, counter.model, tmp_path).embed("query")
+    assert counter.texts["query"] == 100
+
+
+def test_rows_of_other_datasets_find_their_vectors_and_the_others_are_known(tmp_path: Path, counter: Counter) -> None:
+    first, second, new = make_pairs(200), make_pairs(100, seed=1), make_pairs(10, seed=2)
+    for pairs in (first, second):
+        open_vectors(pairs, counter.model, tmp_path).embed("query")
+    joined = concatenate_datasets([second.shuffle(seed=0).select(range(50)), new, first.select(range(150, 200)), new])
+    table = joined.with_format("arrow")[:]
+    cache, encoder = SharedCache(tmp_path, show_progress_bar=False), Encoder(counter.model, tmp_path)
+    queries = joined["query"][:]
+    found = take_by_key(encoder, cache, hash_rows(table, ["query", "passage"]), {"query": queries}, "")["query"]
+    assert np.allclose(found, make_static_model().encode_query(queries, normalize_embeddings=True), atol=1e-3)
+    assert counter.texts["query"] == 200 + 100 + 20, "only those of no dataset are embedded"
+
+
+def test_equal_rows_find_the_same_vector(tmp_path: Path, counter: Counter) -> None:
+    pairs = make_pairs(20)
+    twice = concatenate_datasets([pairs, pairs])
+    open_vectors(pairs, counter.model, tmp_path).embed("passage")
+    keys = hash_rows(twice.with_format("arrow")[:], ["query", "passage"])
+    cache, encoder = SharedCache(tmp_path, show_progress_bar=False), Encoder(counter.model, tmp_path)
+    found = take_by_key(encoder, cache, keys, {"passage": twice["passage"][:]}, "")["passage"]
+    assert np.array_equal(found[:20], found[20:]) and counter.texts["document"] == 20
+
+
+def test_inspecting_embeds_nothing_that_attaching_has_embedded(tmp_path: Path, counter: Counter) -> None:
+    options = {"cache_dir": tmp_path, "show_progress_bar": False}
+    labelled = attach_clusters(make_pairs(300), counter.model, n_clusters=3, key="both", **options)
+    counter.texts.update(query=0, document=0)
+    inspect(labelled.shuffle(seed=1).select(range(250)), counter.model, batch_size=16, **options)
+    assert counter.texts == {"query": 0, "document": 0}
