@@ -17,7 +17,7 @@ from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import (
     CLUSTER,
-    FALSE_NEGATIVE_GROUP,
+    FALSE_NEGATIVE_KEYS,
     LABEL_COLUMNS,
     SOURCE,
     find_strata_columns,
@@ -117,7 +117,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         seed: int | None = 0,
         *,
         strata: Strata = (SOURCE, CLUSTER),
-        distinct: str | None = FALSE_NEGATIVE_GROUP,
+        distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         world_size: int | None = None,
     ) -> None:
@@ -154,7 +154,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         cls,
         *,
         strata: Strata = (SOURCE, CLUSTER),
-        distinct: str | None = FALSE_NEGATIVE_GROUP,
+        distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
     ) -> ConfiguredSampler:
         """Return a picklable variant for `batch_sampler`, with other options than the defaults.
