@@ -40,7 +40,8 @@ class Changes:
     @classmethod
     def merge(cls, proposals: Integers, cells: Counts, positives: Counts, holders: Counts) -> Changes:
         """Add up the changes of one proposal to one cell."""
-        order = np.lexsort((cells, proposals))
+        order = stable_order(cells)
+        order = order[stable_order(proposals[order])]
         proposals, cells = proposals[order], cells[order]
         is_first = np.ones(len(order), dtype=bool)
         is_first[1:] = (proposals[1:] != proposals[:-1]) | (cells[1:] != cells[:-1])
@@ -67,7 +68,8 @@ class Changes:
             (np.tile(np.arange(len(ranked)), 2), np.concatenate([slots[ranked], others[ranked]])),
         ):
             ranks, claimed = ranks[ranks < len(ranked)], claimed[ranks < len(ranked)]
-            order = np.lexsort((ranks, claimed))
+            order = stable_order(ranks)
+            order = order[stable_order(claimed[order])]
             loses = np.ones(len(order), dtype=bool)
             loses[find_starts(claimed[order])] = False
             has_won[ranks[order[loses]]] = False
@@ -88,7 +90,9 @@ class Cells:
 
     def find(self, cells: Counts) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Return which cells are there, and where they are or would be."""
-        at = np.searchsorted(self.cells, cells)
+        order = stable_order(cells)  # neighbours are found from the cache
+        at = np.empty(len(cells), dtype=np.intp)
+        at[order] = np.searchsorted(self.cells, cells[order])
         is_found = np.zeros(len(cells), dtype=bool)
         inside = np.flatnonzero(at < len(self.cells))
         is_found[inside] = self.cells[at[inside]] == cells[inside]

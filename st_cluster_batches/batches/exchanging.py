@@ -19,8 +19,9 @@ from st_cluster_batches.batches.sorting import CHUNK, Integers, expand, find_sta
 Slots = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_ROUND = 1 << 13  # proposals of a round, if fewer rows are in conflict: each then makes several
-_PATIENCE = 1 << 16  # proposals without progress after which the search ends
+# Keys of the rows that propose in a round: the fewer rows are in conflict, the more partners each of them tries.
+_FEWEST, _MOST = 1 << 13, 1 << 18
+_PATIENCE = 1 << 17  # keys of proposals without progress after which the search ends
 _FEW = 1 << 15  # so few rows in conflict may also make exchanges that gain nothing, to get around obstacles
 
 
@@ -62,16 +63,18 @@ class Exchange:
         if not len(active):
             return
         self._prepare_partners(active)
-        mark, spent, number = self.cells.total, 0, 0
+        lengths = np.diff(self.holders.starts)
+        best, spent, number = self.cells.total, 0, 0
         while len(active) and spent < _PATIENCE:
-            repetitions = max(1, _ROUND // len(active))
-            proposals = self.rng.permutation(np.repeat(active, repetitions))
-            partners = self._exchange(proposals, number, len(active) <= _FEW)
+            n_keys = int(lengths[active].sum())
+            proposing = self.rng.permutation(np.repeat(active, max(1, _FEWEST // n_keys)))
+            proposing = proposing[: max(1, len(proposing) * _MOST // n_keys)] if n_keys > _MOST else proposing
+            partners = self._exchange(proposing, number, len(active) <= _FEW)
+            spent += int(lengths[proposing].sum())
+            if self.cells.total <= best - max(1, len(active) // 100):
+                best, spent = self.cells.total, 0
             active = np.unique(np.concatenate([active, partners]))
             active = active[self._gain_of(active) > 0]
-            spent += len(proposals)
-            if self.cells.total <= mark - max(1, mark // 100):
-                mark, spent = self.cells.total, 0
             number += 1
 
     def _cells_of(self, owner: Integers, keys: npt.NDArray[np.uint32]) -> Slots:
@@ -86,16 +89,48 @@ class Exchange:
         return sums
 
     def _find_hopeful(self) -> npt.NDArray[np.int64]:
-        """Return the rows in conflict over a key that some batch is free of."""
+        """Return the rows in conflict over a key that some batch within their reach is free of."""
         if not self.cells.total:
             return np.zeros(0, dtype=np.int64)
-        layout, holders = self.layout, self.holders
-        held = self.cells.cells[self.cells.positives > 0]
-        held = held[held < layout.n_batches * holders.n_keys]
-        is_everywhere = np.bincount(held % holders.n_keys, minlength=holders.n_keys) >= layout.n_batches
+        holders, layout = self.holders, self.layout
         cells = self._cells_of(self.owner, holders.keys)
-        hopeful = self.cells.has_conflict(cells) & ~is_everywhere[holders.keys]
-        return np.unique(self.owner[hopeful])
+        at = np.flatnonzero(self.cells.has_conflict(cells))
+        regions, lengths = self._find_regions()
+        held = self.cells.cells[self.cells.positives > 0]
+        held = held[held < len(regions) * holders.n_keys]
+        filled = regions[held // holders.n_keys] * holders.n_keys + held % holders.n_keys
+        filled = filled[stable_order(filled)]
+        starts = find_starts(filled)
+        is_full = np.diff(starts, append=len(filled)) >= lengths[filled[starts] // holders.n_keys]
+        full = filled[starts[is_full]]
+        stratum = self.labels.strata[holders.rows[self.owner[at]]].astype(np.int64)
+        n_strata = len(self.labels.source_of_stratum)
+        hopeful = np.zeros(len(at), dtype=bool)
+        outside = layout.left[stratum + 1] > 0
+        # The batches of its own stratum, the pooled ones of its source, and the mixed ones; see `_find_regions`.
+        for region, is_reached in (
+            (stratum + 1, layout.quota[stratum + 1] > 0),
+            (n_strata + 1 + self.labels.source_of_stratum[stratum], outside),
+            (np.full(len(at), len(lengths) - 1), outside),
+            (np.zeros(len(at), dtype=np.int64), np.ones(len(at), dtype=bool)),
+        ):
+            wanted = region * holders.n_keys + holders.keys[at]
+            place = np.minimum(np.searchsorted(full, wanted), max(len(full) - 1, 0))
+            is_taken = full[place] == wanted if len(full) else np.zeros(len(at), dtype=bool)
+            hopeful |= is_reached & (lengths[region] > 0) & ~is_taken
+        return np.unique(self.owner[at[hopeful]])
+
+    def _find_regions(self) -> tuple[Slots, Slots]:
+        """Number the regions within which rows move freely, for each batch, and count the batches of each.
+
+        They are the random batches, the pure ones of each stratum, the pooled ones of each source, and the mixed ones.
+        """
+        layout = self.layout
+        pooled = np.diff(layout.pools, axis=1)[:, 0] // layout.size
+        n_last = int(layout.keeps_rest and layout.n_rows % layout.size > 0)
+        n_mixed = layout.n_batches - layout.n_pure - int(pooled.sum()) + n_last
+        lengths = np.concatenate([layout.quota, pooled, [n_mixed]])
+        return np.repeat(np.arange(len(lengths)), lengths), lengths
 
     def _prepare_partners(self, active: Integers) -> None:
         """List the slots outside pure batches that hold rows of the strata in conflict."""
