@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SOURCE = "source"
 CLUSTER = "cluster"
-FALSE_NEGATIVE_GROUP = "false_negative_group"
-LABEL_COLUMNS = (SOURCE, CLUSTER, FALSE_NEGATIVE_GROUP)
+FALSE_NEGATIVE_KEYS = "false_negative_keys"
+LABEL_COLUMNS = (SOURCE, CLUSTER, FALSE_NEGATIVE_KEYS)
 
 # The columns that sentence-transformers takes as training labels.
 TARGET_COLUMNS = ("label", "labels", "score", "scores")
@@ -29,23 +29,23 @@ TARGET_COLUMNS = ("label", "labels", "score", "scores")
 _ROWS = 100_000  # written at once
 
 
-def write_labels(path: Path, labels: Mapping[str, Any]) -> None:
+def write_labels(path: Path, n_rows: int, labels: Mapping[str, Callable[[int, int], pa.Array]]) -> None:
     """Write label columns as an Arrow file that `datasets` maps into memory.
 
     Args:
         path: The file.
-        labels: (n,) numpy or Arrow arrays by name of column.
+        n_rows: How many rows there are.
+        labels: By name of column, what gives the labels from one row up to another.
     """
-    arrays = {name: pa.array(values) for name, values in labels.items()}
-    schema = pa.schema([(name, array.type) for name, array in arrays.items()])
-    n_rows = len(next(iter(arrays.values())))
+    schema = pa.schema([(name, read(0, 0).type) for name, read in labels.items()])
     with (
         write_whole(path) as temporary,
         pa.OSFile(str(temporary), "wb") as file,
         pa.ipc.new_stream(file, schema) as to,
     ):
         for low in range(0, n_rows, _ROWS):
-            to.write_batch(pa.record_batch([array.slice(low, _ROWS) for array in arrays.values()], schema=schema))
+            bounds = low, min(low + _ROWS, n_rows)
+            to.write_batch(pa.record_batch([read(*bounds) for read in labels.values()], schema=schema))
 
 
 def join_labels(dataset: Dataset, path: Path) -> Dataset:

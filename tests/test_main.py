@@ -46,7 +46,7 @@ def test_attach_writes_labelled_data_with_its_clustering(workspace: Path, capsys
     words = ["attach", f"{workspace}/pairs.parquet", f"{workspace}/out", "--encoder", f"{workspace}/encoder"]
     assert main([*words, "--n_clusters", "3"]) == 0
     assert "120" in capsys.readouterr().out
-    assert set(load_from_disk(str(workspace / "out")).column_names) >= {"cluster", "false_negative_group"}
+    assert set(load_from_disk(str(workspace / "out")).column_names) >= {"cluster", "false_negative_keys"}
     assert Clustering.load(workspace / "out").centroids["all"].shape == (3, 16)
     assert main([*words, "--n_clusters", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["statistics"]["all"]["clusters"] == 2

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import extract_model_from_parallel
-from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from st_cluster_batches.batches.card_block import carry_block
+from st_cluster_batches.batches.repeats import explain_repeats
 from st_cluster_batches.publishing.contents import PLAN_FILE, Evidence
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from st_cluster_batches.batches.sampler import ClusterBatchSampler
-
 logger = logging.getLogger(__name__)
+
+_WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative
 
 
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
@@ -35,10 +35,11 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def __init__(self) -> None:
         self.plans: list[dict[str, Any]] = []
+        self.run: dict[str, Any] = {}
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
-        return {"args": {}, "attributes": {"plans": self.plans}}
+        return {"args": {}, "attributes": {"plans": self.plans, "run": self.run}}
 
     def on_train_begin(
         self,
@@ -56,9 +57,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         """
         outer, samplers = find_samplers(train_dataloader)
         self.plans = [sampler.describe() for sampler in samplers]
-        kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        if kept is not None:
-            refuse_other_plans(kept["attributes"]["plans"], self.plans)
+        self.run = _describe_run(args, outer)
+        if state.global_step:
+            kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
+            refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
         # A checkpoint of random batches has no place for it, and the trainer saves into places that exist.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
@@ -70,8 +72,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                 type(outer).__name__,
             )
         counts = [sampler.counts for sampler in samplers]
-        for one in counts:
+        for sampler, one in zip(samplers, counts, strict=True):
             logger.info("Cluster batches of one epoch: %s", one)
+            if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
+                logger.warning(*explain_repeats(sampler.dataset, sampler.plan.labels.keys, one))
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
@@ -93,42 +97,57 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             outer.set_epoch(state.global_step // max(updates, 1))
 
 
-def find_samplers(loader: Any) -> tuple[Any, list[ClusterBatchSampler]]:
+def find_samplers(loader: Any) -> tuple[Any, list[Any]]:
     """Find our samplers behind the wrappers of accelerate.
 
     Args:
         loader: A DataLoader, prepared by accelerate or not.
 
     Returns:
-        The sampler that has an epoch, ours or one for many datasets, or None; and our samplers in it.
+        The sampler that has an epoch, ours or one for many datasets, or None; and our samplers in it that follow a
+        plan.
     """
-    from st_cluster_batches.batches.sampler import ClusterBatchSampler
-
     sampler = getattr(loader, "batch_sampler", None)
-    while sampler is not None and not isinstance(sampler, (ClusterBatchSampler, MultiDatasetDefaultBatchSampler)):
+    while sampler is not None and not (hasattr(sampler, "is_planned") or hasattr(sampler, "batch_samplers")):
         sampler = getattr(sampler, "batch_sampler", None)
     parts = getattr(sampler, "batch_samplers", [sampler])
-    return sampler, [one for one in parts if isinstance(one, ClusterBatchSampler) and one.is_planned]
+    return sampler, [one for one in parts if getattr(one, "is_planned", False)]
 
 
-def refuse_other_plans(kept: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
-    """Compare plans with those of a checkpoint.
+def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compare what decides the batches with what a checkpoint says of it.
+
+    Args:
+        kept: What the checkpoint says: `plans`, one of each dataset, and `run`; empty if it knows of no plan.
+        now: The same of this run.
 
     Raises:
         ValueError: If they differ, with what they differ in.
     """
     if kept == now:
         return
-    if len(kept) != len(now):
-        changes = [f"the number of datasets was {len(kept)} and is {len(now)}"]
+    if not kept.get("plans"):
+        changes = ["batch_sampler was another one and is ClusterBatchSampler"]
+    elif len(kept["plans"]) != len(now["plans"]):
+        changes = [f"the number of datasets was {len(kept['plans'])} and is {len(now['plans'])}"]
     else:
+        before, after = [kept.get("run", {}), *kept["plans"]], [now["run"], *now["plans"]]
         changes = [
-            f"the {name} have changed" if name == "labels" else f"{name} was {before[name]!r} and is {after[name]!r}"
-            for before, after in zip(kept, now, strict=True)
-            for name in after
-            if before[name] != after[name]
+            f"the {name} have changed" if name == "labels" else f"{name} was {one.get(name)!r} and is {other[name]!r}"
+            for one, other in zip(before, after, strict=True)
+            for name in other
+            if one.get(name) != other[name]
         ]
     raise ValueError(
         f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "
         "trained with, or start anew with resume_from_checkpoint=None"
     )
+
+
+def _describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:
+    """Return what decides the batches beside the samplers, named as the trainer's arguments are."""
+    described: dict[str, Any] = {"gradient_accumulation_steps": args.gradient_accumulation_steps}
+    if hasattr(outer, "batch_samplers"):
+        described["multi_dataset_batch_sampler"] = type(outer).__name__
+        described["alpha"] = getattr(outer, "alpha", None)
+    return described

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.sampler import ClusterBatchSampler, Strata
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.batches.options import Strata
+from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def export_batches(
     epochs: int = 1,
     *,
     strata: Strata = (SOURCE, CLUSTER),
-    distinct: str | None = FALSE_NEGATIVE_GROUP,
+    distinct: str | None = FALSE_NEGATIVE_KEYS,
     random_fraction: float = 0.0,
     seed: int = 0,
     rows_per_shard: int = 100_000,

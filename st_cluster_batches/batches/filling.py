@@ -1,29 +1,32 @@
-"""Cut rows into global batches that repeat no false-negative group, without a Python loop over rows.
+"""Lay rows out in global batches, stratum by stratum, so that few of them meet a false negative.
 
-The primitives of a plan: count how many batches are possible at all, deal a stratum out, and fill batches along a
-path. All of it is sorts of integers, in chunks that bound the memory.
+The first draft of an epoch: how many rows each stratum gives to pure, pooled and mixed batches is decided before any
+row is placed, so every batch has its slots from the start. Rows with keys are dealt like cards, which keeps the rows
+of one key apart; all others fill the gaps in random order. `exchanging` repairs what dealing cannot see.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.batches.holders import Holders
 from st_cluster_batches.batches.sorting import (
     CHUNK,
+    Integers,
     Rows,
     count_earlier,
-    draw_key,
-    group_by_stratum,
-    hash_bijectively,
+    find_starts,
     row_dtype,
-    sort_by,
+    shuffle_within,
+    stable_order,
 )
 
 PURE, POOLED, MIXED, RANDOM = 0, 1, 2, 3
+
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class PlanCounts:
         random: Global batches drawn across all strata on purpose.
         last: Rows of a final short batch.
         dropped: Rows in no batch.
-        unplaced_groups: False-negative groups with more rows than there are batches, so that some rows are dropped.
+        repeats: Rows that meet a false negative: they conflict with a row placed earlier in their global batch.
     """
 
     global_batch_size: int
@@ -48,240 +51,219 @@ class PlanCounts:
     random: int
     last: int
     dropped: int
-    unplaced_groups: int
+    repeats: int
 
     def __str__(self) -> str:
         kinds = {"pure": self.pure, "neighbour-pooled": self.pooled, "source-mixed": self.mixed, "random": self.random}
         total = max(sum(kinds.values()), 1)
         shares = ", ".join(f"{count:,} {kind} ({count / total:.1%})" for kind, count in kinds.items())
-        unplaced = f", some from {self.unplaced_groups:,} false-negative groups" if self.unplaced_groups else ""
+        repeats = f"; {self.repeats:,} rows meet a false negative" if self.repeats else ""
         return (
-            f"{total:,} global batches of {self.global_batch_size:,} rows: {shares}; {self.last:,} rows in a last "
-            f"short batch; {self.dropped:,} rows dropped{unplaced}"
+            f"{sum(kinds.values()):,} global batches of {self.global_batch_size:,} rows: {shares}; {self.last:,} rows "
+            f"in a last short batch; {self.dropped:,} rows dropped{repeats}"
         )
 
 
-class Filler:
-    """Fills a fixed number of global batches, level by level."""
+class Layout:
+    """The slots of an epoch: which belong to which stratum and batch, and the row that each of them holds.
 
-    def __init__(self, groups: npt.NDArray[np.uint32] | None, global_size: int, n_batches: int) -> None:
-        self.groups = groups
+    The random batches come first, as if they were a stratum of their own, then the pure ones of each stratum, then
+    what is left of the strata along their path; `cut_path` makes pooled and mixed batches of it. Slots after the last
+    whole batch hold the last short batch, or the rows that are left out.
+
+    Args:
+        sizes: Rows of each heap: those of the random batches first, then those left of each stratum.
+        global_size: Rows of a global batch.
+        keeps_rest: Whether rows that fill no whole batch make a last short one.
+    """
+
+    def __init__(self, sizes: Counts, global_size: int, keeps_rest: bool) -> None:
         self.size = global_size
-        self.rows: Rows = np.empty((n_batches, global_size), dtype=row_dtype(n_batches * global_size))
-        self.kinds = np.empty(n_batches, dtype=np.uint8)
-        self.filled = 0
+        self.keeps_rest = keeps_rest
+        self.n_rows = int(sizes.sum())
+        self.n_batches = self.n_rows // global_size
+        self.quota = sizes // global_size
+        self.left = sizes - self.quota * global_size
+        self.first_batch = _sum_earlier(self.quota)
+        self.n_pure = int(self.quota.sum())  # random ones included
+        self.first_left = self.n_pure * global_size + _sum_earlier(self.left)
+        self.rows: Rows = np.full(self.n_rows, -1, dtype=row_dtype(self.n_rows))
+        self.kinds = np.full(self.n_batches + 1, PURE, dtype=np.uint8)  # one more for the slots of no whole batch
+        self.kinds[: self.quota[0]] = RANDOM
+        self.pools = np.zeros((0, 2), dtype=np.int64)  # first and last slot of each source's pooled batches
+        # Rows of one batch are dealt this far apart, lest the first device gets all rows with keys.
+        self._stride = next(step for step in range(global_size * 5 // 8 + 1, 0, -1) if np.gcd(step, global_size) == 1)
 
-    def fill_pure(self, rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
-        """Cut consecutive strata of `sizes` rows into pure batches; return the leftovers, stratum by stratum."""
-        if len(rows) <= CHUNK or len(sizes) > 1:
-            return self._deal(rows, sizes, rng)
-        # One large stratum: part it at random, groups whole, and deal what is left of the parts in a second round.
-        parts = np.empty(len(rows), dtype=np.uint32)
-        n_parts = -(-len(rows) // CHUNK)
-        key = draw_key(rng)
-        for low in range(0, len(rows), CHUNK):
-            hashed = hash_bijectively(self._ids(rows[low : low + CHUNK]), key).astype(np.uint64)
-            parts[low : low + CHUNK] = hashed * np.uint64(n_parts) >> np.uint64(32)
-        order, part_sizes = group_by_stratum(parts, n_parts)
-        ends = np.cumsum(part_sizes)
-        left = [
-            self._deal(rows[order[end - size : end]], np.array([size]), rng)
-            for end, size in zip(ends, part_sizes, strict=True)
-            if size
-        ]
-        rest = np.concatenate(left)
-        return self._deal(rest, np.array([len(rest)]), rng) if len(rest) else rest
+    def batch_of(self, slots: Integers) -> Counts:
+        """Return the batch of each slot; a row that is left out is a batch of its own, where it meets nobody."""
+        batches = slots.astype(np.int64) // self.size
+        if not self.keeps_rest:
+            end = self.n_batches * self.size
+            batches = np.where(slots >= end, slots - end + self.n_batches, batches)
+        return batches
 
-    def _deal(self, rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
-        """Shuffle strata and deal each out to its pure batches; return the leftovers, stratum by stratum.
+    def deal(self, rows: Rows, heaps: Integers, groups: Integers, singles: Counts, rng: np.random.Generator) -> None:
+        """Deal rows with keys out to the batches of their heaps, group by group.
 
-        One sort does the shuffling: by stratum, then by a keyed bijective hash of the group. Rows of one group thus
-        lie side by side, and dealing a stratum out like cards, row i to batch i mod q, keeps them apart wherever
-        the group has no more rows than the stratum has batches.
-        """
-        sizes = sizes[sizes > 0]
-        keys = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes) << np.uint64(32)
-        keys |= hash_bijectively(self._ids(rows), draw_key(rng))
-        keys, order = sort_by(keys)
-        rows = rows[order]
-        quota = sizes // self.size
-        if self.groups is None or not (keys[1:] == keys[:-1]).any():
-            position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            placed = position < np.repeat(quota * self.size, sizes)
-            self._append(rows[placed], PURE)
-            return rows[~placed]
-        occurrence = count_earlier(keys)
-        starts = np.cumsum(sizes) - sizes
-        while True:
-            fits = occurrence < np.repeat(quota, sizes)
-            fitting = np.add.reduceat(fits, starts, dtype=np.int64)
-            if np.array_equal(quota, fitting // self.size):
-                break
-            quota = fitting // self.size
-        position = np.cumsum(fits) - fits - np.repeat(np.cumsum(fitting) - fitting, sizes)
-        placed = fits & (position < np.repeat(quota * self.size, sizes))
-        first_batch = np.cumsum(quota) - quota
-        batch = np.repeat(first_batch, sizes)[placed] + position[placed] % np.repeat(quota, sizes)[placed]
-        self._append(rows[placed][sort_by(batch.astype(np.uint32))[1]], PURE)
-        return rows[~placed]
-
-    def fill_random(self, shuffled: Rows, n_batches: int) -> npt.NDArray[np.bool_]:
-        """Fill batches across strata from rows in random order; return which rows they took, by row number."""
-        taken = np.zeros(len(shuffled), dtype=bool)
-        left, low = shuffled[:0], 0
-        while self.filled < n_batches and (len(left) + len(shuffled) - low) >= self.size:
-            first = self.filled
-            # As many rows as are missing and no more, so that the surplus of large groups is what is carried along.
-            wanted = min((n_batches - first) * self.size, max(CHUNK, self.size))
-            block = shuffled[low : low + max(wanted - len(left), self.size)]
-            low += len(block)
-            if not len(block):
-                break
-            left = self._fill_block(np.concatenate([left, block]), RANDOM, most=n_batches - first)
-            taken[self.rows[first : self.filled].ravel()] = True
-        return taken
-
-    def fill_along_path(self, path: Rows, rng: np.random.Generator) -> Rows:
-        """Cut the leftovers of one source, in the order of its path, into pooled batches; return what is left."""
-        # A random start on the path, or clusters smaller than a batch would meet the same neighbours every epoch.
-        start = int(rng.integers(len(path) + 1))
-        block = max(CHUNK // self.size, 16) * self.size
-        left = path[:0]
-        for arc in (path[start:], path[:start]):
-            for low in range(0, len(arc), block):
-                left = self._fill_block(np.concatenate([left, arc[low : low + block]]), POOLED)
-        return left
-
-    def finish(self, rest: Rows, kind: int, keeps_last: bool) -> Rows:
-        """Fill the remaining batches from the rows that are left over.
+        Row i goes to batch i mod q, so that a group repeats nowhere if it has no more rows than the heap has batches.
+        What it has beyond them is the first to be left for pooled batches.
 
         Args:
-            rest: The rows, neighbours together.
-            kind: What to call these batches.
-            keeps_last: Whether what fills no batch is to make a last short one.
-
-        Returns:
-            The rows of the last short batch, one of each group at most; empty if there is none.
+            rows: Rows that have a key.
+            heaps: Their heaps.
+            groups: Their groups: rows of one group are not to meet.
+            singles: How many rows without a key each heap has.
+            rng: Source of randomness.
         """
-        n_last = len(rest) - (len(self.rows) - self.filled) * self.size if keeps_last else 0
-        reserved, opened = rest[:0], 0
-        for attempt in count():
-            first = self.filled
-            leftover = self._fill_block(rest, kind)
-            last = self._take_one_of_each_group(np.concatenate([reserved, leftover]))
-            is_last_attempt = attempt > 0 and first == 0
-            if self.filled == len(self.rows) and (len(last) >= n_last or is_last_attempt):
-                break
-            # Take this attempt back and open some batches. With all of them open, dealing is sure to fill every one.
-            opened = min(max(2 * opened, len(self.rows) - self.filled, 1), first)
-            self.filled = first - opened
-            pool = np.concatenate([self.rows[self.filled : first].ravel(), reserved, rest])
-            reserved, rest = self._reserve(pool, n_last, len(self.rows) - self.filled)
-        return last[:n_last]
+        if not len(rows):
+            return
+        shuffled = rng.permutation(len(rows))
+        # By heap, then by group in random order.
+        groups = rng.permutation(int(groups.max()) + 1)[groups[shuffled]]
+        order = stable_order(groups)
+        order = order[stable_order(heaps[shuffled[order]])]
+        rows, heaps, groups = rows[shuffled[order]], heaps[shuffled[order]], groups[order]
+        is_left = self._choose_left(heaps, groups, singles)
+        dealt = np.bincount(heaps, minlength=len(self.quota))
+        left = np.bincount(heaps[is_left], minlength=len(self.quota))
+        self.rows[self.first_left[heaps[is_left]] + _rank(is_left, heaps, left)] = rows[is_left]
+        rows, heaps = rows[~is_left], heaps[~is_left]
+        position = np.arange(len(rows)) - _sum_earlier(dealt - left)[heaps]
+        batch = self.first_batch[heaps] + position % self.quota[heaps]
+        self.rows[batch * self.size + position // self.quota[heaps] * self._stride % self.size] = rows
 
-    def _take_one_of_each_group(self, rows: Rows) -> Rows:
-        if self.groups is None:
-            return rows
-        return rows[np.sort(np.unique(self.groups[rows], return_index=True)[1])]
+    def _choose_left(self, heaps: Integers, groups: Integers, singles: Counts) -> npt.NDArray[np.bool_]:
+        """Choose the dealt rows, given by heap and group, that are left for pooled batches.
 
-    def _reserve(self, pool: Rows, n_last: int, n_open: int) -> tuple[Rows, Rows]:
-        """Part rows for the last short batch, one of each of the largest groups, from those of `n_open` batches."""
-        if self.groups is None or n_last == 0:
-            return pool[:0], pool
-        _, first, sizes = np.unique(self.groups[pool], return_index=True, return_counts=True)
-        # Rows that neither the open batches nor the last can hold are left over whatever is reserved.
-        n_last -= int(np.maximum(sizes - n_open - 1, 0).sum())
-        taken = np.zeros(len(pool), dtype=bool)
-        taken[first[np.argsort(-sizes, kind="stable")[: max(n_last, 0)]]] = True
-        return pool[taken], pool[~taken]
-
-    def _fill_block(self, rows: Rows, kind: int, most: int | None = None) -> Rows:
-        """Cut rows into as many batches as can be had, neighbours together; return the leftovers in order.
-
-        Rows whose group repeats here choose first: a group takes consecutive batches from the one where its first
-        row would lie. The others then fill the gaps in order.
+        Rows beyond a heap's batches are first, as far as other batches can part them; then one of each other group,
+        in proportion to the rows without a key; then what repeats wherever it is.
         """
-        n_batches = min(len(rows) // self.size, len(self.rows) - self.filled if most is None else most)
-        if self.groups is None:
-            n_placed = n_batches * self.size
-            self._append(rows[:n_placed], kind)
-            return rows[n_placed:]
-        keys, position = sort_by(self.groups[rows])
-        occurrence = count_earlier(keys)
-        while (possible := int(np.count_nonzero(occurrence < n_batches)) // self.size) < n_batches:
-            n_batches = possible
-        if n_batches == 0:
-            return rows
-        repeats = np.zeros(len(rows), dtype=bool)
-        repeats[1:] = keys[1:] == keys[:-1]
-        repeats[:-1] |= repeats[1:]
-        batch = np.full(len(rows), n_batches)  # n_batches stands for none
-        batch[position[repeats]] = self._spread(position[repeats], occurrence[repeats], n_batches)
-        room = self.size - np.bincount(batch, minlength=n_batches)[:n_batches]
-        gaps = np.repeat(np.arange(n_batches), room)
-        is_single = np.zeros(len(rows), dtype=bool)
-        is_single[position[~repeats]] = True
-        batch[np.flatnonzero(is_single)[: len(gaps)]] = gaps
-        order = sort_by(batch.astype(np.uint32))[1]
-        n_placed = n_batches * self.size
-        self._append(rows[order[:n_placed]], kind)
-        return rows[order[n_placed:]]
+        starts = find_starts(heaps.astype(np.int64) * (int(groups.max()) + 1) + groups)
+        sizes = np.diff(starts, append=len(heaps))
+        earlier, of_group = np.arange(len(heaps)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
+        quota = self.quota[heaps]
+        others = self.n_batches - self.n_pure + 1 if self.keeps_rest else self.n_rows
+        is_over = earlier >= quota
+        classes = np.where(is_over & (earlier < quota + others), 0, np.where(is_over, 2, 3)).astype(np.uint8)
+        classes[(earlier == 0) & (of_group <= quota)] = 1
+        counts = [np.bincount(heaps[classes == one], minlength=len(self.quota)) for one in range(4)]
+        need = self.left.copy()
+        taken = [np.minimum(counts[0], need)]
+        need -= taken[0]
+        share = need * (counts[1] + counts[3]) // np.maximum(counts[1] + counts[3] + singles, 1)
+        taken.append(np.clip(share, np.minimum(need - singles, counts[1]), counts[1]).clip(min=0))
+        need -= taken[1]
+        need -= np.minimum(singles, need)
+        for one in (2, 3):
+            taken.append(np.minimum(counts[one], need))
+            need -= taken[one]
+        is_left = np.zeros(len(heaps), dtype=bool)
+        for one in range(4):
+            own = np.flatnonzero(classes == one)
+            position = np.arange(len(own)) - _sum_earlier(counts[one])[heaps[own]]
+            is_left[own[position < taken[one][heaps[own]]]] = True
+        return is_left
 
-    def _spread(
-        self, position: npt.NDArray[np.int64], occurrence: npt.NDArray[np.int64], n_batches: int
-    ) -> npt.NDArray[np.int64]:
-        """Choose a batch for every row of repeated groups, given group by group; `n_batches` stands for none."""
-        fits = occurrence < n_batches
-        home = np.minimum(position // self.size, n_batches - 1)
-        home = home[np.maximum.accumulate(np.where(occurrence == 0, np.arange(len(position)), 0))]
-        batch = np.where(fits, (home + occurrence) % n_batches, n_batches)
-        if len(batch) and np.bincount(batch, minlength=n_batches)[:n_batches].max() > self.size:
-            # Too many groups start at one place: give up nearness and deal them out, which always fits.
-            dealt: npt.NDArray[np.int64] = np.cumsum(fits) - fits
-            batch = np.where(fits & (dealt < n_batches * self.size), dealt % n_batches, n_batches)
-        return batch
+    def fill(self, rows: Rows, sizes: Counts, rng: np.random.Generator) -> None:
+        """Fill the gaps with rows without a key, given heap by heap, in random order."""
+        ends = np.cumsum(sizes)
+        low = 0
+        while low < len(sizes):
+            start = int(ends[low - 1]) if low else 0
+            high = max(int(np.searchsorted(ends, start + CHUNK, side="right")), low + 1)
+            own = shuffle_within(rows[start : int(ends[high - 1])], sizes[low:high], rng)
+            pure = self.rows[self.first_batch[low] * self.size :][: int(self.quota[low:high].sum()) * self.size]
+            left = self.rows[self.first_left[low] :][: int(self.left[low:high].sum())]
+            free = left < 0
+            if high == low + 1:
+                n_left = np.array([np.count_nonzero(free)])
+            else:
+                before = np.concatenate([[0], np.cumsum(free)])
+                bounds = self.first_left[low:high] - self.first_left[low]
+                n_left = before[bounds + self.left[low:high]] - before[bounds]
+            parts = np.stack([sizes[low:high] - n_left, n_left], axis=1).ravel()
+            is_pure = np.repeat(np.tile([True, False], high - low), parts)
+            pure[pure < 0] = own[is_pure]
+            left[free] = own[~is_pure]
+            low = high
 
-    def _ids(self, rows: Rows) -> npt.NDArray[np.uint32]:
-        return rows.astype(np.uint32) if self.groups is None else self.groups[rows]
+    def cut_path(self, first_heaps: Counts, rng: np.random.Generator) -> None:
+        """Cut what is left of each source, in the order of its path, into pooled batches, and the rest into mixed.
 
-    def _append(self, rows: Rows, kind: int) -> None:
-        end = self.filled + len(rows) // self.size
-        self.rows[self.filled : end] = rows.reshape(-1, self.size)
-        self.kinds[self.filled : end] = kind
-        self.filled = end
+        Args:
+            first_heaps: (number of sources + 1,) the first heap of each source, and the end.
+            rng: Source of randomness.
+        """
+        ends = np.append(self.first_left, self.n_rows)[first_heaps]
+        lengths = np.diff(ends)
+        pooled = lengths // self.size * self.size
+        # A random start on the path, or clusters smaller than a batch would meet the same neighbours every epoch.
+        turns = rng.integers(lengths + 1)
+        zone = self.rows[int(ends[0]) :].copy()
+        target, tails = int(ends[0]), []
+        for low, length, n_pooled, turn in np.stack([ends[:-1] - ends[0], lengths, pooled, turns], axis=1).tolist():
+            path = np.concatenate([zone[low + turn : low + length], zone[low : low + turn]])
+            self.rows[target : target + n_pooled] = path[:n_pooled]
+            tails.append(path[n_pooled:])
+            target += n_pooled
+        # Nor is it always the last source whose rows are left out.
+        tail = np.concatenate(tails)
+        self.rows[target:] = np.roll(tail, int(rng.integers(len(tail) + 1)))
+        self.kinds[self.n_pure : target // self.size] = POOLED
+        self.kinds[target // self.size :] = MIXED
+        edges = ends[0] + np.concatenate([[0], np.cumsum(pooled)])
+        self.pools = np.stack([edges[:-1], edges[1:]], axis=1)
+
+    def spread(self, holders: Holders) -> None:
+        """Part rows of one group that lie together on the path: each goes to the next batch that has none."""
+        low, end = self.n_pure * self.size, self.n_batches * self.size
+        zone = self.rows[low:end]
+        slots = np.flatnonzero(holders.has_key[zone])
+        if not len(slots):
+            return
+        batch = slots // self.size
+        edges = np.unique(np.concatenate([(self.pools.ravel() - low) // self.size, [len(zone) // self.size]]))
+        segment = np.searchsorted(edges, batch, side="right") - 1
+        groups = holders.groups[np.searchsorted(holders.rows, zone[slots])]
+        order = stable_order(groups)
+        order = order[stable_order(segment[order])]
+        run = segment[order] * (int(groups.max()) + 1) + groups[order]
+        starts = find_starts(run)
+        sizes = np.diff(starts, append=len(run))
+        order = order[np.repeat(sizes > 1, sizes)]
+        sizes = sizes[sizes > 1]
+        first, n_segment = edges[:-1][segment[order]], np.diff(edges)[segment[order]]
+        batch = first + _step_apart(batch[order] - first, sizes, n_segment)
+        # Whoever comes to a full batch stays in line with the rows that have no such wish.
+        by_batch = stable_order(batch)
+        rank = count_earlier(batch[by_batch])
+        fits = rank < self.size
+        moved, rank, batch = slots[order][by_batch[fits]], rank[fits], batch[by_batch[fits]]
+        rows = zone[moved]
+        others = np.delete(zone, moved)
+        zone[:] = -1
+        zone[batch * self.size + rank * self._stride % self.size] = rows
+        zone[zone < 0] = others
 
 
-def count_distinct_batches(groups: npt.NDArray[np.uint32] | None, n_rows: int, size: int) -> tuple[int, int]:
-    """Count how many batches of `size` rows can be made in which no group appears twice.
-
-    T batches can be filled exactly when the groups offer T * size rows, none of them more than T: dealing the rows
-    out group by group then does it. The left side is concave in T, so the iteration ends at the largest.
-
-    Returns:
-        T, and the number of groups with more than T rows.
-    """
-    n_batches = n_rows // size
-    if groups is None:
-        return n_batches, 0
-    multiplicity = _count_repeats(groups)
-    while True:
-        possible = (n_rows - int(np.maximum(multiplicity - n_batches, 0).sum())) // size
-        if possible == n_batches or n_batches == 0:
-            return n_batches, int((multiplicity > n_batches).sum())
-        n_batches = possible
+def _step_apart(batch: Counts, sizes: Counts, n_batches: Counts) -> Counts:
+    """Choose other batches for runs of rows, no two of a run the same, each as near to its own as can be."""
+    earlier = np.arange(len(batch)) - np.repeat(_sum_earlier(sizes), sizes)
+    later = np.repeat(sizes, sizes) - earlier
+    # The running maximum of (batch - number of row), within each run.
+    leap = int(batch.max(initial=0)) + int(sizes.max(initial=0)) + 1
+    offset = 2 * leap * np.repeat(np.arange(len(sizes)), sizes)
+    wanted: Counts = np.maximum.accumulate(batch - earlier + offset) - offset + earlier
+    wanted = np.minimum(wanted, n_batches - later)
+    return np.where(np.repeat(sizes, sizes) <= n_batches, wanted, earlier % n_batches)
 
 
-def _count_repeats(groups: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-    """Count the rows of every group that has several."""
-    if int(groups.max(initial=0)) >= 4 * len(groups):
-        groups = np.unique(groups, return_inverse=True)[1].astype(np.uint32)
-    # Where the last row of each group is; every other row is a repeat. Chunks keep the temporaries small.
-    last = np.empty(int(groups.max(initial=0)) + 1, dtype=np.uint32)
-    rows = np.arange(len(groups), dtype=np.uint32)
-    last[groups] = rows
-    repeats = [
-        groups[low : low + CHUNK][last[groups[low : low + CHUNK]] != rows[low : low + CHUNK]]
-        for low in range(0, len(groups), CHUNK)
-    ]
-    counts: npt.NDArray[np.int64] = np.unique(np.concatenate(repeats), return_counts=True)[1] + 1
-    return counts
+def _sum_earlier(counts: Counts) -> Counts:
+    sums: Counts = np.cumsum(counts) - counts
+    return sums
+
+
+def _rank(chosen: npt.NDArray[np.bool_], heaps: Integers, counts: Counts) -> Counts:
+    """Number the chosen ones of each heap from 0, given how many each heap has."""
+    own = heaps[chosen]
+    return np.arange(len(own)) - _sum_earlier(counts)[own]

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.batches.keys import Keys, read_keys
+from st_cluster_batches.batches.sorting import CHUNK, Integers
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Integers = npt.NDArray[np.integer[Any]]
-
-# A lookup table over label values may have this many entries whatever the number of rows; beyond it, np.unique.
+# A lookup table over label values may have this many entries whatever the number of rows; beyond it, ranks.
 _SMALL_TABLE = 1 << 22
 
 
@@ -30,12 +30,12 @@ class Labels:
     Args:
         strata: (n,) dense stratum codes; strata of one source are consecutive and follow the path of its clusters.
         source_of_stratum: (number of strata,) dense source codes, ascending.
-        groups: (n,) uint32 false-negative groups, or None where every row may meet every other.
+        keys: The keys of false negatives, or None where every row may meet every other.
     """
 
     strata: Integers
     source_of_stratum: Integers
-    groups: npt.NDArray[np.uint32] | None = None
+    keys: Keys | None = None
 
     def __len__(self) -> int:
         return len(self.strata)
@@ -43,9 +43,13 @@ class Labels:
     def digest(self) -> int:
         """Return a 64-bit hash of all labels, so that seeds and checkpoints can tell one labelling from another."""
         state = xxhash.xxh3_64()
-        for array in (self.strata, self.source_of_stratum, self.groups):
-            if array is not None:
-                state.update(np.ascontiguousarray(array).view(np.uint8).data)
+        arrays: list[npt.NDArray[Any]] = [self.strata, self.source_of_stratum]
+        if self.keys is not None:
+            arrays += [self.keys.rows, self.keys.keys]
+            arrays += [] if self.keys.is_negative is None else [self.keys.is_negative]
+        for array in arrays:
+            state.update(f"{array.dtype}{array.shape}".encode())
+            state.update(np.ascontiguousarray(array).view(np.uint8).data)
         return state.intdigest()
 
 
@@ -69,63 +73,85 @@ def find_strata_columns(column_names: Sequence[str], strata: Sequence[str]) -> l
 
 
 def read_labels(
-    dataset: Dataset, strata: Sequence[str] = (SOURCE, CLUSTER), distinct: str | None = FALSE_NEGATIVE_GROUP
+    dataset: Dataset, strata: Sequence[str] = (SOURCE, CLUSTER), distinct: str | None = FALSE_NEGATIVE_KEYS
 ) -> Labels:
     """Read labels from Arrow, hidden or not, without a Python object per row.
 
     Args:
         dataset: A labelled dataset in any format or transform, with or without an indices mapping.
         strata: Columns a batch must share, coarse to fine; integers or strings. A coarse one may be absent.
-        distinct: Integer column that a batch must not repeat. The default one may be absent, another one may not.
+        distinct: Column of keys that a batch is not to repeat: integers, strings, or lists of them. The default one
+            may be absent, another one may not. In the default one, -k means key k, held only as the text of an
+            explicit negative.
 
     Returns:
         The labels of all rows, in row order.
 
     Raises:
         ValueError: If a column is missing or holds nulls.
-        TypeError: If a column is neither integers nor strings.
+        TypeError: If a column holds neither integers nor strings.
     """
     columns = find_strata_columns(dataset.column_names, strata)
     has_distinct = distinct in dataset.column_names
-    if distinct is not None and not has_distinct and distinct != FALSE_NEGATIVE_GROUP:
+    if distinct is not None and not has_distinct and distinct != FALSE_NEGATIVE_KEYS:
         raise ValueError(
             f"distinct={distinct!r} is no column of the dataset, only {dataset.column_names}; pass distinct=None to "
             "let any rows meet"
         )
     table = dataset.with_format("arrow", columns=columns + ([distinct] if has_distinct else []))[:]
-    codes, source_of_stratum = _number_strata(table, columns)
-    groups = _as_uint32(_to_integers(table, str(distinct))) if has_distinct else None
-    return Labels(codes, source_of_stratum, groups)
+    keys = read_keys(table[distinct], str(distinct), distinct == FALSE_NEGATIVE_KEYS) if has_distinct else None
+    return Labels(*_number_strata(table, columns), keys)
 
 
 def _number_strata(table: pa.Table, columns: list[str]) -> tuple[Integers, Integers]:
     """Number the distinct tuples of label values in lexicographic order, source first."""
-    size, keys = 1, np.zeros(table.num_rows, dtype=np.int64)
-    source_span = 1  # how many keys one source covers
+    codes, n_strata = _number(table, columns)
+    coarse = columns[: columns.index(SOURCE) + 1] if SOURCE in columns else []
+    if not coarse or not n_strata:
+        return codes, np.zeros(n_strata, dtype=np.int64)
+    # Any row of a stratum tells its source.
+    row_of_stratum = np.empty(n_strata, dtype=np.int64)
+    for low in range(0, len(codes), CHUNK):
+        part = codes[low : low + CHUNK]
+        row_of_stratum[part] = np.arange(low, low + len(part))
+    return codes, _number(table.select(coarse).take(row_of_stratum), coarse)[0].astype(np.int64)
+
+
+def _number(table: pa.Table, columns: list[str]) -> tuple[Integers, int]:
+    """Number the distinct tuples of values from 0, in lexicographic order; return also how many there are."""
+    keys: Integers = np.zeros(table.num_rows, dtype=np.int32)
+    size = 1
     for column in columns:
-        values = _to_integers(table, column)
-        low = int(values.min()) if len(values) else 0
-        span = int(values.max()) - low + 1 if len(values) else 1
-        if size * span >= 1 << 62:
-            raise ValueError(f"Label column {column!r} spans {span} values, too many beside {columns}; renumber it")
-        keys *= span
-        keys += values
-        keys -= low
+        values, low, span = _find_span(_to_integers(table, column), table.num_rows)
+        if size * span >= 1 << 62:  # only if there are millions of tuples already
+            distinct, keys = np.unique(keys, return_inverse=True)
+            size = len(distinct)
         size *= span
-        source_span = 1 if column == SOURCE else source_span * span
-    if SOURCE not in columns:
-        source_span = size
-    if size <= max(_SMALL_TABLE, 2 * len(keys)):
-        present = np.zeros(size, dtype=bool)
-        present[keys] = True
-        distinct = np.flatnonzero(present)
-        table_of_codes = np.cumsum(present, dtype=np.int64) - 1
-        codes = table_of_codes.astype(np.min_scalar_type(max(len(distinct), 1)))[keys]
-    else:
-        distinct, inverse = np.unique(keys, return_inverse=True)
-        codes = inverse.astype(np.min_scalar_type(len(distinct)))
-    sources = np.unique(distinct // max(source_span, 1), return_inverse=True)[1]
-    return codes, sources
+        keys = keys.astype(np.int32 if size < 1 << 31 else np.int64, copy=False)
+        keys *= keys.dtype.type(span)
+        np.add(keys, values, out=keys, casting="unsafe")
+        keys -= keys.dtype.type(low)
+    if size > max(_SMALL_TABLE, 2 * len(keys)):
+        distinct, keys = np.unique(keys, return_inverse=True)
+        return keys.astype(np.min_scalar_type(len(distinct))), len(distinct)
+    is_present = np.zeros(size, dtype=bool)
+    is_present[keys] = True
+    n_distinct = int(np.count_nonzero(is_present))
+    table_of_codes = np.cumsum(is_present, dtype=np.int64) - 1
+    return table_of_codes.astype(np.min_scalar_type(max(n_distinct, 1)))[keys], n_distinct
+
+
+def _find_span(values: Integers, n_rows: int) -> tuple[Integers, int, int]:
+    """Return values, the least one and how many integers they span; ranks instead where that is far more than rows."""
+    low, high = (int(values.min()), int(values.max())) if n_rows else (0, 0)
+    if high - low < max(_SMALL_TABLE, 2 * n_rows) and high < 1 << 31 and low >= -(1 << 31):
+        return values, low, high - low + 1
+    # By a hash table: numbers of clusters lie far apart, but are few.
+    encoded = pa.array(values).dictionary_encode()
+    distinct = encoded.dictionary.to_numpy()
+    rank = np.empty(len(distinct), dtype=np.int32 if n_rows < 1 << 31 else np.int64)
+    rank[np.argsort(distinct)] = np.arange(len(distinct), dtype=rank.dtype)
+    return rank[encoded.indices.to_numpy()], 0, len(distinct)
 
 
 def _to_integers(table: pa.Table, name: str) -> Integers:
@@ -149,12 +175,3 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
         )
     values: Integers = column.to_numpy()
     return values
-
-
-def _as_uint32(values: Integers) -> npt.NDArray[np.uint32]:
-    """Map group numbers to 32 bits one to one; the numbers themselves carry no meaning."""
-    if values.dtype == np.int32 or values.dtype == np.uint32:
-        return values.view(np.uint32)
-    if len(values) and (values.min() < 0 or values.max() >= 1 << 32):
-        values = np.unique(values, return_inverse=True)[1]
-    return values.astype(np.uint32)

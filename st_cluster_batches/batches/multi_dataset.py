@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -14,7 +16,10 @@ from accelerate import PartialState
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
+from st_cluster_batches.batches.loaders import find_loader
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
+
+logger = logging.getLogger(__name__)
 
 # Far apart, so that the seeds of one dataset and the epochs of another do not meet.
 _SEED_STEP = 1_000_003
@@ -28,7 +33,8 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
 
     An epoch has as many global batches as the datasets together. With `alpha=1` each dataset gives all of its own
     once. With a smaller alpha small datasets are passed through several times in an epoch, each time in another
-    order, and large ones go on in the next epoch where they stopped.
+    order, and large ones go on in the next epoch where they stopped. A dataset that is too small for one global batch
+    is left out, with a warning that names it.
 
     Args:
         dataset: The concatenated datasets.
@@ -39,7 +45,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         alpha: 1 is proportional to size, 0 uniform; as in Nomic-Embed, .3 lifts small datasets.
 
     Raises:
-        ValueError: If alpha is negative, or a dataset fills no global batch.
+        ValueError: If alpha is negative, or no dataset fills a global batch.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         self.alpha = alpha
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
+        self._trainer = find_loader(dataset).trainer
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):
                 sampler.seed = self.seed + _SEED_STEP * at
@@ -78,10 +85,10 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
     @property
     def shares(self) -> npt.NDArray[np.int64]:
         """(datasets,) global batches of each dataset in an epoch; the sum does not depend on alpha."""
-        available = self._count_available()
+        available = self._available
         if self.alpha == 1:
             return available
-        weights = available.astype(float) ** self.alpha
+        weights = np.where(available > 0, available.astype(float) ** self.alpha, 0)
         exact = weights / weights.sum() * available.sum()
         shares: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
         # Largest remainders; a stable sort, so that every process breaks ties alike.
@@ -90,7 +97,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         return shares
 
     def __len__(self) -> int:
-        return self.world_size * int(self._count_available().sum())
+        return self.world_size * int(self._available.sum())
 
     def __iter__(self) -> Iterator[list[int]]:
         shares = self.shares
@@ -104,26 +111,51 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
     def _stream(self, at: int, start: int) -> Iterator[list[int]]:
         """Yield batches of a dataset for ever, pass after pass, from its global batch number `start` on."""
         sampler = self.batch_samplers[at]
-        number, skipped = divmod(start, int(self._count_available()[at]))
+        number, skipped = divmod(start, int(self._available[at]))
         while True:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(number)
             whole = len(sampler) // self.world_size * self.world_size
-            yield from islice(sampler, skipped * self.world_size, whole)
+            is_empty = True
+            for batch in islice(sampler, skipped * self.world_size, whole):
+                is_empty = False
+                yield batch
+            if is_empty and not skipped:
+                raise ValueError(
+                    f"{self._name(at)}: {type(sampler).__name__} promises {whole} batches and gives none; it may hold "
+                    f"fewer different texts than the {self.batch_size} rows of a batch. Lower "
+                    "per_device_train_batch_size, or leave the dataset out"
+                )
             number, skipped = number + 1, 0
 
-    def _count_available(self) -> npt.NDArray[np.int64]:
+    @cached_property
+    def _available(self) -> npt.NDArray[np.int64]:
+        """(datasets,) the global batches that each dataset has."""
         available: npt.NDArray[np.int64] = np.array(
-            [len(sampler) // self.world_size for sampler in self.batch_samplers], dtype=np.int64
+            [
+                0 if getattr(sampler, "fills_no_batch", False) else len(sampler) // self.world_size
+                for sampler in self.batch_samplers
+            ],
+            dtype=np.int64,
         )
-        if not available.all():
-            at = int(np.argmin(available))
-            raise ValueError(
-                f"Dataset number {at} has {len(self.dataset.datasets[at])} rows, which make no global batch of "
-                f"{self.batch_size} rows x {self.world_size} devices; lower per_device_train_batch_size or leave it "
-                "out"
+        size = f"{self.batch_size} rows x {self.world_size} devices"
+        for at in np.flatnonzero(available == 0).tolist():
+            logger.warning(
+                "%s is left out: its %d rows fill no global batch of %s. Lower per_device_train_batch_size to train "
+                "on it",
+                self._name(at),
+                len(self.dataset.datasets[at]),
+                size,
             )
+        if not available.any():
+            raise ValueError(f"No dataset fills a global batch of {size}; lower per_device_train_batch_size")
         return available
+
+    def _name(self, at: int) -> str:
+        """Name a dataset as its `DatasetDict` does, as far as the trainer can be found."""
+        trained = getattr(self._trainer, "train_dataset", None)
+        names = list(trained) if isinstance(trained, dict) else []
+        return f"Dataset {names[at]!r}" if len(names) == len(self.batch_samplers) else f"Dataset number {at}"
 
 
 @dataclass(frozen=True)

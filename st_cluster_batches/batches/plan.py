@@ -4,7 +4,8 @@ Everything here is numpy on integers; no text, no model and no trainer. The plan
 world size, drop_last, seed, epoch), so every process can make it for itself and a resumed run finds it again.
 
 An epoch is cut at three levels. Each stratum is cut into *pure* global batches; what is left of it, with the rest of
-its neighbours in the same source, into *pooled* ones; what is left of the sources into *mixed* ones.
+its neighbours in the same source, into *pooled* ones; what is left of the sources into *mixed* ones. Which of them a
+row goes to, and with whom, is then chosen such that few rows meet a false negative.
 """
 
 from __future__ import annotations
@@ -12,17 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Filler, PlanCounts, count_distinct_batches
+from st_cluster_batches.batches.exchanging import Exchange
+from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout, PlanCounts
+from st_cluster_batches.batches.holders import Holders
 from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.sorting import CHUNK, Rows, group_by_stratum
-
-# A sort key is 64 bits, 32 of them a hash: rows and strata that are shuffled at once must fit into the other 32.
-_MAX_STRATA = 1 << 12
+from st_cluster_batches.batches.sorting import Rows, group_by_stratum
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class EpochPlan:
 
 
 class BatchPlan:
-    """Plan epochs of batches that share a stratum and repeat no false-negative group.
+    """Plan epochs of batches that share a stratum, and whose rows are not false negatives of each other if possible.
 
     Args:
         labels: Labels of all rows.
@@ -93,20 +92,30 @@ class BatchPlan:
         self.seed = seed
         self.global_size = batch_size * world_size
         self.random_fraction = random_fraction
-        self._full_batches, self._unplaced_groups = count_distinct_batches(
-            labels.groups, len(labels), self.global_size
-        )
+        self._full_batches = len(labels) // self.global_size
         self._keeps_rest = world_size == 1 and not drop_last
         if len(self) == 0:
-            raise ValueError(
-                f"{len(labels)} rows make no global batch of {self.global_size} = {batch_size} rows x {world_size} "
-                "devices without false negatives; lower per_device_train_batch_size or add data"
-            )
+            raise ValueError(self._explain_emptiness())
 
     def __len__(self) -> int:
-        """Count the per-device batches of every epoch; it depends on group sizes alone, never on seed or strata."""
+        """Count the per-device batches of every epoch; it depends on the number of rows alone."""
         has_rest = len(self.labels) > self._full_batches * self.global_size
         return self._full_batches * self.world_size + int(self._keeps_rest and has_rest)
+
+    def _explain_emptiness(self) -> str:
+        n_rows, size = len(self.labels), self.batch_size
+        if n_rows == 0:
+            return "The dataset has no rows"
+        if self.world_size == 1:
+            return (
+                f"{n_rows} rows fill no batch of {size}, and drop_last=True leaves a shorter one out; lower the batch "
+                "size (per_device_train_batch_size), pass drop_last=False or add data"
+            )
+        blamed = "use fewer devices or a smaller batch" if size <= n_rows else "lower the batch size"
+        return (
+            f"{n_rows} rows fill no global batch of {self.global_size} = {size} rows x {self.world_size} devices; "
+            f"{blamed} (per_device_train_batch_size) or add data"
+        )
 
     @cached_property
     def digest(self) -> int:
@@ -114,15 +123,17 @@ class BatchPlan:
         return self.labels.digest()
 
     @cached_property
-    def _grouped(self) -> tuple[Rows, npt.NDArray[np.int64]]:
-        return group_by_stratum(self.labels.strata, len(self.labels.source_of_stratum))
+    def _holders(self) -> Holders:
+        return Holders.build(self.labels.keys, len(self.labels))
+
+    @cached_property
+    def _singles(self) -> tuple[Rows, npt.NDArray[np.int64]]:
+        """The rows without a key, by stratum, and how many each stratum has."""
+        without = self._holders.has_key if self.labels.keys is not None else None
+        return group_by_stratum(self.labels.strata, len(self.labels.source_of_stratum), without)
 
     def plan_epoch(self, epoch: int) -> EpochPlan:
         """Plan one epoch.
-
-        The number of global batches is fixed before any is made: the largest at which all of them can be free of
-        false negatives. Should the leftovers be too entangled to fill the last few, pure and pooled batches are
-        opened, as few as needed, so that their rows can take the conflicting ones.
 
         Args:
             epoch: The epoch, from 0; another epoch gives other batches.
@@ -131,54 +142,52 @@ class BatchPlan:
             The batches, with every row in at most one of them.
         """
         rng = np.random.default_rng([self.seed % (1 << 32), epoch, self.digest])
-        filler = Filler(self.labels.groups, self.global_size, self._full_batches)
-        rest: list[Rows] = []
-        rows, sizes = self._draw_random(filler, rng)
-        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        layout = self._lay_out(rng)
         n_sources = int(self.labels.source_of_stratum[-1]) + 1
-        first_strata = np.searchsorted(self.labels.source_of_stratum, np.arange(n_sources + 1))
-        for low, high in pairwise(first_strata.tolist()):
-            leftovers = [
-                filler.fill_pure(rows[bounds[a] : bounds[b]], sizes[a:b], rng)
-                for a, b in _split_strata(sizes[low:high], offset=low)
-            ]
-            rest.append(filler.fill_along_path(np.concatenate(leftovers), rng))
-        last = filler.finish(np.concatenate(rest), MIXED if n_sources > 1 else POOLED, self._keeps_rest)
+        # The first heap is that of the random batches.
+        layout.cut_path(1 + np.searchsorted(self.labels.source_of_stratum, np.arange(n_sources + 1)), rng)
+        repeats = 0
+        if self.labels.keys is not None:
+            layout.spread(self._holders)
+            exchange = Exchange(layout, self.labels, self._holders, rng)
+            exchange.run()
+            repeats = exchange.count_repeats()
+        n_full = self._full_batches * self.global_size
+        kinds = layout.kinds[: self._full_batches]
+        rows = layout.rows[:n_full].reshape(-1, self.global_size)
+        last = layout.rows[n_full:] if self._keeps_rest else layout.rows[:0]
         order = rng.permutation(self._full_batches)
-        return EpochPlan(filler.rows, filler.kinds, order, last, self._count(filler, last))
+        return EpochPlan(rows, kinds, order, last, self._count(kinds, len(last), repeats))
 
-    def _draw_random(self, filler: Filler, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
-        """Fill the batches that cross strata; return the other rows by stratum, and what is left of each stratum."""
-        rows, sizes = self._grouped
-        n_random = round(self.random_fraction * self._full_batches)
-        if n_random == 0:
-            return rows, sizes
-        shuffled = np.arange(len(rows), dtype=rows.dtype)
-        rng.shuffle(shuffled)
-        taken = filler.fill_random(shuffled, n_random)
-        left = rows[~taken[rows]]
-        return left, sizes - np.bincount(self.labels.strata[taken], minlength=len(sizes))
+    def _lay_out(self, rng: np.random.Generator) -> Layout:
+        """Place every row, heap by heap: the random batches, then the strata."""
+        singles, sizes = self._singles
+        holders = self._holders
+        heaps = self.labels.strata[holders.rows].astype(np.int64) + 1
+        sizes = np.concatenate([[0], sizes])
+        n_random = round(self.random_fraction * self._full_batches) * self.global_size
+        if n_random:
+            is_taken = np.zeros(len(self.labels), dtype=bool)
+            is_taken[rng.choice(len(self.labels), n_random, replace=False, shuffle=False)] = True
+            heaps[is_taken[holders.rows]] = 0
+            taken, left = singles[is_taken[singles]], singles[~is_taken[singles]]
+            sizes[1:] -= np.bincount(self.labels.strata[taken], minlength=len(sizes) - 1)
+            sizes[0] = len(taken)
+            singles = np.concatenate([taken, left])
+        layout = Layout(sizes + np.bincount(heaps, minlength=len(sizes)), self.global_size, self._keeps_rest)
+        layout.deal(holders.rows, heaps, holders.groups, sizes, rng)
+        layout.fill(singles, sizes, rng)
+        return layout
 
-    def _count(self, filler: Filler, last: Rows) -> PlanCounts:
-        by_kind = np.bincount(filler.kinds, minlength=4)
+    def _count(self, kinds: npt.NDArray[np.uint8], n_last: int, repeats: int) -> PlanCounts:
+        by_kind = np.bincount(kinds, minlength=4)
         return PlanCounts(
             global_batch_size=self.global_size,
             pure=int(by_kind[PURE]),
             pooled=int(by_kind[POOLED]),
             mixed=int(by_kind[MIXED]),
             random=int(by_kind[RANDOM]),
-            last=len(last),
-            dropped=len(self.labels) - filler.rows.size - len(last),
-            unplaced_groups=self._unplaced_groups,
+            last=n_last,
+            dropped=len(self.labels) - len(kinds) * self.global_size - n_last,
+            repeats=repeats,
         )
-
-
-def _split_strata(sizes: npt.NDArray[np.int64], offset: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of consecutive strata small enough to be shuffled at once; a large stratum is a range alone."""
-    low, total = 0, 0
-    for index, size in enumerate(sizes.tolist()):
-        if index > low and (total + size > CHUNK or index - low == _MAX_STRATA):
-            yield offset + low, offset + index
-            low, total = index, 0
-        total += size
-    yield offset + low, offset + len(sizes)

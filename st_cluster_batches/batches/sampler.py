@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,67 +11,19 @@ import torch
 from accelerate import PartialState
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
-from transformers import Trainer
 
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, read_labels
+from st_cluster_batches.batches.loaders import Loader, find_loader
+from st_cluster_batches.batches.options import PlanOptions, Strata
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS, SOURCE, hide_labels
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, hide_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What batches share, what they never repeat, and how many of them are random.
-
-    Args:
-        schedule: (first epoch, columns) pairs: from which epoch on a batch shares which columns.
-        distinct: Column that no global batch repeats, or None.
-        random_fraction: Share of the global batches that is drawn across all strata.
-    """
-
-    schedule: tuple[tuple[int, tuple[str, ...]], ...]
-    distinct: str | None
-    random_fraction: float
-
-    @classmethod
-    def check(cls, strata: Strata, distinct: str | None, random_fraction: float) -> PlanOptions:
-        """Check options as users write them.
-
-        Raises:
-            ValueError: If one has no meaning.
-        """
-        stages = strata if isinstance(strata, Mapping) else {0: strata}
-        schedule = tuple(
-            (epoch, (columns,) if isinstance(columns, str) else tuple(columns))
-            for epoch, columns in sorted(stages.items())
-        )
-        if not schedule or not all(
-            columns and all(isinstance(name, str) for name in columns) for _, columns in schedule
-        ):
-            raise ValueError(f"strata={strata!r} must name at least one label column, such as ('source', 'cluster')")
-        if schedule[0][0] != 0:
-            raise ValueError(f"strata={strata!r} must say what batches share from epoch 0 on")
-        if not 0 <= random_fraction < 1:
-            raise ValueError(
-                f"random_fraction={random_fraction} must be in [0, 1); for random batches alone use the stock sampler"
-            )
-        return cls(schedule, distinct, float(random_fraction))
-
-    @property
-    def columns(self) -> list[str]:
-        """All label columns that any epoch uses."""
-        names = [name for _, columns in self.schedule for name in columns]
-        return list(dict.fromkeys([*names, *([self.distinct] if self.distinct else [])]))
-
-    def strata_of(self, epoch: int) -> tuple[str, ...]:
-        """Return what a batch shares in an epoch."""
-        return [columns for first, columns in self.schedule if first <= epoch][-1]
+logger = logging.getLogger(__name__)
 
 
 class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the host library has no types
@@ -81,7 +33,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     labels, the batch size, the number of processes, the seed and the epoch; see `BatchPlan` for its promises. Label
     columns are hidden from the collator, on the dataset itself, whatever format it has.
 
-    A dataset that the trainer only evaluates on gets the stock order if it has no labels or fills no batch.
+    A dataset that the trainer only evaluates on gets the stock order if it has no labels, or if a plan would leave
+    rows out.
 
     Args:
         dataset: Dataset with label columns, as `attach_clusters` writes them.
@@ -92,7 +45,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         seed: Seed of the plan.
         strata: Columns that a batch shares, coarse to fine. `("source",)` gives single-source batches. A dict from
             first epochs to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
-        distinct: Column that no global batch repeats, or None.
+        distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         world_size: Processes that step together; by default those that are running.
 
@@ -110,7 +63,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         seed: int | None = 0,
         *,
         strata: Strata = (SOURCE, CLUSTER),
-        distinct: str | None = FALSE_NEGATIVE_GROUP,
+        distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         world_size: int | None = None,
     ) -> None:
@@ -121,40 +74,56 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._plans: dict[tuple[str, ...], BatchPlan] = {}
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
-        trainer = _find_trainer()
-        if trainer is not None and self.world_size > 1:
-            if trainer.accelerator.dispatch_batches:
-                raise ValueError(
-                    "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
-                    "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
-                )
-            if trainer.accelerator.split_batches:
-                # accelerate will cut every batch into one slice per process: a batch is a global batch already.
-                self.world_size, self.drop_last = 1, True
-        needed = [columns[-1] for _, columns in self.options.schedule]
-        has_labels = set(needed) <= set(dataset.column_names)
-        if (has_labels and len(dataset) >= batch_size * self.world_size) or _is_trained_on(dataset, trainer):
+        loader = find_loader(dataset)
+        self._fit_to_trainer(loader)
+        if loader.is_training:
             for _, columns in self.options.schedule:
                 find_strata_columns(dataset.column_names, columns)
-            if trainer is not None:
-                _keep_in_step(trainer)
-        else:
-            self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last)
+            if loader.trainer is not None:
+                _keep_in_step(loader.trainer)
+        elif not self._can_evaluate():
+            # Never fewer rows than the set has: accelerate evens out a short last batch when it evaluates.
+            self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
         hide_labels(dataset, [*LABEL_COLUMNS, *self.options.columns])
+
+    def _fit_to_trainer(self, loader: Loader) -> None:
+        """Take the number of processes from what accelerate will do with the batches."""
+        if loader.trainer is None or self.world_size == 1:
+            return
+        if loader.trainer.accelerator.dispatch_batches:
+            raise ValueError(
+                "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
+                "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
+            )
+        if loader.trainer.accelerator.split_batches:
+            # accelerate will cut every batch into one slice per process: a batch is a global batch already.
+            self.world_size, self.drop_last = 1, True
+
+    def _can_evaluate(self) -> bool:
+        """Whether an evaluation set has labels, and a plan that gives all its rows."""
+        needed = {columns[-1] for _, columns in self.options.schedule}
+        if self.world_size > 1 or self.drop_last or not needed <= set(self.dataset.column_names):
+            return False
+        try:
+            self.plan_epoch()
+        except (ValueError, TypeError) as error:  # hours of training are not to end at an evaluation
+            logger.warning("The evaluation set is taken in the stock order, for its labels cannot be read: %s", error)
+            return False
+        return True
 
     @classmethod
     def configure(
         cls,
         *,
         strata: Strata = (SOURCE, CLUSTER),
-        distinct: str | None = FALSE_NEGATIVE_GROUP,
+        distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
     ) -> ConfiguredSampler:
         """Return a picklable variant for `batch_sampler`, with other options than the defaults.
 
         Args:
             strata: Columns that a batch shares, or a dict of them by first epoch; as for the sampler.
-            distinct: Column that no global batch repeats, or None.
+            distinct: Column of keys that a global batch repeats only where it must; or None.
             random_fraction: Share of the global batches that is drawn across all strata.
 
         Returns:
@@ -173,7 +142,9 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def plan(self) -> BatchPlan:
         """The plan of the current epoch's strata; made when first needed, since trainers build samplers in vain."""
-        strata = self.options.strata_of(self.epoch)
+        return self._plan_of(self.options.strata_of(self.epoch))
+
+    def _plan_of(self, strata: tuple[str, ...]) -> BatchPlan:
         if strata not in self._plans:
             self._plans[strata] = BatchPlan(
                 read_labels(self.dataset, strata, self.options.distinct),
@@ -186,6 +157,12 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         return self._plans[strata]
 
     @property
+    def fills_no_batch(self) -> bool:
+        """Whether the dataset has too few rows for a single global batch, and may make no short one."""
+        is_short = len(self.dataset) < self.batch_size * self.world_size
+        return self.is_planned and is_short and (self.world_size > 1 or self.drop_last)
+
+    @property
     def counts(self) -> PlanCounts:
         """What the current epoch is made of."""
         return self.plan_epoch().counts
@@ -193,7 +170,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     def describe(self) -> dict[str, Any]:
         """Return all that decides the batches, as JSON keeps it."""
         return {
-            "labels": f"{self.plan.digest:016x}",
+            "labels": "+".join(f"{self._plan_of(columns).digest:016x}" for _, columns in self.options.schedule),
             "rows": len(self.dataset),
             "batch_size": self.batch_size,
             "world_size": self.world_size,
@@ -238,31 +215,6 @@ class ConfiguredSampler:
             distinct=options.distinct,
             random_fraction=options.random_fraction,
         )
-
-
-def _find_trainer() -> Any:
-    """Find the trainer that is building the sampler, or None outside of one.
-
-    The trainer gives its train, eval and test samplers the same arguments, so the only witness of what a dataset is
-    for is the trainer itself, further up the call stack.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if isinstance(owner := frame.f_locals.get("self"), Trainer):
-            return owner
-        frame = frame.f_back
-    return None
-
-
-def _is_trained_on(dataset: Dataset, trainer: Any) -> bool:
-    """Tell whether a dataset is to be trained on; outside a trainer, every one is.
-
-    Without this, hours of training would end at the first evaluation on unlabelled data.
-    """
-    if trainer is None:
-        return True
-    trained = trainer.train_dataset
-    return any(dataset is one for one in (trained.values() if isinstance(trained, dict) else (trained,)))
 
 
 def _keep_in_step(trainer: Any) -> None:

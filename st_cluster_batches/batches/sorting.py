@@ -1,4 +1,8 @@
-"""Sort, group and shuffle row numbers by the million: radix sorts and a keyed hash, in numpy alone."""
+"""Sort, group and shuffle row numbers by the million, in numpy alone.
+
+A number and its position are packed into 64 bits and sorted as plain integers: numpy does that with vector
+instructions, three times faster than it sorts indirectly.
+"""
 
 from __future__ import annotations
 
@@ -7,65 +11,103 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.labels import Integers
-
+Integers = npt.NDArray[np.integer[Any]]
 Rows = npt.NDArray[np.signedinteger[Any]]
 
 # Rows that are grouped or shuffled at once: enough to hide numpy's call cost, few enough to keep memory down.
 CHUNK = 1 << 18
 
 
-def group_by_stratum(strata: Integers, n_strata: int) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """Return the rows sorted by stratum, and the size of each stratum; a counting sort in chunks, to save memory."""
-    chunks = [slice(low, low + CHUNK) for low in range(0, len(strata), CHUNK)]
+def group_by_stratum(
+    strata: Integers, n_strata: int, without: npt.NDArray[np.bool_] | None = None
+) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Return the rows sorted by stratum, and the size of each stratum; a counting sort in chunks, to save memory.
+
+    Args:
+        strata: (n,) stratum of every row.
+        n_strata: How many strata there are.
+        without: (n,) rows to leave out.
+    """
+    # With many strata their counts are what takes time: then few chunks.
+    length = max(CHUNK, n_strata)
+    chunks = [slice(low, low + length) for low in range(0, len(strata), length)]
     sizes = np.zeros(n_strata, dtype=np.int64)
     for chunk in chunks:
-        sizes += np.bincount(strata[chunk], minlength=n_strata)
-    rows: Rows = np.empty(len(strata), dtype=row_dtype(len(strata)))
+        sizes += np.bincount(strata[chunk] if without is None else strata[chunk][~without[chunk]], minlength=n_strata)
+    rows: Rows = np.empty(int(sizes.sum()), dtype=row_dtype(len(strata)))
     free = np.cumsum(sizes) - sizes
     for chunk in chunks:
-        _, order = sort_by(strata[chunk].astype(np.uint32))
-        counts = np.bincount(strata[chunk], minlength=n_strata)
+        kept = None if without is None else np.flatnonzero(~without[chunk])
+        own = strata[chunk] if kept is None else strata[chunk][kept]
+        order = stable_order(own)
+        counts = np.bincount(own, minlength=n_strata)
         target = np.arange(len(order)) + np.repeat(free - (np.cumsum(counts) - counts), counts)
-        rows[target] = order + chunk.start
+        rows[target] = (order if kept is None else kept[order]) + chunk.start
         free += counts
     return rows, sizes
 
 
-def sort_by(keys: npt.NDArray[np.unsignedinteger[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Sort keys stably; return them and their old positions.
+def stable_order(keys: Integers) -> npt.NDArray[np.intp]:
+    """Return the positions that sort non-negative keys; equal ones stay in order."""
+    key_bits, bits = int(keys.max(initial=0)).bit_length(), max(len(keys) - 1, 0).bit_length()
+    if key_bits + bits > 64:
+        low_first = stable_order(keys & keys.dtype.type((1 << 31) - 1))
+        return low_first[stable_order(keys[low_first] >> keys.dtype.type(31))]
+    packed = keys.astype(np.uint64)
+    packed <<= np.uint64(bits)
+    packed |= np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    packed &= np.uint64((1 << bits) - 1)
+    return packed.view(np.intp)
 
-    Digit by digit: numpy sorts 16-bit integers by radix, several times faster than wider ones by comparison.
-    """
-    n_digits = max(1, -(-int(keys.max(initial=0)).bit_length() // 16))
-    order = np.lexsort([(keys >> keys.dtype.type(16 * digit)).astype(np.uint16) for digit in range(n_digits)])
-    return keys[order], order
+
+def shuffle_within(rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Generator) -> Rows:
+    """Shuffle consecutive groups of rows, each within itself."""
+    if len(rows) > 2 * CHUNK and len(sizes) == 1:
+        # Part one large group at random first: a shuffle is fast while it fits into the cache.
+        n_parts = -(-len(rows) // CHUNK)
+        parts = np.empty(len(rows), dtype=np.min_scalar_type(n_parts))
+        for low in range(0, len(rows), CHUNK):
+            part = parts[low : low + CHUNK]
+            part[:] = rng.integers(n_parts, size=len(part), dtype=np.uint32)
+        order, part_sizes = group_by_stratum(parts, n_parts)
+        shuffled, ends = np.empty_like(rows), np.cumsum(part_sizes)
+        for low, high in zip((ends - part_sizes).tolist(), ends.tolist(), strict=True):
+            shuffled[low:high] = shuffle_within(rows[order[low:high]], np.array([high - low]), rng)
+        return shuffled
+    if len(rows) < 2:
+        return rows
+    sizes = sizes[sizes > 0]
+    position_bits, group_bits = (len(rows) - 1).bit_length(), (len(sizes) - 1).bit_length()
+    packed = rng.integers(1 << (64 - position_bits - group_bits), size=len(rows), dtype=np.uint64, endpoint=False)
+    packed <<= np.uint64(position_bits)
+    packed |= np.arange(len(rows), dtype=np.uint64)
+    if group_bits:
+        packed |= np.repeat(np.arange(len(sizes), dtype=np.uint64) << np.uint64(64 - group_bits), sizes)
+    packed.sort()
+    packed &= np.uint64((1 << position_bits) - 1)
+    return rows[packed.view(np.intp)]
 
 
 def count_earlier(keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Count, for each element of a sorted array, the equal ones before it."""
-    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
+    starts = find_starts(keys)
     return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
 
 
-def draw_key(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
-    """Draw the key of a hash."""
-    return rng.integers(1 << 32, size=2, dtype=np.uint32)
+def find_starts(keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return the positions in a sorted array at which another value starts."""
+    return np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]]))
 
 
-def hash_bijectively(ids: npt.NDArray[np.uint32], keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Scramble 32-bit numbers one to one, by two keyed rounds of MurmurHash3's finaliser.
+def expand(starts: Integers, counts: Integers) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+    """List ranges of positions, given by starts and lengths.
 
-    Being one to one, it never lets two groups share a key, which a table of random numbers would.
+    Returns:
+        Which range each listed position belongs to, and the positions.
     """
-    hashed = ids.copy()
-    for key in keys:
-        hashed ^= key
-        for multiplier, shift in ((0x85EBCA6B, 13), (0xC2B2AE35, 16)):
-            hashed ^= hashed >> np.uint32(16)
-            hashed *= np.uint32(multiplier)
-            hashed ^= hashed >> np.uint32(shift)
-    return hashed
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 
 
 def row_dtype(n_rows: int) -> type[np.int32] | type[np.int64]:

@@ -15,6 +15,7 @@ from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.storage.cache import hash_values
 from st_cluster_batches.storage.chunks import ChunkedArray
 
+_CLUSTER_BITS = 24  # of a cluster's number are its place among the clusters of its source
 _NEAREST = np.dtype([("cluster", np.int32), ("similarity", np.float32)])
 
 
@@ -67,18 +68,30 @@ def measure_clusters(
 
 
 def number_clusters(centroids: Mapping[str, Centroids]) -> dict[str, int]:
-    """Return the number of every source's first cluster; numbers are unique across sources."""
-    ends = np.cumsum([len(one) for one in centroids.values()]).tolist()
-    return dict(zip(centroids, [0, *ends[:-1]], strict=True))
+    """Return the number of every source's first cluster.
+
+    It is a hash of the source and its centroids, and not counted from 0, so that rows which were labelled apart and
+    joined later share a number only if they share a cluster. The clusters of a source are numbered on from it.
+    """
+    return {
+        name: (xxhash.xxh3_64_intdigest(f"{name}\0{digest_array(own)}".encode()) >> (_CLUSTER_BITS + 1))
+        << _CLUSTER_BITS
+        for name, own in centroids.items()
+    }
+
+
+def find_position(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return which cluster of its source a number stands for, from 0; for people, who cannot read 19 digits."""
+    return numbers & ((1 << _CLUSTER_BITS) - 1)
 
 
 def read_clusters(
     vectors: PairVectors, nearest: ChunkedArray, centroids: Mapping[str, Centroids]
-) -> npt.NDArray[np.int32]:
+) -> npt.NDArray[np.int64]:
     """Return the (n,) clusters of all rows, with numbers that are unique across sources."""
     pairs, first_cluster = vectors.pairs, number_clusters(centroids)
-    offsets = np.asarray([first_cluster[name] for name in pairs.sources], dtype=np.int32)
-    clusters = np.empty(len(pairs), dtype=np.int32)
+    offsets = np.asarray([first_cluster[name] for name in pairs.sources], dtype=np.int64)
+    clusters = np.empty(len(pairs), dtype=np.int64)
     for low, high, rows in nearest:
         clusters[low:high] = rows["cluster"] + offsets[pairs.source_of_row[low:high]]
     return clusters

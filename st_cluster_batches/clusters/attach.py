@@ -43,13 +43,14 @@ def attach_clusters(
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
 ) -> AnyDataset:
-    """Label every row with its cluster and its false-negative group.
+    """Label every row with its cluster, and with keys that it shares with its false negatives.
 
     `fit_clusters(...).attach(dataset)` does the same and keeps the clustering; see `ClusterOptions` for what decides
     the clusters, `AttachOptions` for the other options, and `cluster_dataset` for what is done.
 
     Returns:
-        The dataset with the int32 columns `cluster` and `false_negative_group` after its own.
+        The dataset with two columns after its own: `cluster`, an int64 number, and `false_negative_keys`, a list of
+        int64 keys. Pairs with labels or scores, whose losses take no in-batch negatives, get no keys.
     """
     options = AttachOptions(
         ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter),

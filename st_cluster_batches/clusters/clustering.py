@@ -54,7 +54,7 @@ class Clustering:
     encoder: Encoder | None = field(default=None, repr=False, compare=False)
 
     def first_cluster(self, source: str) -> int:
-        """Return the number of a source's first cluster; numbers are unique across sources."""
+        """Return the number of a source's first cluster; see `number_clusters`."""
         return number_clusters(self.centroids)[source]
 
     def attach(
@@ -71,8 +71,7 @@ class Clustering:
         """Label rows, old or new, by their nearest centroid.
 
         Args:
-            dataset: Pairs, triplets or longer tuples of text. An IterableDataset is labelled as it is read; there,
-                two rows share a false-negative group if they share the passage.
+            dataset: Pairs, triplets or longer tuples of text. An IterableDataset is labelled as it is read.
             source_column: Column that names the source of a row. Its values must be known to the clustering.
             false_negative_threshold: See `attach_clusters`; not for an IterableDataset.
             batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
@@ -81,7 +80,7 @@ class Clustering:
             show_progress_bar: Whether to show progress.
 
         Returns:
-            The dataset with the int32 columns `cluster` and `false_negative_group` after its own.
+            The dataset with the columns `cluster` and `false_negative_keys` after its own.
 
         Raises:
             ValueError: If the rows do not fit, or the encoder is not the one that the centroids were made with.
@@ -107,7 +106,7 @@ class Clustering:
 
     def assign(
         self, texts_or_vectors: Sequence[Any] | Vectors, source: str | Sequence[str] | None = None
-    ) -> npt.NDArray[np.int32]:
+    ) -> npt.NDArray[np.int64]:
         """Find the clusters of some texts or vectors.
 
         Args:
@@ -116,7 +115,7 @@ class Clustering:
             source: The source of all, or of each. The only one by default.
 
         Returns:
-            (n,) int32 cluster numbers, as `attach` gives them.
+            (n,) int64 cluster numbers, as `attach` gives them.
 
         Raises:
             ValueError: If a source is unknown, or vectors have another number of dimensions.
@@ -129,7 +128,7 @@ class Clustering:
             raise ValueError(f"{len(sources)} sources for {len(texts_or_vectors)} rows")
         self.check_sources(set(sources.tolist()))
         vectors = self._to_vectors(texts_or_vectors)
-        clusters = np.empty(len(vectors), dtype=np.int32)
+        clusters = np.empty(len(vectors), dtype=np.int64)
         for name in sorted(set(sources.tolist())):
             at = np.flatnonzero(sources == name)
             nearest = NearestCentroid(self.centroids[name]).find(vectors[at])[0]

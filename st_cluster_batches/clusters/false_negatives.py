@@ -1,63 +1,149 @@
-"""Rows that would be false negatives of one another: equal texts, and passages that say nearly the same."""
+"""The keys that a row shares with the rows that would be its false negatives.
+
+Keys are hashes of texts, not numbers that are counted: rows that were labelled apart and joined later share a key
+where they share a text. Two rows conflict if they share the query or the positive, if the positive of one is an
+explicit negative of the other, or if their passages are near-duplicates. To share an explicit negative is no conflict:
+a key with a minus stands for the text of an explicit negative, and two of these may meet.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from st_cluster_batches.clusters.near_duplicates import find_near_duplicates
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.data.duplicates import group_false_negatives
+from st_cluster_batches.data.duplicates import combine_hashes, hash_column, hash_texts
 from st_cluster_batches.data.pairs import Pairs
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 20
-# A group that would be in every global batch of so many rows, and is no handful, is warned of.
-_BATCH, _FEW_ROWS = 512, 10
+Keys = npt.NDArray[np.int64]
+
+# Told apart, since a query that equals another row's passage is no conflict.
+_QUERY, _PASSAGE, _NEAR = (np.uint64(salt) for salt in (1, 2, 3))
+# Batch sizes for which `attach` counts the rows that cannot but meet a false negative; the share worth a warning.
+_BATCH_SIZES = (128, 1024)
+_WORTH_A_WARNING = 0.01
 
 
-def group_rows(
-    vectors: PairVectors, clusters: npt.NDArray[np.int32], threshold: float | None
-) -> tuple[npt.NDArray[np.int32], dict[str, Any]]:
-    """Return the (n,) false-negative groups of all rows, and how many there are of every size."""
+@dataclass(frozen=True)
+class FalseNegativeKeys:
+    """The keys of n rows.
+
+    Args:
+        columns: (n,) keys of the query, of the positive, and, with a minus, of every explicit negative.
+        near_rows: Rows with a near-duplicate passage, ascending, once for each key.
+        near_keys: The keys that they share with these.
+    """
+
+    columns: list[Keys]
+    near_rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    near_keys: Keys = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def to_arrow(self, low: int, high: int) -> pa.ListArray:
+        """Return the keys of some rows as lists."""
+        first, last = np.searchsorted(self.near_rows, [low, high])
+        n_near = np.bincount(self.near_rows[first:last] - low, minlength=high - low)
+        ends = np.cumsum(len(self.columns) + n_near)
+        values = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+        starts = ends - len(self.columns) - n_near
+        is_near = np.ones(len(values), dtype=bool)
+        for at, column in enumerate(self.columns):
+            values[starts + at] = column[low:high]
+            is_near[starts + at] = False
+        values[is_near] = self.near_keys[first:last]
+        return pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values)
+
+
+def find_keys(
+    vectors: PairVectors, clusters: npt.NDArray[np.integer[Any]], threshold: float | None
+) -> tuple[FalseNegativeKeys, dict[str, Any]]:
+    """Find the keys of all rows.
+
+    Args:
+        vectors: The pairs; their passages have been embedded if there is a threshold.
+        clusters: (n,) the cluster of every row: near-duplicates are searched within clusters.
+        threshold: Similarity from which on passages count as near-duplicates; None for equal texts alone.
+
+    Returns:
+        The keys, and a report on the rows that share them.
+    """
     pairs = vectors.pairs
-    near = None if threshold is None else find_near_duplicates(vectors, clusters, threshold)
-    links = None if near is None else near.links
-    groups = group_false_negatives(pairs.dataset, pairs.text_columns, vectors.cache.show_progress_bar, links)
-    sizes = np.zeros(int(groups.max()) + 1, dtype=np.int32)
-    for low in range(0, len(groups), _BLOCK):
-        np.add.at(sizes, groups[low : low + _BLOCK], 1)
-    values, counts = np.unique(sizes, return_counts=True)
-    report: dict[str, Any] = {
-        "groups_by_size": {str(size): int(count) for size, count in zip(values, counts, strict=True)}
-    }
-    if near is not None:
-        largest = int(sizes.argmax())
-        report |= {
-            "near_duplicate_threshold": threshold,
-            "near_duplicate_pairs": near.n_pairs,
-            "largest_group": {"rows": int(sizes[largest]), "first_row": int((groups == largest).argmax())},
-        }
-    return groups, report
+    columns = [hash_column(pairs.dataset, name, vectors.cache.show_progress_bar) for name in pairs.text_columns]
+    keys, report = FalseNegativeKeys(_salt(columns)), _describe(pairs, columns)
+    if threshold is not None:
+        near = find_near_duplicates(vectors, columns[1], clusters, threshold)
+        rows, hashes = near.sort()
+        keys = FalseNegativeKeys(keys.columns, rows, _to_keys(hashes, _NEAR))
+        report |= {"near_duplicate_threshold": threshold, "near_duplicate_pairs": near.n_pairs}
+    return keys, report
 
 
-def warn_of_large_groups(parts: list[Pairs], reports: list[dict[str, Any]]) -> None:
-    """Warn of groups that have more rows than there will be batches: links chain, so a low threshold makes such."""
-    for part, report in zip(parts, reports, strict=True):
-        n_rows, largest = len(part), report.get("largest_group", {"rows": 1})
-        if largest["rows"] > max(n_rows / _BATCH, _FEW_ROWS):
-            passage = part.dataset.with_format(None)[largest["first_row"]][part.text_columns[1]]
-            logger.warning(
-                "The largest false-negative group holds %d of %d rows, such as %r. With global batches of more than "
-                "%d rows every batch has one of them, hardly any is of one cluster, and some rows are dropped. Links "
-                "chain: a false_negative_threshold above %s makes smaller groups",
-                largest["rows"],
-                n_rows,
-                passage[:100],
-                n_rows // largest["rows"],
-                report["near_duplicate_threshold"],
-            )
+def list_keys(columns: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Return the keys of some rows of a stream.
+
+    Args:
+        columns: n queries, n positives, then n texts of every further column.
+    """
+    rows = zip(*(column.tolist() for column in _salt([hash_texts(texts) for texts in columns])), strict=True)
+    return [list(row) for row in rows]
+
+
+def warn_of_meetings(pairs: Pairs, report: dict[str, Any]) -> None:
+    """Warn where rows share so few texts that many cannot but meet a false negative."""
+    meetings = {size: report["unavoidable"].get(str(size), 0) for size in _BATCH_SIZES}
+    if max(meetings.values()) <= _WORTH_A_WARNING * len(pairs):
+        return
+    largest = report["largest"]
+    text = pairs.dataset.with_format(None)[largest["row"]][largest["column"]]
+    shares = ", ".join(f"{count:,} in batches of {size:,}" for size, count in meetings.items())
+    logger.warning(
+        "Of the %d rows%s at least these will meet a false negative, whatever the order: %s. The %s %r alone stands "
+        "in %d rows. Smaller batches help, and so does a loss that masks false negatives, such as GISTEmbedLoss",
+        len(pairs),
+        f" of {pairs.name!r}" if pairs.name else "",
+        shares,
+        largest["column"],
+        text[:100],
+        largest["rows"],
+    )
+
+
+def _salt(columns: Sequence[npt.NDArray[np.uint64]]) -> list[Keys]:
+    """Turn hashes of texts into keys that know a query from a passage."""
+    query, *passages = columns
+    keys = [_to_keys(query, _QUERY), *(_to_keys(one, _PASSAGE) for one in passages)]
+    return [*keys[:2], *(-one for one in keys[2:])]
+
+
+def _to_keys(hashes: npt.NDArray[np.uint64], salt: np.uint64) -> Keys:
+    """Turn hashes into positive numbers: 63 bits, and never 0."""
+    keys: Keys = np.maximum(combine_hashes(hashes, salt) >> np.uint64(1), np.uint64(1)).astype(np.int64)
+    return keys
+
+
+def _describe(pairs: Pairs, columns: Sequence[npt.NDArray[np.uint64]]) -> dict[str, Any]:
+    """Count the rows that share a query or a positive, and those that cannot but meet one another."""
+    unavoidable = dict.fromkeys(map(str, _BATCH_SIZES), 0)
+    largest: dict[str, Any] = {"rows": 1, "row": 0, "column": pairs.text_columns[0]}
+    shared: dict[str, int] = {}
+    for name, hashes in zip(pairs.text_columns, columns[:2], strict=False):
+        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+        shared[name] = int(counts[counts > 1].sum())
+        for size in _BATCH_SIZES:
+            n_batches = -(-len(pairs) // size)
+            unavoidable[str(size)] += int(np.maximum(counts - n_batches, 0).sum())
+        if counts.max() > largest["rows"]:
+            at = int(counts.argmax())
+            largest = {"rows": int(counts[at]), "row": int(first[at]), "column": name}
+    return {"rows_that_share": shared, "largest": largest, "unavoidable": unavoidable}

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow as pa
 
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, read_clusters
-from st_cluster_batches.clusters.false_negatives import group_rows, warn_of_large_groups
+from st_cluster_batches.clusters.false_negatives import find_keys, warn_of_meetings
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, join_labels, write_labels
-from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, join_labels, write_labels
+from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LABEL_VERSION = 4  # to be raised by any change here that changes labels or what is reported of them
+_LABEL_VERSION = 5  # to be raised by any change here that changes labels or what is reported of them
 
 
 def label_rows(
@@ -33,7 +33,7 @@ def label_rows(
     threshold: float | None,
     cache: SharedCache,
 ) -> tuple[list[Dataset], dict[str, Any]]:
-    """Attach clusters and false-negative groups; a second call with the same inputs reads them from the cache.
+    """Attach clusters and false-negative keys; a second call with the same inputs reads them from the cache.
 
     Args:
         vectors: The pairs, one of each dataset, under the encoder that the centroids were made with.
@@ -43,7 +43,7 @@ def label_rows(
         cache: Where labels are kept, and who shares the work.
 
     Returns:
-        The labelled datasets, and a report on the false-negative groups.
+        The labelled datasets, and a report on the rows that would be false negatives of one another.
     """
     hashes = [one.pairs.data_hash for one in vectors], {name: digest_array(one) for name, one in centroids.items()}
     faiss_version, fingerprint = require_faiss().__version__, vectors[0].encoder.fingerprint
@@ -58,7 +58,8 @@ def label_rows(
     else:
         logger.info("Labels of the same texts, encoder and centroids are in the cache: %s", seal_path)
     if cache.processes.is_main:
-        warn_of_large_groups([one.pairs for one in vectors], list(report.values()))
+        for one, own in zip(vectors, report.values(), strict=True):
+            _tell_of_keys(one.pairs, own)
     return [join_labels(one.pairs.dataset, path) for one, path in zip(vectors, paths, strict=True)], report
 
 
@@ -71,21 +72,35 @@ def _make_labels(
     paths: Sequence[Path],
     seal_path: Path,
 ) -> None:
-    """Assign all rows together with the other processes, then group and write them in the first one."""
+    """Assign all rows together with the other processes, then find keys and write all in the first one."""
     nearest = [assign_rows(one, key, centroids) for one in vectors]
     for one in vectors if threshold is not None else ():
         one.embed("passage")
 
     def write() -> None:
-        reports, first_group = {}, 0
+        reports = {}
         for one, assigned, path in zip(vectors, nearest, paths, strict=True):
             clusters = read_clusters(one, assigned, centroids)
-            groups, report = group_rows(one, clusters, threshold)
-            write_labels(path, {CLUSTER: clusters, FALSE_NEGATIVE_GROUP: groups + np.int32(first_group)})
-            first_group += int(groups.max()) + 1
+            columns: dict[str, Any] = {CLUSTER: lambda low, high, own=clusters: pa.array(own[low:high])}
+            report: dict[str, Any] = {}
+            if not one.pairs.targets:
+                keys, report = find_keys(one, clusters, threshold)
+                columns[FALSE_NEGATIVE_KEYS] = keys.to_arrow
+            write_labels(path, len(one), columns)
             reports[one.pairs.name or "all"] = report
         seal(list(paths), seal_path, reports)
         for assigned in nearest:
             assigned.remove()
 
     cache.processes.once(write, None)
+
+
+def _tell_of_keys(pairs: Pairs, report: dict[str, Any]) -> None:
+    """Say what the labels mean for the batches to come."""
+    if pairs.targets:
+        logger.info(
+            "The pairs have %s: their losses take no in-batch negatives, so no false negatives are kept apart",
+            ", ".join(pairs.targets),
+        )
+    else:
+        warn_of_meetings(pairs, report)

@@ -70,9 +70,9 @@ class AttachOptions:
         clusters: What decides the clusters.
         source_column: Column that names the source of a row; renamed to `source`. The default one may be absent.
             None takes all rows for one source.
-        false_negative_threshold: Passages of one cluster whose cosine similarity under the encoder is above it count
-            as nearly equal, and their rows join one false-negative group. None: equal texts alone. Costs the
-            embedding of the passages where `key` is the query.
+        false_negative_threshold: Passages of one cluster whose cosine similarity under the encoder is above it are
+            false negatives of one another. None: equal texts alone. Costs the embedding of the passages where `key`
+            is the query.
         truncate_dim: Keep the first so many dimensions of a vector, as Matryoshka models allow.
         batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
         overwrite: Whether to replace label columns that the dataset has.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.duplicates import group_false_negatives
+from st_cluster_batches.data.duplicates import group_equal
 from st_cluster_batches.data.texts import check_texts, find_text_columns
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def hold_out(
     names, source_of_row = np.array(["held_out"]), np.zeros(len(dataset), dtype=int)
     if SOURCE in dataset.column_names:
         names, source_of_row = np.unique(np.asarray(dataset[SOURCE][:]), return_inverse=True)
-    groups = group_false_negatives(dataset, columns, show_progress_bar=False)
+    groups = group_equal(dataset, columns, show_progress_bar=False)
     rng = np.random.default_rng(seed)
     is_held_out = np.zeros(len(dataset), dtype=bool)
     collections = {}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
 from st_cluster_batches.data.texts import check_texts, find_text_columns, iterate_tables
 from st_cluster_batches.storage.cache import hash_values
 
@@ -73,7 +73,7 @@ class Pairs:
         where = f"Dataset {name!r}" if name else "The dataset"
         if not 0 < len(dataset) < 1 << 31:
             raise ValueError(f"{where} has {len(dataset) or 'no'} rows; there is nothing to cluster, or too much")
-        if present := [column for column in (CLUSTER, FALSE_NEGATIVE_GROUP) if column in dataset.column_names]:
+        if present := [column for column in (CLUSTER, FALSE_NEGATIVE_KEYS) if column in dataset.column_names]:
             if not options.overwrite:
                 raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
             dataset = dataset.remove_columns(present)
@@ -105,6 +105,11 @@ class Pairs:
     def column_of(self, side: Side) -> str:
         """Return the column that holds the queries or the passages."""
         return self.text_columns[0 if side == "query" else 1]
+
+    @property
+    def targets(self) -> list[str]:
+        """The columns with labels or scores: with these, a loss takes no other rows of a batch for negatives."""
+        return [name for name in self.dataset.column_names if name in TARGET_COLUMNS]
 
     @cached_property
     def text_hash(self) -> str:

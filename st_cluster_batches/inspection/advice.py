@@ -39,13 +39,8 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
         )
     if plan.dropped > 0.01 * inspection.rows:
         yield (
-            f"{plan.dropped:,} rows ({plan.dropped / inspection.rows:.1%}) are in no batch: "
-            + (
-                f"{plan.unplaced_groups:,} false-negative groups have more rows than there are batches. Lower "
-                "batch_size, or thin such groups out."
-                if plan.unplaced_groups
-                else f"they fill no whole global batch of {plan.global_batch_size:,}. Lower batch_size."
-            )
+            f"{plan.dropped:,} rows ({plan.dropped / inspection.rows:.1%}) are in no batch: they fill no whole global "
+            f"batch of {plan.global_batch_size:,}. Lower batch_size."
         )
 
 
@@ -61,12 +56,18 @@ def _on_giants(inspection: Inspection) -> Iterator[str]:
 
 
 def _on_duplicates(inspection: Inspection) -> Iterator[str]:
-    groups = inspection.groups
-    if groups.rows:
+    shared, repeats = inspection.shared, inspection.plans["cluster"].repeats
+    if repeats:
         yield (
-            f"{groups.rows:,} rows share a query or a positive with another (the largest group has "
-            f"{groups.largest:,}, such as row {groups.example}: {groups.text!r}). The plan never lets them meet as "
-            "long as distinct='false_negative_group', the default."
+            f"{repeats:,} rows ({repeats / inspection.rows:.1%}) meet a false negative, since too few texts are "
+            f"different: {shared.largest:,} rows share {shared.text!r}. Lower batch_size, or train with a loss that "
+            "masks false negatives, such as GISTEmbedLoss."
+        )
+    elif shared.rows:
+        yield (
+            f"{shared.rows:,} rows share a query or a positive with another (the commonest, {shared.text!r}, stands "
+            f"in {shared.largest:,}). The plan lets none of them meet, as long as distinct='false_negative_keys', "
+            "the default."
         )
     if inspection.twins:
         worst = inspection.twins[0]

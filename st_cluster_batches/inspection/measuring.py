@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
+from st_cluster_batches.batches.repeats import find_largest_key
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.vectors import join_sides
@@ -60,21 +61,19 @@ class SourceSizes:
 
 
 @dataclass(frozen=True)
-class GroupSizes:
-    """The false-negative groups of several rows.
+class SharedKeys:
+    """The texts that make rows false negatives of one another.
 
     Args:
-        groups: How many there are.
-        rows: Rows in them.
-        largest: Rows of the largest one.
-        example: A row of the largest one, or None.
-        text: Its query, cut.
+        keys: How many there are.
+        rows: Rows that share one.
+        largest: Rows that share the commonest.
+        text: That text, cut.
     """
 
-    groups: int
+    keys: int
     rows: int
     largest: int
-    example: int | None
     text: str
 
 
@@ -92,7 +91,7 @@ class Inspection:
         sources: Cluster sizes, source by source.
         plans: What an epoch is made of, for `cluster` and, where there are sources, `source` batches.
         hardness: In-batch negatives of `cluster`, `source` and `random` batches.
-        groups: False-negative groups.
+        shared: The texts that make rows false negatives of one another.
         worst_pairs: Negatives of cluster batches that are much nearer than the positive, worst first.
         twins: Negatives whose passage says nearly what the positive says, nearest first.
         twin_rate: Share of the rows of the sampled cluster batches that have such a twin.
@@ -111,7 +110,7 @@ class Inspection:
     sources: list[SourceSizes]
     plans: dict[str, PlanCounts]
     hardness: dict[str, BatchHardness]
-    groups: GroupSizes
+    shared: SharedKeys
     worst_pairs: list[WorstPair]
     twins: list[Twin]
     twin_rate: float
@@ -185,7 +184,7 @@ def inspect(
             name: measure_batches(sample.query_vectors, sample.passage_vectors, map(sample.find, batches))
             for name, batches in sample.batches.items()
         },
-        groups=_describe_groups(pairs),
+        shared=_describe_keys(pairs),
         worst_pairs=find_worst_pairs(sample),
         **find_twins(sample),
         clusters=topics,
@@ -245,16 +244,12 @@ def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic]) -> list[
     return described
 
 
-def _describe_groups(pairs: LabelledPairs) -> GroupSizes:
-    if pairs.groups is None:
-        return GroupSizes(0, 0, 0, None, "")
-    _, first, counts = np.unique(pairs.groups, return_index=True, return_counts=True)
-    shared = counts > 1
-    if not shared.any():
-        return GroupSizes(0, 0, 1, None, "")
-    example = int(first[counts.argmax()])
-    text = pairs.read_texts(np.array([example]))[0][0]
-    return GroupSizes(int(shared.sum()), int(counts[shared].sum()), int(counts.max()), example, text[:80])
+def _describe_keys(pairs: LabelledPairs) -> SharedKeys:
+    if pairs.keys is None or not len(pairs.keys.rows):
+        return SharedKeys(0, 0, 0, "")
+    rows, _, text = find_largest_key(pairs.dataset, pairs.keys)
+    n_keys = len(np.unique(pairs.keys.keys))
+    return SharedKeys(n_keys, len(np.unique(pairs.keys.rows)), rows, text[:80])
 
 
 def _measure_stability(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> float | None:

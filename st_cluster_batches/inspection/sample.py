@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.columns import CLUSTER, SOURCE
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.data.texts import find_text_columns, hash_rows
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -85,7 +86,7 @@ class LabelledPairs:
         source_of_row: (n,) which of them a row is of.
         clusters: (n,) cluster numbers.
         strata: (n,) dense numbers of source and cluster together.
-        groups: (n,) false-negative groups, or None.
+        keys: The keys of false negatives, or None.
     """
 
     dataset: Dataset
@@ -94,7 +95,7 @@ class LabelledPairs:
     source_of_row: Integers
     clusters: Integers
     strata: Integers
-    groups: Integers | None
+    keys: Keys | None
 
     @classmethod
     def read(cls, dataset: Dataset | DatasetDict) -> LabelledPairs:
@@ -115,17 +116,16 @@ class LabelledPairs:
         columns = find_text_columns(dataset)
         if len(columns) < 2:
             raise ValueError(f"The dataset has one column of text, {columns}; in-batch negatives need passages too")
-        strata = read_labels(dataset).strata
-        names = [FALSE_NEGATIVE_GROUP, CLUSTER, SOURCE]
+        labels = read_labels(dataset)
+        names = [CLUSTER, SOURCE]
         table = dataset.with_format("arrow", columns=[one for one in names if one in dataset.column_names])[:]
         source_names = ["all"]
         source_of_row: Integers = np.zeros(len(dataset), dtype=np.int64)
         if SOURCE in table.column_names:
             values, source_of_row = np.unique(np.asarray(table[SOURCE].to_pylist(), dtype=str), return_inverse=True)
             source_names = values.tolist()
-        groups = table[FALSE_NEGATIVE_GROUP].to_numpy() if FALSE_NEGATIVE_GROUP in table.column_names else None
         clusters = table[CLUSTER].to_numpy()
-        return cls(dataset, columns, source_names, source_of_row, clusters, strata, groups)
+        return cls(dataset, columns, source_names, source_of_row, clusters, labels.strata, labels.keys)
 
     def __len__(self) -> int:
         return len(self.dataset)

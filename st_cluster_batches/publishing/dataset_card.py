@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCard
 
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.loading import load_data
 from st_cluster_batches.publishing.card import BEGIN, END, PAPER, describe_clustering, insert_block, mark_block
 from st_cluster_batches.publishing.front_matter import TAG, Description
@@ -21,7 +21,8 @@ _ROWS_OF_A_FILE = 500_000
 _MEANINGS = {
     SOURCE: "where the row comes from; clusters lie within one source",
     CLUSTER: "number of the row's cluster; neighbours in number are neighbours in meaning",
-    FALSE_NEGATIVE_GROUP: "rows of one group must not meet in a batch: each would be a false negative of the other",
+    FALSE_NEGATIVE_KEYS: "hashes of a row's texts: rows that share one are false negatives of one another, unless "
+    "both have it with a minus, as the text of an explicit negative",
 }
 
 
@@ -60,7 +61,7 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
             raise ValueError(
                 f"{name!r} cannot name a split on the Hub; rename the dataset, with letters, digits and _"
             )
-        if missing := {CLUSTER, FALSE_NEGATIVE_GROUP} - set(part.column_names):
+        if missing := {CLUSTER} - set(part.column_names):
             raise ValueError(f"{source} has no column {min(missing)!r}; label it: st-cluster-batches attach")
 
     def fill(stage: Path, earlier: str | None) -> None:

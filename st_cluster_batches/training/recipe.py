@@ -18,7 +18,7 @@ from transformers import HfArgumentParser
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
-from st_cluster_batches.columns import FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
 
 Strategy = Literal["random", "source", "cluster"]
@@ -170,14 +170,14 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     keep_false_negatives_apart: bool = field(
         default=True,
         metadata={
-            "help": "Keep the rows of a false-negative group apart, where pairs have groups: clustering brings them."
+            "help": "Keep false negatives apart, where pairs have keys that tell of them: clustering brings them."
         },
     )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 
     def __post_init__(self) -> None:
         self.strategy: Strategy = self.batch_sampler
-        distinct = FALSE_NEGATIVE_GROUP if self.keep_false_negatives_apart else None
+        distinct = FALSE_NEGATIVE_KEYS if self.keep_false_negatives_apart else None
         configure = partial(ClusterBatchSampler.configure, distinct=distinct, random_fraction=self.random_fraction)
         samplers: dict[Strategy, Any] = {
             "random": BatchSamplers.BATCH_SAMPLER,

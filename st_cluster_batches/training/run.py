@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from st_cluster_batches.batches.card_block import carry_block
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, LABEL_COLUMNS
+from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
 from st_cluster_batches.data.loading import load_training_data
 from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, PLAN_FILE, RECIPE_FILE, Evidence, hide_places
@@ -207,7 +207,7 @@ def build_trainer(
 
 
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:
-    return {CLUSTER, FALSE_NEGATIVE_GROUP} <= set(find_columns(dataset))
+    return CLUSTER in find_columns(dataset)
 
 
 def find_columns(dataset: Any) -> list[str]:

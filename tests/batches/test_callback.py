@@ -42,7 +42,7 @@ def test_a_resumed_run_goes_on_with_the_batches_that_would_have_followed(tmp_pat
         ({"seed": 1}, "seed was 42 and is 1"),
         ({"batch_sampler": ClusterBatchSampler.configure(strata=("source",))}, "strata was "),
         ({"batch_sampler": ClusterBatchSampler.configure(random_fraction=0.5)}, "random_fraction was 0.0 and is 0.5"),
-        ({"batch_sampler": ClusterBatchSampler.configure(distinct=None)}, "the labels have changed"),
+        ({"batch_sampler": ClusterBatchSampler.configure(distinct=None)}, "distinct was 'false_negative_keys'"),
         ({"data": label_pairs(make_pairs(300, seed=4))}, "the labels have changed"),
         ({"data": label_pairs(make_pairs(299))}, "rows was 300 and is 299"),
     ],
@@ -61,10 +61,35 @@ def test_relabelling_to_the_same_labels_may_be_resumed(tmp_path: Path, labelled:
     train(tmp_path, label_pairs(make_pairs(300)), resume=True, max_steps=9)
 
 
-def test_a_checkpoint_of_random_batches_may_be_resumed_with_cluster_batches(tmp_path: Path, labelled: Dataset) -> None:
+def test_a_checkpoint_of_random_batches_is_no_start_for_cluster_batches(tmp_path: Path, labelled: Dataset) -> None:
     unlabelled = labelled.select_columns(["query", "passage"])
     train(tmp_path, unlabelled, max_steps=8, batch_sampler="batch_sampler")
-    assert len(train(tmp_path, labelled, resume=True, max_steps=9)) >= 1
+    with pytest.raises(ValueError, match="batch_sampler was another one and is ClusterBatchSampler"):
+        train(tmp_path, labelled, resume=True, max_steps=9)
+
+
+def test_other_steps_or_another_mix_of_datasets_is_refused(tmp_path: Path, labelled: Dataset) -> None:
+    train(tmp_path, labelled, max_steps=8)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps was 1 and is 2"):
+        train(tmp_path, labelled, resume=True, max_steps=9, gradient_accumulation_steps=2)
+    many = DatasetDict({"a": labelled, "b": label_pairs(make_pairs(100, 5))})
+
+    def mix(sampler: Any, **options: Any) -> None:
+        train(tmp_path / "many", many, multi_dataset_batch_sampler=sampler, max_steps=8, **options)
+
+    mix(ClusterMultiDatasetBatchSampler)
+    with pytest.raises(ValueError, match=r"alpha was 1\.0 and is 0"):
+        mix(ClusterMultiDatasetBatchSampler.configure(alpha=0), resume=True)
+    with pytest.raises(ValueError, match="was 'ClusterMultiDatasetBatchSampler' and is 'ProportionalBatchSampler'"):
+        mix("proportional", resume=True)
+
+
+def test_clusters_of_a_later_stage_are_compared_too(tmp_path: Path, labelled: Dataset) -> None:
+    stages = ClusterBatchSampler.configure(strata={0: ("source",), 5: ("source", "cluster")})
+    train(tmp_path, labelled, max_steps=8, batch_sampler=stages)
+    other = labelled.remove_columns("cluster").add_column("cluster", [at % 3 for at in range(300)])
+    with pytest.raises(ValueError, match="the labels have changed"):
+        train(tmp_path, other, resume=True, max_steps=9, batch_sampler=stages)
 
 
 def test_the_plan_is_written_beside_the_checkpoints_and_logged_once(
@@ -80,7 +105,7 @@ def test_the_plan_is_written_beside_the_checkpoints_and_logged_once(
         16,
         1,
         300,
-        "false_negative_group",
+        "false_negative_keys",
     )
     assert plan["counts"]["random"] == 4 and plan["counts"]["pure"] >= 13
     assert (plan["counts"]["last"], plan["counts"]["dropped"]) == (12, 0)
@@ -88,25 +113,21 @@ def test_the_plan_is_written_beside_the_checkpoints_and_logged_once(
     assert len(logged) == 1 and "4 random" in logged[0] and "0 rows dropped" in logged[0]
 
 
-def test_what_could_not_be_placed_is_counted_and_logged(
+def test_rows_that_meet_a_false_negative_are_trained_on_and_warned_of(
     tmp_path: Path, labelled: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crowded = labelled.remove_columns("false_negative_group").add_column(
-        "false_negative_group", [0] * 40 + list(range(40, 300))
-    )
-    with caplog.at_level(logging.INFO, "st_cluster_batches"):
-        seen = record_rows(tmp_path, crowded)
-    (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
-    assert plan["counts"]["unplaced_groups"] == 1
-    assert plan["counts"]["dropped"] == 300 - seen > 0
-    assert any("dropped, some from 1 false-negative groups" in record.message for record in caplog.records)
-
-
-def record_rows(tmp_path: Path, data: Dataset) -> int:
-    trainer = make_trainer(tmp_path, data)
+    answers = labelled.remove_columns(["passage", "false_negative_keys"]).add_column("passage", ["Yes"] * 300)
+    answers = answers.add_column("false_negative_keys", [[1]] * 40 + [[at] for at in range(40, 300)])
+    trainer = make_trainer(tmp_path, answers.select_columns(["query", "passage", "cluster", "false_negative_keys"]))
     seen = record_texts(trainer)
-    trainer.train()
-    return sum(map(len, seen))
+    with caplog.at_level(logging.INFO, "st_cluster_batches"):
+        trainer.train()
+    (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
+    assert sum(map(len, seen)) == 300 and plan["counts"]["dropped"] == 0
+    # 40 rows of one key in 19 batches.
+    assert plan["counts"]["repeats"] == 40 - 19
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "21 of 300 rows (7.0 %)" in warning and "40 rows share the passage 'Yes'" in warning
 
 
 def test_a_trainer_gets_one_callback_however_often_it_builds_its_loader(tmp_path: Path, labelled: Dataset) -> None:

@@ -174,7 +174,7 @@ def check_steps(output: Path, options: dict[str, Any], world_size: int, planned:
     labels = concatenate_datasets(
         [make_rows(size, sum(list(sizes.values())[:at])) for at, size in enumerate(sizes.values())]
     ).with_format("numpy")
-    group, cluster = np.asarray(labels["false_negative_group"][:]), np.asarray(labels["cluster"][:])
+    group, cluster = np.asarray(labels["false_negative_keys"][:]).ravel(), np.asarray(labels["cluster"][:])
     source = np.repeat(np.arange(len(sizes)), list(sizes.values()))
     by_rank = [[rows for _, rows in read_rows(output, rank)] for rank in range(world_size)]
     assert len({len(rows) for rows in by_rank}) == 1, "all processes do the same number of steps"

@@ -5,8 +5,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from examples import label_pairs, make_pairs
+from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
@@ -119,9 +121,24 @@ def test_a_configured_sampler_is_picklable_and_a_negative_alpha_is_refused() -> 
         ClusterMultiDatasetBatchSampler.configure(alpha=-1)
 
 
-def test_a_dataset_without_a_global_batch_is_refused_before_the_first_step() -> None:
+@pytest.mark.parametrize("alpha", [0, 1])
+def test_a_dataset_without_a_global_batch_is_left_out_and_named(
+    alpha: float, caplog: pytest.LogCaptureFixture
+) -> None:
     part = label_pairs(make_pairs(100))
     small = part.select(range(10))
-    samplers = [BatchSampler(SequentialSampler(one), 16, drop_last=True) for one in (part, small)]
-    with pytest.raises(ValueError, match=r"Dataset number 1 has 10 rows, which make no global batch of 16 rows x 1"):
-        len(ClusterMultiDatasetBatchSampler(ConcatDataset([part, small]), samplers))
+    samplers = [ClusterBatchSampler(one, 16, drop_last=True) for one in (part, small)]
+    sampler = ClusterMultiDatasetBatchSampler(ConcatDataset([part, small]), samplers, alpha=alpha)
+    batches = iterate(sampler, 0)
+    assert len(batches) == len(sampler) == 6 and max(row for batch in batches for row in batch) < 100
+    assert caplog.text.count("Dataset number 1 is left out: its 10 rows fill no global batch of 16 rows x 1") == 1
+    with pytest.raises(ValueError, match="No dataset fills a global batch of 16 rows x 1 devices"):
+        len(ClusterMultiDatasetBatchSampler(ConcatDataset([small]), samplers[1:]))
+
+
+def test_a_dataset_whose_sampler_gives_nothing_ends_with_its_name() -> None:
+    same = Dataset.from_dict({"query": ["soup"] * 100, "passage": ["salt"] * 100})
+    sampler = NoDuplicatesBatchSampler(same, 16, True, [], torch.Generator(), 0)
+    many = ClusterMultiDatasetBatchSampler(ConcatDataset([same]), [sampler])
+    with pytest.raises(ValueError, match="Dataset number 0: NoDuplicatesBatchSampler promises 6 batches and gives"):
+        iterate(many, 0)

@@ -12,6 +12,7 @@ from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, DatasetDict, load_from_disk
 from examples import label_pairs, make_pairs, make_static_model
 from sentence_transformers import (
+    SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import (
@@ -156,6 +157,48 @@ def test_evaluation_data_needs_no_labels(tmp_path: Path, labelled: Dataset, eval
     assert {len(held_out)} <= {sum(len(batch) for batch in seen) - 300 - k * len(held_out) for k in range(9)}
 
 
+@pytest.mark.parametrize("n_rows", [3, 10, 33])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_an_evaluation_set_loses_no_row_whatever_its_labels(
+    tmp_path: Path, labelled: Dataset, n_rows: int, drop_last: bool
+) -> None:
+    # All rows are false negatives of one another, and fewer than a batch.
+    few = label_pairs(make_pairs(n_rows, 5)).remove_columns("false_negative_keys")
+    few = few.add_column("false_negative_keys", [[7]] * n_rows)
+    trainer = make_trainer(tmp_path, labelled, eval_dataset=few, dataloader_drop_last=drop_last, max_steps=1)
+    seen = record_texts(trainer)
+    trainer.evaluate()
+    assert sum(map(len, seen)) == n_rows
+
+
+def test_an_evaluation_set_whose_labels_cannot_be_read_is_taken_in_the_stock_order(
+    tmp_path: Path, labelled: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = labelled.select(range(20)).remove_columns("cluster").add_column("cluster", [None, *range(19)])
+    trainer = make_trainer(tmp_path, labelled, eval_dataset=broken, max_steps=1)
+    seen = record_texts(trainer)
+    trainer.evaluate()
+    assert sum(map(len, seen)) == 20 and "cluster" not in seen[0][0]
+    assert "taken in the stock order" in caplog.text and "nulls" in caplog.text
+
+
+def test_an_unlabelled_dataset_that_a_trainer_trains_on_is_refused_whichever_it_is(
+    tmp_path: Path, labelled: Dataset, pairs: Dataset
+) -> None:
+    class Other(SentenceTransformerTrainer):
+        def get_train_dataloader(self) -> Any:
+            kept, self.train_dataset = self.train_dataset, pairs
+            try:
+                return super().get_train_dataloader()
+            finally:
+                self.train_dataset = kept
+
+    given = make_trainer(tmp_path, labelled)
+    trainer = Other(model=given.model, args=given.args, train_dataset=labelled, loss=given.loss)
+    with pytest.raises(ValueError, match="no column 'cluster'"):
+        trainer.train()
+
+
 def test_training_data_without_labels_fails_before_the_first_step(tmp_path: Path, pairs: Dataset) -> None:
     trainer = make_trainer(tmp_path, pairs)
     with pytest.raises(ValueError, match=r"attach_clusters\(dataset, encoder\)"):
@@ -272,7 +315,7 @@ def test_strata_are_numbered_source_by_source_whatever_the_label_type() -> None:
     labels = read_labels(data)
     assert labels.strata.tolist() == [2, 1, 3, 0]
     assert labels.source_of_stratum.tolist() == [0, 0, 1, 1]
-    assert labels.groups is None
+    assert labels.keys is None
 
 
 def test_labels_are_read_through_an_indices_mapping_and_behind_a_transform(labelled: Dataset) -> None:
@@ -284,7 +327,7 @@ def test_labels_are_read_through_an_indices_mapping_and_behind_a_transform(label
 
 
 def test_a_missing_distinct_column_is_an_error_unless_it_is_the_default(labelled: Dataset) -> None:
-    assert read_labels(labelled.remove_columns("false_negative_group")).groups is None
+    assert read_labels(labelled.remove_columns("false_negative_keys")).keys is None
     with pytest.raises(ValueError, match="distinct='passage_id' is no column"):
         read_labels(labelled, distinct="passage_id")
 

@@ -5,8 +5,9 @@
     python tests/bench/bench_plan.py --rows 100_000_000 --repetitions 1 --ours_only
 
 Prints a Markdown table: medians of interleaved repetitions, with their range. The slow samplers run on fewer rows, as
-stated in their line; all figures are per row. The data are 8 sources of 1,000 zipf-sized strata, 10 % of the rows in
-false-negative groups of 2 to 100 rows.
+stated in their line; all figures are per row. The data are 8 sources of 1,000 zipf-sized strata, numbered far apart as
+`attach_clusters` does, and a column of lists of keys: 10 % of the rows share one with 1 to 99 others. In a second
+variant, "two hashes a row", every row also holds a key of its own.
 """
 
 from __future__ import annotations
@@ -30,40 +31,58 @@ from sentence_transformers.base.sampler import GroupByLabelBatchSampler, NoDupli
 from torch.utils.data import BatchSampler, RandomSampler
 
 from st_cluster_batches import ClusterBatchSampler
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_GROUP, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 
 SOURCES, STRATA = 8, 1000
+GROUP = "group"
 
 
 def make_columns(n_rows: int) -> dict[str, np.ndarray]:
-    """Draw labels: zipf-sized strata in every source, and groups of 2 to 100 rows for a tenth of the rows."""
+    """Draw labels: zipf-sized strata in every source, and groups of 2 to 100 rows for a tenth of the rows.
+
+    A row outside of these groups has one of its own, a number of at least n_rows.
+    """
     rng = np.random.default_rng(0)
     weights = 1 / np.arange(1, STRATA + 1)
     edges = np.cumsum(weights / weights.sum())
-    stratum = np.empty(n_rows, dtype=np.int32)
+    source = rng.integers(0, SOURCES, n_rows, dtype=np.int8)
+    bases = rng.integers(1 << 62, size=SOURCES)
+    stratum = np.empty(n_rows, dtype=np.int64)
     for low in range(0, n_rows, 1 << 22):
         part = stratum[low : low + (1 << 22)]
         part[:] = np.searchsorted(edges, rng.random(len(part), dtype=np.float32)).clip(max=STRATA - 1)
-        part += STRATA * rng.integers(0, SOURCES, len(part), dtype=np.int32)
-    group = np.arange(n_rows, dtype=np.int32)
+        part += bases[source[low : low + (1 << 22)]]
+    group = np.arange(n_rows, 2 * n_rows, dtype=np.int32)
     low, end = 0, n_rows // 10
     sizes = np.minimum(1 + rng.geometric(0.4, size=end), 100)
     starts = np.cumsum(sizes) - sizes
     kept = starts + sizes <= end
     group[: int(sizes[kept].sum())] = np.repeat(starts[kept], sizes[kept])
     # Groups lie anywhere in the data, not side by side.
-    return {SOURCE: stratum // STRATA, CLUSTER: stratum, FALSE_NEGATIVE_GROUP: rng.permutation(group)}
+    return {SOURCE: source, CLUSTER: stratum, GROUP: rng.permutation(group)}
 
 
-def make_dataset(columns: dict[str, np.ndarray]) -> Dataset:
+def make_dataset(columns: dict[str, np.ndarray], keys_per_row: int = 1) -> Dataset:
     """Make a dataset whose query column stands for texts that the plan never reads."""
-    visible = {"query": np.zeros(len(columns[CLUSTER]), dtype=np.int8)}
-    return Dataset(pa.table({**visible, **columns}))
+    group = columns[GROUP]
+    n_rows = len(group)
+    # Hashes, as attach writes them: an odd multiplier spreads numbers one to one.
+    hashes = (group.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93) & np.uint64((1 << 63) - 1)).astype(np.int64)
+    if keys_per_row == 2:
+        own = np.random.default_rng(1).integers(1 << 63, size=n_rows)
+        offsets, values = np.arange(0, 2 * n_rows + 1, 2, dtype=np.int32), np.stack([own, hashes], axis=1).ravel()
+    else:
+        is_shared = group < n_rows
+        offsets, values = np.concatenate([[0], np.cumsum(is_shared)]).astype(np.int32), hashes[is_shared]
+    keys = pa.ListArray.from_arrays(offsets, values)
+    visible = {"query": np.zeros(n_rows, dtype=np.int8)}
+    labels = {SOURCE: columns[SOURCE], CLUSTER: columns[CLUSTER], FALSE_NEGATIVE_KEYS: keys}
+    return Dataset(pa.table({**visible, **labels}))
 
 
 def make_texts(columns: dict[str, np.ndarray], n_rows: int) -> Dataset:
     """Make texts in which rows of one group share their query, for samplers that compare texts."""
-    groups = columns[FALSE_NEGATIVE_GROUP][:n_rows]
+    groups = columns[GROUP][:n_rows]
     texts = {"query": [f"query {one}" for one in groups], "passage": [f"passage {row}" for row in range(n_rows)]}
     return Dataset.from_dict(texts)
 
@@ -83,10 +102,10 @@ def exhaust(batches: Iterable[object]) -> None:
     deque(batches, maxlen=0)
 
 
-def measure_plan(dataset: Dataset, batch_size: int, repetitions: int) -> dict[str, list[float]]:
+def measure_plan(dataset: Dataset, hashed: Dataset, batch_size: int, repetitions: int) -> dict[str, list[float]]:
     """Time what a user waits for: labels read, epoch planned, batches yielded; and the stock order beside it."""
 
-    def plan() -> ClusterBatchSampler:
+    def plan(dataset: Dataset = dataset) -> ClusterBatchSampler:
         sampler = ClusterBatchSampler(dataset, batch_size)
         sampler.plan_epoch()
         return sampler
@@ -101,6 +120,7 @@ def measure_plan(dataset: Dataset, batch_size: int, repetitions: int) -> dict[st
         {
             "ours: plan of an epoch": plan,
             "ours: plan and yield an epoch": lambda: exhaust(plan()),
+            "ours: plan and yield, two hashes a row": lambda: exhaust(plan(hashed)),
             "ours: yield a planned epoch": lambda: exhaust(planned),
             "ours: skip half an epoch": lambda: exhaust(islice(iter(planned), len(planned) // 2)),
             "ours: first batch": lambda: next(iter(ClusterBatchSampler(dataset, batch_size))),
@@ -151,10 +171,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--batch_size", type=int, default=1024)
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--ours_only", action="store_true", help="leave out memory tracing and the slow samplers")
+    parser.add_argument("--ours_only", action="store_true", help="leave out the slow samplers")
     arguments = parser.parse_args()
     columns = make_columns(arguments.rows)
-    dataset = make_dataset(columns)
+    dataset, hashed = make_dataset(columns), make_dataset(columns, keys_per_row=2)
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ",
         end="",
@@ -168,14 +188,15 @@ def main() -> None:
         cells = f"{statistics.median(per_row):,.0f} | {min(per_row):,.0f}-{max(per_row):,.0f}"
         print(f"| {name} | {n_rows:,} | {cells} | {statistics.median(seconds):.3f} |", flush=True)
 
-    for name, seconds in measure_plan(dataset, arguments.batch_size, arguments.repetitions).items():
+    for name, seconds in measure_plan(dataset, hashed, arguments.batch_size, arguments.repetitions).items():
         report(name, arguments.rows, seconds)
     print(f"\n{ClusterBatchSampler(dataset, arguments.batch_size).counts}")
     if not arguments.ours_only:
         for rival in measure_rivals(columns, arguments.batch_size, arguments.repetitions):
             report(*rival)
-        peak, kept = measure_memory(dataset, arguments.batch_size)
-        print(f"\nmemory of a plan: {peak:.1f} bytes a row at its peak, {kept:.1f} kept")
+    for name, one in (("", dataset), (" with two hashes a row", hashed)) if arguments.rows <= 10_000_000 else ():
+        peak, kept = measure_memory(one, arguments.batch_size)
+        print(f"memory of a plan{name}: {peak:.1f} bytes a row at its peak, {kept:.1f} kept")
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 

@@ -93,9 +93,7 @@ def test_a_planted_duplicate_is_found_and_named(labelled: Dataset) -> None:
     # The same words in another order: other text, same meaning to a bag of words.
     passages[17] = " ".join(reversed(passages[4].split()[:4])) + " p17"
     passages[4] = " ".join(passages[4].split()[:4]) + " p4"
-    clusters = labelled["cluster"][:]
-    clusters[17] = clusters[4]
-    found = look(relabel(labelled, passage=passages, cluster=clusters), batch_size=120, sample_rows=300)
+    found = look(relabel(labelled, passage=passages, cluster=[0] * 300), batch_size=300)
     pairs = {frozenset((twin.row, twin.other)) for twin in found.twins}
     assert frozenset((4, 17)) in pairs and found.twin_rate > 0
     (line,) = [line for line in found.advice if "false_negative_threshold=0.95" in line and "nearly the same" in line]
@@ -103,14 +101,20 @@ def test_a_planted_duplicate_is_found_and_named(labelled: Dataset) -> None:
 
 
 def test_shared_texts_are_counted_and_shown(labelled: Dataset) -> None:
-    groups = labelled["false_negative_group"][:]
-    groups[10:15] = [10] * 5
-    groups[20:22] = [20] * 2
-    found = look(relabel(labelled, false_negative_group=groups))
-    sizes = found.groups
-    assert (sizes.groups, sizes.rows, sizes.largest, sizes.example) == (2, 7, 5, 10)
-    assert sizes.text == labelled["query"][10]
-    assert any("7 rows share a query or a positive" in line and sizes.text in line for line in found.advice)
+    keys = labelled["false_negative_keys"][:]
+    keys[10:15] = [[1010]] * 5
+    keys[20:22] = [[1020]] * 2
+    found = look(relabel(labelled, false_negative_keys=keys))
+    shared = found.shared
+    assert (shared.keys, shared.rows, shared.largest, shared.text) == (2, 7, 5, labelled["query"][10])
+    assert any("7 rows share a query or a positive" in line and shared.text in line for line in found.advice)
+
+
+def test_rows_that_cannot_but_meet_are_counted_and_their_text_is_named(labelled: Dataset) -> None:
+    passages = ["Yes" if row < 200 else text for row, text in enumerate(labelled["passage"])]
+    found = look(relabel(labelled, passage=passages, false_negative_keys=[[1]] * 200 + [[]] * 100))
+    assert found.plans["cluster"].repeats >= 200 - len(range(0, 300, 16))
+    assert any("meet a false negative" in line and "200 rows share 'Yes'" in line for line in found.advice)
 
 
 def test_a_planted_giant_cluster_is_found_and_named(labelled: Dataset) -> None:

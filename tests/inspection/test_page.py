@@ -39,7 +39,7 @@ def hostile() -> Dataset:
     passages[: len(HOSTILE)] = HOSTILE[::-1]
     sources = ["<b>bold</b>"] * 60 + ["plain"] * 60
     columns = {"query": queries, "passage": passages, "source": sources}
-    return Dataset.from_dict({**columns, **{name: data[name][:] for name in ("cluster", "false_negative_group")}})
+    return Dataset.from_dict({**columns, **{name: data[name][:] for name in ("cluster", "false_negative_keys")}})
 
 
 def read_data(page: Path) -> dict[str, Any]:

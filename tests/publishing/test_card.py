@@ -18,7 +18,7 @@ def test_a_build_tells_how_the_model_was_trained_and_how_good_it_is(trained: Pat
     assert card.data.library_name == "sentence-transformers" and "cluster-batches" in card.data.tags
     assert card.data.license == "mit"
     assert card.data.to_dict()["model-index"], "scores are in the front matter"
-    for told in ("held_out", "n_clusters", "pure", "false_negative_group"):
+    for told in ("held_out", "n_clusters", "pure", "false_negative_keys"):
         assert told in card.text
     SentenceTransformer(str(stage)).encode(["soup"])
 

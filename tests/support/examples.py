@@ -46,12 +46,12 @@ def make_pairs(n_rows: int, seed: int = 0) -> Dataset:
 
 
 def label_pairs(pairs: Dataset) -> Dataset:
-    """Label pairs by hand: the topic as cluster, every row its own false-negative group."""
+    """Label pairs by hand: the topic as cluster, and in every row a key that no other has."""
     topic_of = {word: topic for topic, words in enumerate(TOPICS.values()) for word in words}
     clusters = [topic_of[query.split()[0]] for query in pairs["query"]]
     labelled = pairs.add_column("source", ["all"] * len(pairs))
     labelled = labelled.add_column("cluster", clusters)
-    return labelled.add_column("false_negative_group", list(range(len(pairs))))
+    return labelled.add_column("false_negative_keys", [[at + 1] for at in range(len(pairs))])
 
 
 def make_tiny_bert(path: Path, dropout: float = 0.1) -> Path:

@@ -42,11 +42,10 @@ DEFAULTS: dict[str, Any] = {
 
 def make_rows(n_rows: int, first: int) -> Dataset:
     """Make labelled pairs whose `label` is the row's number, with groups of one to three false negatives."""
-    pairs = label_pairs(make_pairs(n_rows, seed=first)).remove_columns("false_negative_group")
+    pairs = label_pairs(make_pairs(n_rows, seed=first)).remove_columns("false_negative_keys")
     rows = list(range(first, first + n_rows))
-    return pairs.add_column("false_negative_group", [row // 3 if row % 5 == 0 else row for row in rows]).add_column(
-        "label", rows
-    )
+    keys = [[row // 3 if row % 5 == 0 else row] for row in rows]
+    return pairs.add_column("false_negative_keys", keys).add_column("label", rows)
 
 
 class RecordRows(torch.nn.Module):

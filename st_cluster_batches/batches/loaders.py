@@ -1,0 +1,51 @@
+"""What a sampler is made for: the trainer that asks for it, and whether it trains or evaluates with it.
+
+A trainer gives its train, eval and test samplers the same arguments, so the only witness of what a dataset is for is
+the call stack.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import Trainer
+
+_EVALUATING = ("get_eval_dataloader", "get_test_dataloader")
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Who asks for a sampler.
+
+    Args:
+        trainer: The trainer, or None outside of one.
+        is_training: Whether the dataset is to be trained on; outside a trainer, every one is.
+    """
+
+    trainer: Any
+    is_training: bool
+
+
+def find_loader(dataset: Any) -> Loader:
+    """Find who is building a sampler for a dataset.
+
+    Args:
+        dataset: The dataset; where the trainer's method for it is unknown, those that it was made with are trained on.
+    """
+    trainer, frame = None, inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Trainer):
+            trainer = owner
+            if frame.f_code.co_name in _EVALUATING:
+                return Loader(trainer, is_training=False)
+            if frame.f_code.co_name == "get_train_dataloader":
+                return Loader(trainer, is_training=True)
+        frame = frame.f_back
+    if trainer is None:
+        return Loader(None, is_training=True)
+    trained = trainer.train_dataset
+    parts = trained.values() if isinstance(trained, dict) else (trained,)
+    return Loader(trainer, is_training=any(dataset is one for one in parts))

@@ -1,0 +1,57 @@
+"""What batches share, what they are not to repeat, and how many of them are random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of a `ClusterBatchSampler`, checked.
+
+    Args:
+        schedule: (first epoch, columns) pairs: from which epoch on a batch shares which columns.
+        distinct: Column of keys that a global batch repeats only where it must, or None.
+        random_fraction: Share of the global batches that is drawn across all strata.
+    """
+
+    schedule: tuple[tuple[int, tuple[str, ...]], ...]
+    distinct: str | None
+    random_fraction: float
+
+    @classmethod
+    def check(cls, strata: Strata, distinct: str | None, random_fraction: float) -> PlanOptions:
+        """Check options as users write them.
+
+        Raises:
+            ValueError: If one has no meaning.
+        """
+        stages = strata if isinstance(strata, Mapping) else {0: strata}
+        schedule = tuple(
+            (epoch, (columns,) if isinstance(columns, str) else tuple(columns))
+            for epoch, columns in sorted(stages.items())
+        )
+        if not schedule or not all(
+            columns and all(isinstance(name, str) for name in columns) for _, columns in schedule
+        ):
+            raise ValueError(f"strata={strata!r} must name at least one label column, such as ('source', 'cluster')")
+        if schedule[0][0] != 0:
+            raise ValueError(f"strata={strata!r} must say what batches share from epoch 0 on")
+        if not 0 <= random_fraction < 1:
+            raise ValueError(
+                f"random_fraction={random_fraction} must be in [0, 1); for random batches alone use the stock sampler"
+            )
+        return cls(schedule, distinct, float(random_fraction))
+
+    @property
+    def columns(self) -> list[str]:
+        """All label columns that any epoch uses."""
+        names = [name for _, columns in self.schedule for name in columns]
+        return list(dict.fromkeys([*names, *([self.distinct] if self.distinct else [])]))
+
+    def strata_of(self, epoch: int) -> tuple[str, ...]:
+        """Return what a batch shares in an epoch."""
+        return [columns for first, columns in self.schedule if first <= epoch][-1]
