@@ -146,7 +146,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     scores = {}
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate
-        from st_cluster_batches.publishing.contents import EVALUATION_FOLDER
+        from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
         scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / EVALUATION_FOLDER))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"

@@ -21,7 +21,7 @@ from st_cluster_batches.data.docstrings import collect_docstrings, split_docstri
 from st_cluster_batches.evaluation.comparison import record_run
 from st_cluster_batches.evaluation.report import TABLE_FILE, summarise_runs, write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
-from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, EVALUATION_FOLDER
+from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
 from st_cluster_batches.training.models import make_static_model
 from st_cluster_batches.training.recipe import Strategy, TrainingArguments
 from st_cluster_batches.training.run import build_trainer
@@ -80,12 +80,12 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         trainer.train()
         seconds = (attach_seconds if name == "cluster" else 0.0, time.perf_counter() - start)
         if is_kept:
-            trainer.save_model(str(output / "model"))
+            trainer.save_model(str(output / MODEL_FOLDER))
         scores = evaluate(trainer.model, folders, folder / EVALUATION_FOLDER, show_progress_bar=False)
         records.append({"variant": name, "seed": seed, **record_run(trainer, scores, hardness, seconds)})
     results = summarise_runs(records, {"pairs": len(pairs), "steps": trainer.state.global_step})
     write_report(results, output)
-    places = {"model": str(output / "model"), "report": str(output / TABLE_FILE)}
+    places = {"model": str(output / MODEL_FOLDER), "report": str(output / TABLE_FILE)}
     return {**results, "sources": len(set(pairs["source"])), **places}
 
 

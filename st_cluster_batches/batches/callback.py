@@ -6,23 +6,38 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate.utils import extract_model_from_parallel
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from st_cluster_batches.batches.card_block import carry_block
-from st_cluster_batches.publishing.contents import PLAN_FILE, Evidence
+from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, describe_batches, find_strategy
+from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from st_cluster_batches.batches.sampler import ClusterBatchSampler
-
 logger = logging.getLogger(__name__)
+
+
+class PlannedSampler(Protocol):
+    """What the callback needs of a `ClusterBatchSampler`, whose module imports this one."""
+
+    world_size: int
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether batches follow a plan."""
+
+    @property
+    def counts(self) -> PlanCounts:
+        """What the current epoch is made of."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the plan, as JSON values."""
 
 
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
@@ -75,7 +90,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
-        carry_block(extract_model_from_parallel(model), Evidence(plans=content))
+        carry_block(extract_model_from_parallel(model), describe_batches(find_strategy(content), content))
 
     def on_epoch_begin(
         self,
@@ -93,7 +108,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             outer.set_epoch(state.global_step // max(updates, 1))
 
 
-def find_samplers(loader: Any) -> tuple[Any, list[ClusterBatchSampler]]:
+def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:
     """Find our samplers behind the wrappers of accelerate.
 
     Args:
@@ -102,13 +117,13 @@ def find_samplers(loader: Any) -> tuple[Any, list[ClusterBatchSampler]]:
     Returns:
         The sampler that has an epoch, ours or one for many datasets, or None; and our samplers in it.
     """
-    from st_cluster_batches.batches.sampler import ClusterBatchSampler
-
     sampler = getattr(loader, "batch_sampler", None)
-    while sampler is not None and not isinstance(sampler, (ClusterBatchSampler, MultiDatasetDefaultBatchSampler)):
+    while sampler is not None and not (
+        hasattr(sampler, "is_planned") or isinstance(sampler, MultiDatasetDefaultBatchSampler)
+    ):
         sampler = getattr(sampler, "batch_sampler", None)
     parts = getattr(sampler, "batch_samplers", [sampler])
-    return sampler, [one for one in parts if isinstance(one, ClusterBatchSampler) and one.is_planned]
+    return sampler, [one for one in parts if getattr(one, "is_planned", False)]
 
 
 def refuse_other_plans(kept: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:

@@ -13,6 +13,9 @@ from st_cluster_batches.storage.cache import write_atomically
 
 logger = logging.getLogger(__name__)
 
+SUMMARY_FILE = "summary.json"
+BY_MODEL_FOLDER = "by_model"
+
 
 @dataclass(frozen=True)
 class TaskScores:
@@ -66,7 +69,7 @@ class ScoreStore:
         _write_json(self.folder / "per_query" / f"{name}.json", scores[name].per_query)
         _write_json(self.folder / "mteb" / f"{name}.json", raw)
         summary = {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
-        _write_json(self.folder / "summary.json", summary)
+        _write_json(self.folder / SUMMARY_FILE, summary)
 
     def remove_others(self, scores: dict[str, TaskScores]) -> None:
         """Remove results that the summary does not list: they may be another model's. `by_model` keeps them."""
@@ -75,7 +78,7 @@ class ScoreStore:
                 path.unlink()
 
     def _path(self, name: str) -> Path:
-        return self.folder / "by_model" / self.fingerprint[:16] / f"{name}.json"
+        return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name}.json"
 
     def _key(self, task: Any) -> dict[str, Any]:
         versions = {name: version(name) for name in ("mteb", "sentence-transformers")}

@@ -26,7 +26,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from st_cluster_batches.publishing.card import remove_block
+from st_cluster_batches.batches.card_block import remove_block
 from st_cluster_batches.publishing.failures import PublishError, explain
 from st_cluster_batches.publishing.staging import CARD, list_files, refuse_private_content
 

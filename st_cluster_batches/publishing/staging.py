@@ -13,12 +13,15 @@ from typing import Any
 
 import yaml
 
+from st_cluster_batches.batches.card_block import BEGIN, PLAN_FILE
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
-from st_cluster_batches.publishing.card import BEGIN, MARK, make_card
-from st_cluster_batches.publishing.contents import RECIPE_FILE, SUMMARY_FILE, Evidence, hide_places, read_evidence
+from st_cluster_batches.evaluation.scores import SUMMARY_FILE
+from st_cluster_batches.publishing.card import MARK, make_card
+from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.storage.cache import temporary_name
+from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE, hide_places
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +81,14 @@ def build_model(
     """
     model = find_model(model)
     about = about or Description()
-    evidence = read_evidence(model, scores, comparison)
+    contents = read_contents(model, scores, comparison)
 
     def fill(stage: Path, earlier: str | None) -> None:
         for path in _list_model_files(model):
             _copy(path, stage / path.relative_to(model))
-        figures = _write_evidence(stage, evidence)
+        figures = _write_contents(stage, contents)
         text = (model / CARD).read_text(encoding="utf-8") if (model / CARD).is_file() else ""
-        (stage / CARD).write_text(make_card(text, evidence, about, figures, earlier), encoding="utf-8")
+        (stage / CARD).write_text(make_card(text, contents, about, figures, earlier), encoding="utf-8")
 
     return fill_stage(output, fill)
 
@@ -96,7 +99,7 @@ def find_model(folder: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    for one in (folder, folder / "model"):
+    for one in (folder, folder / MODEL_FOLDER):
         if any(
             (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
         ):
@@ -239,37 +242,37 @@ def _list_model_files(model: Path) -> Iterator[Path]:
             yield path
 
 
-def _write_evidence(stage: Path, evidence: Evidence) -> list[str]:
+def _write_contents(stage: Path, contents: CardContents) -> list[str]:
     """Write the raw results and the figures; return the paths of these."""
     figures: list[str] = []
     results = stage / RESULTS
     results.mkdir()
-    if evidence.recipe:
-        (results / RECIPE_FILE).write_text(yaml.safe_dump(evidence.recipe, sort_keys=False), encoding="utf-8")
-    if evidence.plans:
-        write_json(results / "batch_plan.json", evidence.plans)
-    if evidence.clustering_folder is not None:
-        figures += draw_sizes(stage_clustering(evidence.clustering_folder, stage), stage)
-    if evidence.scores is not None:
-        write_json(results / SUMMARY_FILE, evidence.scores.summary)
-        for task, per_query in evidence.scores.per_query.items():
+    if contents.recipe:
+        (results / RECIPE_FILE).write_text(yaml.safe_dump(contents.recipe, sort_keys=False), encoding="utf-8")
+    if contents.plans:
+        write_json(results / PLAN_FILE, contents.plans)
+    if contents.clustering_folder is not None:
+        figures += draw_sizes(stage_clustering(contents.clustering_folder, stage), stage)
+    if contents.scores is not None:
+        write_json(results / SUMMARY_FILE, contents.scores.summary)
+        for task, per_query in contents.scores.per_query.items():
             write_json(results / "per_query" / f"{task}.json", per_query)
-            write_json(results / "mteb" / f"{task}.json", evidence.scores.raw[task])
-        _write_official(stage, evidence)
-    if evidence.comparison is not None:
-        write_json(results / "comparison" / RESULTS_FILE, evidence.comparison)
+            write_json(results / "mteb" / f"{task}.json", contents.scores.raw[task])
+        _write_official(stage, contents)
+    if contents.comparison is not None:
+        write_json(results / "comparison" / RESULTS_FILE, contents.comparison)
         (results / "comparison" / TABLE_FILE).write_text(
-            describe_results(evidence.comparison) + "\n", encoding="utf-8"
+            describe_results(contents.comparison) + "\n", encoding="utf-8"
         )
-        figures += draw_comparison(evidence.comparison, stage / FIGURES)
+        figures += draw_comparison(contents.comparison, stage / FIGURES)
     if not any(results.iterdir()):
         results.rmdir()
     return figures
 
 
-def _write_official(stage: Path, evidence: Evidence) -> None:
+def _write_official(stage: Path, contents: CardContents) -> None:
     """Write the results that the Hub's leaderboards read: of complete official tasks alone."""
-    assert evidence.scores is not None
+    assert contents.scores is not None
     if find_spec("mteb") is None:
         logger.warning(
             "No %s: to know official tasks takes mteb, pip install 'st-cluster-batches[eval]'", OFFICIAL_RESULTS
@@ -277,10 +280,10 @@ def _write_official(stage: Path, evidence: Evidence) -> None:
         return
     from huggingface_hub import eval_result_entries_to_yaml
 
-    from st_cluster_batches.evaluation.official import describe_official_result
+    from st_cluster_batches.publishing.official_results import describe_official_result
 
-    for task, raw in evidence.scores.raw.items():
-        if entry := describe_official_result(task, raw, evidence.scores.summary[task]):
+    for task, raw in contents.scores.raw.items():
+        if entry := describe_official_result(task, raw, contents.scores.summary[task]):
             path = stage / OFFICIAL_RESULTS / f"{task}.yaml"
             path.parent.mkdir(exist_ok=True)
             path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
