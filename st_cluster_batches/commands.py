@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_cluster_batches.evaluation.scores import TaskScores
     from st_cluster_batches.inspection.measuring import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
@@ -138,7 +137,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.training.run import prepare_run
 
         if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
-            from st_cluster_batches.evaluation.retrieval import load_tasks
+            from st_cluster_batches.evaluation.tasks import load_tasks
 
             load_tasks(recipe.data.find_tasks())
         run, tasks = prepare_run(recipe)
@@ -146,9 +145,11 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     scores = {}
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate
+        from st_cluster_batches.evaluation.scores import summarise_scores
         from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
-        scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / EVALUATION_FOLDER))
+        folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
+        scores = summarise_scores(evaluate(run.trainer.model, tasks, folder))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
 
 
@@ -157,12 +158,14 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from sentence_transformers import SentenceTransformer
 
-        from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks
+        from st_cluster_batches.evaluation.retrieval import evaluate
+        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.evaluation.tasks import load_tasks
 
         load_tasks(arguments.tasks)
         _make_folder(arguments.output)
         model = SentenceTransformer(arguments.model)
-    scores = _summarise(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
+    scores = summarise_scores(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
 
 
@@ -258,10 +261,6 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     if inspection.stability is not None:
         lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
     return [*lines, "", *(f"* {line}" for line in inspection.advice)]
-
-
-def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:
-    return {task: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for task, one in scores.items()}
 
 
 def _describe_scores(scores: dict[str, Any]) -> str:

@@ -19,8 +19,9 @@ from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.data.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.evaluation.comparison import record_run
-from st_cluster_batches.evaluation.report import TABLE_FILE, summarise_runs, write_report
+from st_cluster_batches.evaluation.report import TABLE_FILE, write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.summary import summarise_runs
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
 from st_cluster_batches.training.models import make_static_model
 from st_cluster_batches.training.recipe import Strategy, TrainingArguments

@@ -26,9 +26,11 @@ from st_cluster_batches.batches.labels import SOURCE
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, fingerprint_model, load_encoder
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.texts import check_texts, find_text_columns
-from st_cluster_batches.evaluation.report import summarise_runs, write_report
-from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks, on_main_process
-from st_cluster_batches.evaluation.scores import TaskScores, identify_task
+from st_cluster_batches.evaluation.report import write_report
+from st_cluster_batches.evaluation.retrieval import evaluate, on_main_process
+from st_cluster_batches.evaluation.scores import TaskScores
+from st_cluster_batches.evaluation.summary import summarise_runs
+from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.variants import read_variants
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values

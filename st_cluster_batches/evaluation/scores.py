@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from st_cluster_batches.evaluation.tasks import identify_task
 from st_cluster_batches.storage.cache import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,11 @@ class TaskScores:
     def queries(self) -> int:
         """Number of queries that were evaluated."""
         return len(self.per_query)
+
+
+def summarise_scores(scores: dict[str, TaskScores]) -> dict[str, Any]:
+    """Return what `summary.json` holds: nDCG@10 and the number of queries by task."""
+    return {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
 
 
 class ScoreStore:
@@ -68,8 +74,7 @@ class ScoreStore:
         """Write the newest result, and the summary of all so far."""
         _write_json(self.folder / "per_query" / f"{name}.json", scores[name].per_query)
         _write_json(self.folder / "mteb" / f"{name}.json", raw)
-        summary = {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
-        _write_json(self.folder / SUMMARY_FILE, summary)
+        _write_json(self.folder / SUMMARY_FILE, summarise_scores(scores))
 
     def remove_others(self, scores: dict[str, TaskScores]) -> None:
         """Remove results that the summary does not list: they may be another model's. `by_model` keeps them."""
@@ -83,23 +88,6 @@ class ScoreStore:
     def _key(self, task: Any) -> dict[str, Any]:
         versions = {name: version(name) for name in ("mteb", "sentence-transformers")}
         return {"model": self.fingerprint, "task": identify_task(task), "versions": versions}
-
-
-def identify_task(task: Any) -> dict[str, Any]:
-    """Return what decides a task's scores beside the model: its data, its splits and its subsets.
-
-    Args:
-        task: A task of mteb, or one made of a folder.
-
-    Returns:
-        JSON values; the revision of a folder is a hash of its content.
-    """
-    return {
-        "name": task.metadata.name,
-        "data": dict(task.metadata.dataset),
-        "splits": sorted(task.eval_splits),
-        "subsets": sorted(task.hf_subsets or []),
-    }
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from examples import make_static_model
 
-from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks
+from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.tasks import load_tasks
 
 
 def test_an_official_task_without_its_data_is_one_clear_error() -> None:
