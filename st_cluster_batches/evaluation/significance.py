@@ -1,4 +1,4 @@
-"""Is a difference in nDCG@10 more than luck? Paired bootstrap over seeds and queries (scipy)."""
+"""Paired bootstrap of nDCG@10 differences, over seeds and queries (scipy)."""
 
 from __future__ import annotations
 
