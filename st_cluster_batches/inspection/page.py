@@ -11,12 +11,11 @@ import numpy as np
 
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
 from st_cluster_batches.clusters.encoder import join_sides, sides_of
+from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.storage.cache import write_atomically, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from st_cluster_batches.inspection.measuring import Inspection
 
 SIZES_FIGURE = "cluster_sizes.png"
 HARDNESS_FIGURE = "batch_hardness.png"

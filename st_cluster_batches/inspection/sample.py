@@ -25,51 +25,7 @@ _TOPIC_ROWS = 4000  # embedded for them, in all
 _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
 _MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted; encoders read less
-_TWIN = 0.95  # similarity of two passages that say nearly the same
-_WORST = 10
 _ENCODE_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class WorstPair:
-    """A negative that the encoder finds nearer to a query than its own passage.
-
-    Args:
-        row: Row of the query.
-        other: Row of the negative passage.
-        positive_similarity: Of the query and its passage.
-        negative_similarity: Of the query and the negative.
-        query: The query.
-        passage: Its passage.
-        other_passage: The negative.
-    """
-
-    row: int
-    other: int
-    positive_similarity: float
-    negative_similarity: float
-    query: str
-    passage: str
-    other_passage: str
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Two rows of a batch whose passages say nearly the same.
-
-    Args:
-        row: One row.
-        other: The other.
-        similarity: Of their passages.
-        passage: Passage of the one, cut.
-        other_passage: Passage of the other, cut.
-    """
-
-    row: int
-    other: int
-    similarity: float
-    passage: str
-    other_passage: str
 
 
 @dataclass(frozen=True)
@@ -222,54 +178,3 @@ class Sample:
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""
         return np.searchsorted(self.rows, rows)
-
-
-def find_worst_pairs(sample: Sample) -> list[WorstPair]:
-    """Find the negatives of the sampled cluster batches that are farthest ahead of the positive; one for each row."""
-    found: list[tuple[float, float, float, int, int]] = []
-    for batch in sample.batches["cluster"]:
-        at = sample.find(batch)
-        similarity = sample.query_vectors[at] @ sample.passage_vectors[at].T
-        own = np.diagonal(similarity).copy()
-        np.fill_diagonal(similarity, -np.inf)
-        nearest = similarity.argmax(axis=1)
-        ahead = similarity[np.arange(len(batch)), nearest] - own
-        for row in np.argsort(-ahead, kind="stable")[:_WORST].tolist():
-            if ahead[row] > 0:
-                other = int(nearest[row])
-                values = (float(ahead[row]), float(own[row]), float(similarity[row, other]))
-                found.append((*values, int(batch[row]), int(batch[other])))
-    found = sorted(found, key=lambda one: (-one[0], one[3]))[:_WORST]
-    if not found:
-        return []
-    queries, passages = sample.pairs.read_texts(np.array([one[3] for one in found]))
-    _, others = sample.pairs.read_texts(np.array([one[4] for one in found]))
-    return [
-        WorstPair(row, other, positive, negative, *texts)
-        for (_, positive, negative, row, other), texts in zip(
-            found, zip(queries, passages, others, strict=True), strict=True
-        )
-    ]
-
-
-def find_twins(sample: Sample) -> dict[str, Any]:
-    """Find rows of the sampled cluster batches whose passages say nearly the same.
-
-    Returns:
-        `twins`, the ten nearest pairs, and `twin_rate`, the share of the rows that have one.
-    """
-    found: list[tuple[float, int, int]] = []
-    n_rows = n_twins = 0
-    for batch in sample.batches["cluster"]:
-        vectors = sample.passage_vectors[sample.find(batch)]
-        similarity = vectors @ vectors.T
-        np.fill_diagonal(similarity, -1)
-        n_rows, n_twins = n_rows + len(batch), n_twins + int((similarity.max(axis=1) > _TWIN).sum())
-        for row, other in np.argwhere(np.triu(similarity) > _TWIN).tolist():
-            found.append((float(similarity[row, other]), int(batch[row]), int(batch[other])))
-    nearest = sorted(found, key=lambda one: (-one[0], one[1]))[:_WORST]
-    twins = []
-    for similarity_of_two, row, other in nearest:
-        passages = sample.pairs.read_texts(np.array([row, other]))[1]
-        twins.append(Twin(row, other, similarity_of_two, passages[0][:80], passages[1][:80]))
-    return {"twins": twins, "twin_rate": n_twins / max(n_rows, 1)}

@@ -11,7 +11,8 @@ from examples import TOPICS, label_pairs, make_pairs, make_static_model
 
 from st_cluster_batches import fit_clusters
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.inspection.measuring import Inspection, inspect
+from st_cluster_batches.inspection.findings import Inspection
+from st_cluster_batches.inspection.measuring import inspect
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
 
 
@@ -96,10 +97,10 @@ def test_a_planted_duplicate_is_found_and_named(labelled: Dataset) -> None:
     clusters = labelled["cluster"][:]
     clusters[17] = clusters[4]
     found = look(relabel(labelled, passage=passages, cluster=clusters), batch_size=120, sample_rows=300)
-    pairs = {frozenset((twin.row, twin.other)) for twin in found.twins}
-    assert frozenset((4, 17)) in pairs and found.twin_rate > 0
+    pairs = {frozenset((one.row, one.other)) for one in found.near_duplicates}
+    assert frozenset((4, 17)) in pairs and found.near_duplicate_rate > 0
     (line,) = [line for line in found.advice if "false_negative_threshold=0.95" in line and "nearly the same" in line]
-    assert str(found.twins[0].row) in line
+    assert str(found.near_duplicates[0].row) in line
 
 
 def test_shared_texts_are_counted_and_shown(labelled: Dataset) -> None:
