@@ -129,6 +129,7 @@ class Inspection:
         sampled_rows: Rows that were embedded.
         batch_size: Rows of a batch on one device.
         world_size: Devices that step together.
+        seed: Seed of plan and sample; training with another one draws other batches.
         encoder: Name of the model that measured similarity.
         key: The text that decided the clusters.
         sources: Cluster sizes, source by source.
@@ -149,6 +150,7 @@ class Inspection:
     sampled_rows: int
     batch_size: int
     world_size: int
+    seed: int
     encoder: str
     key: Key
     sources: list[SourceSizes]

@@ -79,6 +79,7 @@ def inspect(
         sampled_rows=len(sample.rows),
         batch_size=batch_size,
         world_size=world_size,
+        seed=seed,
         encoder=loaded.name,
         key=key,
         sources=_describe_sources(pairs, topics),

@@ -1,4 +1,4 @@
-"""Show an inspection: one HTML file that needs no network, and the figures that a model card takes."""
+"""An inspection as one HTML file that loads nothing from the network, and as PNG figures."""
 
 from __future__ import annotations
 
