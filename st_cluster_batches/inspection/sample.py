@@ -1,4 +1,4 @@
-"""The rows of a labelled dataset that an inspection looks at, with their texts and vectors."""
+"""The sample of a labelled dataset that an inspection measures: rows, texts and vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Integers = npt.NDArray[np.integer[Any]]
 
-_MAX_CLUSTERS = 500  # whose topics are looked at
+_MAX_CLUSTERS = 500  # whose topics are looked at, and the largest of each source
 _TOPIC_ROWS = 4000  # embedded for them, in all
 _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
@@ -92,6 +92,21 @@ class LabelledPairs:
         )
         return queries, passages
 
+    def choose_strata(self, n_spaced: int) -> Integers:
+        """Choose strata to describe: evenly spaced ones, and the largest of each source; ascending.
+
+        Advice is given source by source, and on the largest cluster of each.
+
+        Args:
+            n_spaced: How many are evenly spaced; all are chosen where there are no more.
+        """
+        numbers, first, sizes = np.unique(self.strata, return_index=True, return_counts=True)
+        spaced = np.linspace(0, len(numbers) - 1, n_spaced).round().astype(int)
+        by_size = np.argsort(-sizes, kind="stable")
+        _, at = np.unique(self.source_of_row[first[by_size]], return_index=True)
+        chosen: Integers = numbers[np.union1d(spaced, by_size[at])]
+        return chosen
+
     def sample_strata(self, numbers: Integers, n_rows: int, rng: np.random.Generator) -> Integers:
         """Choose up to `n_rows` rows of each stratum; ascending."""
         order = np.argsort(self.strata, kind="stable")
@@ -108,13 +123,13 @@ class LabelledPairs:
 
 @dataclass
 class Sample:
-    """Whole batches of each kind, some rows of every cluster, and the vectors of them all.
+    """Whole batches of each kind, some rows of the clusters, and the vectors of them all.
 
     Args:
         pairs: The dataset.
         samplers: The samplers of `cluster` and perhaps `source` batches.
         batches: Global batches of `cluster`, perhaps `source`, and `random`.
-        topic_rows: Rows of every cluster, ascending.
+        topic_rows: Some rows of every cluster that is described, ascending.
         map_rows: Rows to be drawn on a map, ascending; the first cluster and random batches are among them.
         rows: All of these, ascending.
         query_vectors: Unit vectors of `rows`, once embedded.
@@ -157,8 +172,7 @@ class Sample:
             batches[name] = [planned.rows[at].astype(np.int64) for at in chosen] or [planned.last.astype(np.int64)]
         shuffled = rng.permutation(len(pairs))[: n_batches * size]
         batches["random"] = [shuffled[low : low + size] for low in range(0, len(shuffled) - size + 1, size)]
-        numbers = np.unique(pairs.strata)
-        numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, _MAX_CLUSTERS).round().astype(int))]
+        numbers = pairs.choose_strata(_MAX_CLUSTERS)
         topic_rows = pairs.sample_strata(numbers, max(_MIN_TOPIC_ROWS, _TOPIC_ROWS // len(numbers)), rng)
         shown = np.concatenate([batches[name][0][: _MAP_ROWS // 4] for name in ("cluster", "random")])
         others = rng.permutation(topic_rows)[: _MAP_ROWS - len(shown)]
