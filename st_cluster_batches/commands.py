@@ -1,4 +1,4 @@
-"""What each command of the command line does: check its input, do the work, say what came out.
+"""The commands of the command line: each checks its input, does its work and describes the outcome.
 
 A command takes its parsed arguments and returns a `Result`. Whatever is wrong with its input is raised within
 `checking_input`, before any work. Heavy imports stay inside the functions.
@@ -25,7 +25,7 @@ class UsageError(Exception):
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process of a launch that writes and prints; accelerate and torchrun number them."""
+    """Return whether this process writes and prints: the one that accelerate and torchrun give rank 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -35,14 +35,14 @@ def checking_input() -> Iterator[None]:
     try:
         yield
     except ConnectionError:
-        raise  # an OSError, but no fault of the input
+        raise  # an OSError, but not caused by the input
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Compare batch strategies on the docstrings of the user's own Python."""
-    # Both are read at import: nothing is on the Hub here, and the small steps need no bars of their own.
+    # The libraries read both at import. The demo needs nothing from the Hub, nor progress bars of small steps.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     with checking_input():
         if arguments.seeds < 1 or arguments.pairs < 1000:
@@ -50,7 +50,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         _make_folder(arguments.output)
         from st_cluster_batches.demo import describe_demo, run_demo
 
-    # The plan of each run is logged by the demo itself, once.
+    # The demo logs the plan of each strategy itself, once.
     logging.getLogger("st_cluster_batches.batches.callback").setLevel(logging.WARNING)
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
     return result, describe_demo(result)
@@ -96,7 +96,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
 
 
 def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Look at labelled data, and write a report if one is wanted."""
+    """Inspect labelled data, and write a report if --output names one."""
     with checking_input():
         from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
         from st_cluster_batches.data.loading import load_data
@@ -192,14 +192,14 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
 
 
 def build(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Fill a folder that may be published."""
+    """Fill a folder with what may be published."""
     with checking_input():
         folder = _build(arguments, arguments.output)
     return {"output": str(folder)}, f"What may be published is in {folder}"
 
 
 def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Push a folder, built before or now."""
+    """Push a folder that `build` filled, or build and push."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as temporary, checking_input():
@@ -212,7 +212,8 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
         is_model = not (stage / "data").is_dir()
         if is_model:
-            find_model(stage)  # a card alone, as a clone of this project has them, would replace a model by nothing
+            # A folder with a card but no model, as in hub_cards of this project, would remove the model on the Hub.
+            find_model(stage)
         bound_requests()
         done = push(
             stage,

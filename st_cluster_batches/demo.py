@@ -53,7 +53,7 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         max_pairs: Training pairs at most.
 
     Returns:
-        What `summarise_runs` says of the strategies, the number of `sources`, and where `model` and `report` lie.
+        What `results.json` holds, the number of `sources`, and where `model` and `report` lie.
     """
     n_runs = n_seeds * len(STRATEGIES)
     logger.info("Reading docstrings, clustering them, then %d training runs: minutes on two cores", n_runs)
@@ -90,7 +90,7 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
 
 
 def describe_demo(results: dict[str, Any]) -> str:
-    """Say what `run_demo` found, whoever wins."""
+    """Return the results of `run_demo` as a table, with a few sentences."""
 
     def describe(values: list[float]) -> str:
         return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

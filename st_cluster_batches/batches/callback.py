@@ -1,4 +1,4 @@
-"""Keep a trainer and its plan in step: the epoch on every process, and the same plan after a resume."""
+"""The trainer callback of a plan: sets the epoch on every process, and checks the plan after a resume."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PlannedSampler(Protocol):
 
 
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
-    """Sets epochs, refuses to resume with another plan, and tells of the plan beside the checkpoints and in the card.
+    """Sets epochs, refuses to resume with another plan, and writes the plan beside the checkpoints and into the card.
 
     A `ClusterBatchSampler` adds it to the trainer that builds it, so that users need no second line. Without it, a run
     that is resumed on several processes would repeat the batches of epoch 0: on resume accelerate wraps the sampler
@@ -74,7 +74,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if kept is not None:
             refuse_other_plans(kept["attributes"]["plans"], self.plans)
-        # A checkpoint of random batches has no place for it, and the trainer saves into places that exist.
+        # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
             return
@@ -100,10 +100,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Tell the innermost samplers which epoch it is, before the loader asks them for batches."""
+        """Set the epoch of the innermost samplers, before the loader asks them for batches."""
         outer, _ = find_samplers(train_dataloader)
         if outer is not None:
-            # From the steps, which are whole numbers; state.epoch is a float that has been added up.
+            # Computed from the steps, since state.epoch is a float with rounding errors.
             updates = -(-len(train_dataloader) // args.gradient_accumulation_steps)
             outer.set_epoch(state.global_step // max(updates, 1))
 

@@ -145,7 +145,7 @@ class Comparison:
         return report_runs(run_variants(list(self.variants), self.n_seeds, self._get_record), self.about, self.output)
 
     def _get_record(self, name: str, seed: int) -> Record | None:
-        """Return the record of a run, of an earlier call or made now; None where the main process alone has it."""
+        """Return the record of a finished run, or run it; None on processes that do not see the record."""
         fingerprint = hash_values(self.variants[name].fingerprint, self.about["steps"], seed)
         path = self.output / RUNS / f"{name}-{seed}-{fingerprint[:16]}.json"
         if path.exists():

@@ -44,7 +44,7 @@ def find_official_tasks(name: str) -> list[Any]:
 
 
 def probe_hub(name: str) -> None:
-    """Ask the Hub for a sign of life: its own client tries for half a minute, or for many where nobody answers.
+    """Check that the Hub answers within seconds: its own client tries for half a minute, or for many minutes.
 
     Args:
         name: The task whose data is wanted.
@@ -53,12 +53,12 @@ def probe_hub(name: str) -> None:
         ConnectionError: If there is no answer within seconds.
     """
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return  # the client fails at once, and finds what is cached
+        return  # the client asks nobody: it takes cached data or fails at once
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
         urlopen(Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
     except HTTPError:
-        pass  # an answer, whatever it says
+        pass  # the Hub answered, if only with an error
     except OSError as error:
         raise ConnectionError(
             f"{endpoint}, which has the data of {name}, gave no answer within {_PROBE_SECONDS} s ({error}); {REMEDY}"

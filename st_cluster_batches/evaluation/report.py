@@ -60,13 +60,13 @@ def redraw(folder: Path) -> dict[str, Any]:
 
 
 def describe_results(results: dict[str, Any]) -> str:
-    """Say in Markdown what came out, whoever wins.
+    """Return the results in Markdown.
 
     Args:
         results: From `summarise_runs`.
 
     Returns:
-        Tables of the whole, of the collections, and of costs and batches.
+        Tables of means, of the collections, and of costs and batches.
     """
     baseline, variants = results["baseline"], results["results"]
     spread = results["spread"]["mean"]
@@ -108,7 +108,7 @@ def describe_results(results: dict[str, Any]) -> str:
 
 
 def _describe_correlation(variants: dict[str, Any]) -> list[str]:
-    """Say how in-batch hardness goes with quality over all runs; nothing for too few, or for equal ones."""
+    """Return the correlation of in-batch hardness and nDCG@10 over all runs; nothing for too few or equal values."""
     hardness = [value for one in variants.values() for value in one["hardness_by_seed"]]
     means = [value for one in variants.values() for value in one["mean_by_seed"]]
     if len(set(hardness)) < 3 or len(set(means)) < 3:

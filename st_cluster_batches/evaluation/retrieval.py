@@ -1,4 +1,4 @@
-"""Evaluate retrieval with mteb, query by query, and never twice.
+"""Retrieval evaluated with mteb, query by query; what has been evaluated once is not evaluated again.
 
 mteb files a local model's scores under a name that all local models share, so its cache can hand one model the
 scores of another. It is never used here: scores are kept under a fingerprint of the weights.
@@ -135,7 +135,7 @@ def _run_task(
     def keep_queries(
         scores: dict[str, Any], qrels: dict[str, Any], results: dict[str, Any], hf_split: str, hf_subset: str
     ) -> dict[str, float]:
-        # mteb hands over what pytrec_eval gave for every query; it keeps only the rounded mean for itself.
+        # mteb passes pytrec_eval's scores of every query to this function, and keeps the rounded mean alone.
         by_subset[hf_split, hf_subset] = {query: float(one["ndcg_cut_10"]) for query, one in scores.items()}
         specific: dict[str, float] = own_scores(scores, qrels, results, hf_split, hf_subset)
         return specific
@@ -164,7 +164,7 @@ def _run_task(
 
 
 def _join_subsets(name: str, by_subset: dict[tuple[str, str], dict[str, float]], reported: float) -> TaskScores:
-    """Join the queries of all splits and subsets, and see that mteb came to the same mean."""
+    """Join the queries of all splits and subsets, and check that mteb has the same mean."""
     if not by_subset or not all(by_subset.values()):
         raise RuntimeError(f"mteb gave no score per query for {name}; its version may have changed")
     mean = fmean(fmean(one.values()) for one in by_subset.values())

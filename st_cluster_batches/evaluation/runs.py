@@ -71,7 +71,8 @@ def measure_run(
     trainer.train(resume_from_checkpoint=checkpoint)
     train_seconds = time.perf_counter() - start
     if save_to is not None:
-        trainer.save_model(str(save_to))  # now: its card says how long training took, until it is saved
+        # Before evaluating: the card says how long it was from the start of training to this.
+        trainer.save_model(str(save_to))
     start = time.perf_counter()
     scores = evaluate(trainer.model, tasks, folder, batch_size=batch_size, show_progress_bar=False)
     evaluate_seconds = time.perf_counter() - start

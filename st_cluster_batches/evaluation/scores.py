@@ -1,4 +1,4 @@
-"""Scores of models on disk: those of the last evaluation where people look, and all by what decided them."""
+"""Scores of models on disk: those of the last evaluation at the top, and all by weights, data and versions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ScoreStore:
         self.fingerprint = fingerprint
 
     def load(self, name: str, task: Any) -> tuple[TaskScores, dict[str, Any]] | None:
-        """Return the scores of this very model on this very data, and mteb's own result; None if there are none."""
+        """Return the scores of the same weights on the same data, and mteb's own result; None if there are none."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -66,7 +66,7 @@ class ScoreStore:
         return TaskScores(**content["scores"]), content["mteb"]
 
     def save(self, name: str, task: Any, result: tuple[TaskScores, dict[str, Any]]) -> None:
-        """Keep a result."""
+        """Keep a result for later evaluations of the same weights on the same data."""
         content = {"key": self._key(task), "scores": asdict(result[0]), "mteb": result[1]}
         _write_json(self._path(name), content)
 
@@ -77,7 +77,7 @@ class ScoreStore:
         _write_json(self.folder / SUMMARY_FILE, summarise_scores(scores))
 
     def remove_others(self, scores: dict[str, TaskScores]) -> None:
-        """Remove results that the summary does not list: they may be another model's. `by_model` keeps them."""
+        """Remove results that the summary does not list, and that may be another model's; `by_model/` keeps them."""
         for path in [*self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
             if path.stem not in scores:
                 path.unlink()

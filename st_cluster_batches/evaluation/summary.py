@@ -87,7 +87,7 @@ def _summarise_variant(
 def _pair(
     runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], tasks: Sequence[str]
 ) -> list[npt.NDArray[np.float64]]:
-    """Return for each task (seeds, queries) differences, of the same seed and query."""
+    """Return for each task (seeds, queries) score differences between runs of the same seed, on the same query."""
     return [
         np.array(
             [

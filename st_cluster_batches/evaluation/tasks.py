@@ -43,7 +43,7 @@ def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:
 
 
 def identify_task(task: Any) -> dict[str, Any]:
-    """Return what decides a task's scores beside the model: its data, its splits and its subsets.
+    """Return what a task's scores depend on beside the model: its data, its splits and its subsets.
 
     Args:
         task: A task of mteb, or one made of a folder.

@@ -59,7 +59,7 @@ def read_variants(
             raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
         if others := sorted(set(own) - _ALLOWED):
             raise ValueError(
-                f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
+                f"Variant {name!r} sets {others[0]!r}; variants may differ only in their batch strategy: "
                 f"{', '.join(sorted(_ALLOWED))}"
             )
         recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})

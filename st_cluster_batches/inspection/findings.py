@@ -166,7 +166,7 @@ class Inspection:
     advice: list[str] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:
-        """Return all figures as JSON keeps them."""
+        """Return all figures as JSON values."""
         described = asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
         del described["sample"]
         return described

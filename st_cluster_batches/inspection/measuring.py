@@ -1,4 +1,4 @@
-"""Look at labels and batches before a GPU-hour is spent on them: sizes, purity, hardness, false negatives, topics."""
+"""Measure labels and batches before training: sizes, purity, hardness, false negatives, topics, stability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.hardness import measure_batches
+from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.clusters.encoder import Encoder, Key, join_sides, sides_of
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.inspection.advice import give_advice
@@ -84,10 +84,7 @@ def inspect(
         key=key,
         sources=_describe_sources(pairs, topics),
         plans={name: sampler.counts for name, sampler in sample.samplers.items()},
-        hardness={
-            name: measure_batches(sample.query_vectors, sample.passage_vectors, map(sample.find, batches))
-            for name, batches in sample.batches.items()
-        },
+        hardness=_measure_hardness(sample),
         groups=_describe_groups(pairs),
         worst_pairs=find_worst_pairs(sample),
         **find_near_duplicates(sample),
@@ -107,6 +104,13 @@ def _find_encoder(
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
     return Encoder.load(encoder, default_cache_dir()), key
+
+
+def _measure_hardness(sample: Sample) -> dict[str, BatchHardness]:
+    return {
+        name: measure_batches(sample.query_vectors, sample.passage_vectors, map(sample.find, batches))
+        for name, batches in sample.batches.items()
+    }
 
 
 def _describe_topics(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> list[ClusterTopic]:
@@ -161,7 +165,7 @@ def _describe_groups(pairs: LabelledPairs) -> GroupSizes:
 
 
 def _measure_stability(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> float | None:
-    """Cluster the sample with two seeds, source by source, and compare; with fewer clusters where it is small."""
+    """Cluster the sample with two seeds, source by source, and compare; a small sample into fewer clusters."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     pairs, scores, weights = sample.pairs, [], []

@@ -14,7 +14,7 @@ _WORST = 10
 
 
 def find_worst_pairs(sample: Sample) -> list[WorstPair]:
-    """Find the negatives of the sampled cluster batches that are farthest ahead of the positive; one for each row."""
+    """Find the negatives of the sampled cluster batches that exceed the positive most; one at most for each query."""
     found: list[tuple[float, float, float, int, int]] = []
     for batch in sample.batches["cluster"]:
         at = sample.find(batch)
@@ -42,7 +42,7 @@ def find_worst_pairs(sample: Sample) -> list[WorstPair]:
 
 
 def find_near_duplicates(sample: Sample) -> dict[str, Any]:
-    """Find rows of the sampled cluster batches whose passages say nearly the same.
+    """Find rows of the sampled cluster batches whose passages are near-duplicates.
 
     Returns:
         `near_duplicates`, the ten nearest pairs, and `near_duplicate_rate`, the share of the rows that have one.

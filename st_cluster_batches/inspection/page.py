@@ -148,7 +148,7 @@ def _draw_map(inspection: Inspection) -> dict[str, Any]:
         f"cluster {cluster}: {query[:80]} → {passage[:80]}"
         for cluster, query, passage in zip(clusters.tolist(), queries, passages, strict=True)
     ]
-    # Neighbours in number are neighbours in meaning, so that they get neighbouring colours.
+    # Clusters with neighbouring numbers are similar, and get similar colours.
     colours = np.unique(sample.pairs.strata[sample.map_rows], return_inverse=True)[1]
     return {
         "x": plane[:, 0].round(3).tolist(),

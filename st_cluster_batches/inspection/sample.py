@@ -30,7 +30,7 @@ _ENCODE_ROWS = 1024
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """A labelled dataset as one, whatever its sources are kept in.
+    """A labelled dataset as one table, also where it is a DatasetDict of sources.
 
     Args:
         dataset: All rows.
@@ -147,7 +147,7 @@ class Sample:
 
     @classmethod
     def draw(cls, pairs: LabelledPairs, batch_size: int, world_size: int, n_rows: int, seed: int) -> Sample:
-        """Plan the batches, and choose which to look at."""
+        """Plan the batches, and draw those that are measured."""
         rng = np.random.default_rng(seed)
         strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER)}
         if len(pairs.source_names) > 1:

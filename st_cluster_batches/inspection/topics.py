@@ -38,7 +38,7 @@ def find_words(documents: Sequence[str], cluster_of_document: Integers) -> dict[
     try:
         vectorizer = CountVectorizer(stop_words="english", max_features=_VOCABULARY)
         counts = vectorizer.fit_transform(documents)
-    except ValueError:  # scikit-learn's answer to texts without a single word, such as numbers alone
+    except ValueError:  # raised by scikit-learn where no text has a word
         return {int(cluster): [] for cluster in clusters}
     members = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(len(clusters), len(at)))
     per_cluster = csr_array(members @ counts)

@@ -1,4 +1,4 @@
-"""The model card: our block between markers, the front matter, and no training rows. What people wrote stays."""
+"""The model card: our block between markers, the front matter, and no training rows. What a person wrote is kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_card(
     Args:
         text: The README that training left, or none.
         contents: What is known of the model.
-        about: What its author says of it.
+        about: What only its author knows.
         figures: Paths of the figures, relative to the README.
         edited: The README of an earlier build. If someone has written into it, around the block, it is the one that
             is kept, with a new block and front matter.
@@ -56,7 +56,7 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
     if edited is not None and is_edited(edited):
         card = fill_in(edited)
         logger.info("The README was edited since it was built: its text stays, and the trainer's is not taken")
-    # The mark stays what it is when a person changes the text.
+    # A digest of the text around the block: when a person changes the text, the two differ.
     return card.replace(END, f"<!-- around: {_digest(remove_block(fresh))} -->\n{END}")
 
 
@@ -116,7 +116,7 @@ def _describe_scores(contents: CardContents) -> list[str]:
 
 
 def _clean(text: str, about: Description) -> str:
-    """Take training rows, and columns that are labels of ours, out of what the trainer wrote."""
+    """Remove training rows, and columns that are labels of ours, from what the trainer wrote."""
     if not text:
         return "---\nlibrary_name: sentence-transformers\n---\n\n# SentenceTransformer\n"
     text = re.sub(r"(?m)^(\* Approximate statistics.*\n)((?:  \|.*\n)+)", _drop_label_columns, text)
@@ -136,7 +136,7 @@ def _drop_label_columns(found: re.Match[str]) -> str:
 
 
 def _replace_examples(found: re.Match[str]) -> str:
-    """Put words of our own where the trainer's usage example shows training rows, and drop what came out for those."""
+    """Replace training rows in the trainer's usage example by a neutral text, and drop the similarities of those."""
     lines = []
     for line in found[2].split("\n"):
         if line.startswith("# tensor(") or re.match(r"#\s+\[", line):

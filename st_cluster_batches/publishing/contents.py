@@ -64,7 +64,7 @@ class CardContents:
 
 
 def read_contents(model: Path, scores: Path | None = None, comparison: Path | None = None) -> CardContents:
-    """Read what lies in a model's folder, or in the folder above it, where training leaves it.
+    """Read what training left in a model's folder, or in the folder above it.
 
     Args:
         model: Folder of the model.
@@ -73,7 +73,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
 
     Raises:
         FileNotFoundError: If a folder that is named holds no such thing.
-        ValueError: If the scores are those of other weights.
+        ValueError: If the scores belong to other weights.
     """
     if comparison is not None and not (comparison / RESULTS_FILE).is_file():
         raise FileNotFoundError(f"{comparison} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")

@@ -17,7 +17,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class Description:
-    """What only its author can say of a model.
+    """What only the author of a model can say of it.
 
     Args:
         license: Identifier of the licence, as the Hub has it.
@@ -72,7 +72,7 @@ def _append_results(card: ModelCard, contents: CardContents) -> None:
         EvalResult(
             task_type="information-retrieval",
             task_name="Information Retrieval",
-            # The Hub takes results with the same type for results on the same data.
+            # The Hub treats results of the same dataset_type as results on the same data.
             dataset_type=re.sub(r"[^\w.-]+", "-", task),
             dataset_name=task,
             metric_type="ndcg_at_10",

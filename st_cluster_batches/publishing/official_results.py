@@ -43,10 +43,10 @@ def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, 
 
 
 def _count_judged(statistics: dict[str, Any]) -> int:
-    """Count the queries of a split that mteb averages over: those with judgements; 0 where it does not say."""
+    """Count the queries of a split that mteb averages over: those with judgements; 0 where mteb has no statistics."""
     judged = statistics.get("relevant_docs_statistics")
     if not judged:
         return 0
     n_queries: int = round(judged["num_relevant_docs"] / judged["average_relevant_docs_per_query"])
-    # Of some tasks there are judgements of queries that are not there.
+    # Some tasks have judgements of queries that they do not contain.
     return min(n_queries, int(statistics.get("num_queries", n_queries)))

@@ -1,4 +1,4 @@
-"""Fill a folder with what may be published, and nothing else. Nothing here asks the network for anything."""
+"""Fill a folder with what may be published, and nothing else, without a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESULTS = "results"
 OFFICIAL_RESULTS = ".eval_results"
 SIZES_FIGURE = "cluster_sizes.png"
 
-# What models are made of. State of a training, logs and environments have other endings, or the names below.
+# Suffixes of the files of a model. Training state, logs and environments have others, or the names below.
 _MODEL_SUFFIXES = {
     ".bin", ".jinja", ".json", ".md", ".model", ".onnx", ".pt", ".py", ".safetensors", ".spm", ".tiktoken", ".txt",
     ".xml",
@@ -50,7 +50,7 @@ _LOCAL_PATH = re.compile(
     r"(?<![\w/.:~#-])/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private)/[\w.-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\{1,2}\w+"
 )
-# Vocabularies hold whatever the text they were trained on held.
+# Vocabularies may hold paths that are tokens of the text they were trained on.
 _VOCABULARIES = re.compile(r"(tokenizer\.json|vocab.*|merges\.txt|.*\.tiktoken)")
 
 
@@ -68,7 +68,7 @@ def build_model(
         model: Folder of any saved sentence-transformers model, or the output folder of `train`, whose `model/` it is.
         output: Folder to fill. What an earlier build left there is replaced, but for the text that people wrote into
             its README around the block; any other folder with content is refused.
-        about: What only the author knows.
+        about: What only its author knows.
         scores: Output folder of `evaluate`; that of the training by default.
         comparison: Output folder of `compare`, for figures and the baseline.
 
@@ -77,7 +77,7 @@ def build_model(
 
     Raises:
         FileNotFoundError: If there is no model, or a named folder holds no results.
-        ValueError: If a file would give away a token or a local path, or the scores are another model's.
+        ValueError: If a file holds a token or a local path, or the scores are those of another model.
     """
     model = find_model(model)
     about = about or Description()
@@ -111,7 +111,7 @@ def find_model(folder: Path) -> Path:
 
 
 def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
-    """Fill a folder that appears whole or not at all, and check that it gives nothing away.
+    """Fill a folder that appears whole or not at all, and check it for tokens and local paths.
 
     Args:
         output: The folder.
@@ -121,7 +121,7 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
         The folder.
 
     Raises:
-        ValueError: If the folder holds something else, or a file gives something away.
+        ValueError: If the folder holds something else, or a file holds a token or a local path.
     """
     card = output / CARD
     earlier = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -243,7 +243,7 @@ def _list_model_files(model: Path) -> Iterator[Path]:
 
 
 def _write_contents(stage: Path, contents: CardContents) -> list[str]:
-    """Write the raw results and the figures; return the paths of these."""
+    """Write the raw results and the figures; return the paths of the figures."""
     figures: list[str] = []
     results = stage / RESULTS
     results.mkdir()

@@ -1,4 +1,4 @@
-"""The folder of a run: names of what lies in it, and what a card may say of it."""
+"""The output folder of `train`: the names of its files, and its recipe as a card may show it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECIPE_FILE = "recipe.yaml"
 CLUSTERING_FOLDER = "clustering"
 EVALUATION_FOLDER = "evaluation"
 
-# Keys that say where things lie on one machine, or who may write to the Hub.
+# Keys with folders of one machine, or with tokens.
 _PRIVATE_KEYS = {"data_dir", "output_dir", "cache_dir", "logging_dir", "hub_token", "push_to_hub_token", "run_name"}
 _PLACE = re.compile(r"(/|~|\./|\.\./|[A-Za-z]:[\\/])")
 _TRAIN_AGAIN = """```bash
@@ -26,10 +26,10 @@ DATA is the folder of training data and collections; names without a slash may h
 
 
 def describe_recipe(recipe: dict[str, Any]) -> list[str]:
-    """Return lines of Markdown that say how to train a model again.
+    """Return lines of Markdown that say how to train a model again; none for an empty recipe.
 
     Args:
-        recipe: What `train` was given, without places; nothing is said of an empty one.
+        recipe: What `train` was given, free of paths and tokens.
     """
     if not recipe:
         return []
