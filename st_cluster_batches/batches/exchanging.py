@@ -42,8 +42,9 @@ class Exchange:
                 for low in range(0, layout.n_rows, CHUNK)
             ]
         )
-        self.slots: Slots = slots[stable_order(layout.rows[slots])]
-        self.owner = np.repeat(np.arange(len(holders.rows)), np.diff(holders.starts))
+        slots = slots.astype(layout.rows.dtype)
+        self.slots: Integers = slots[stable_order(layout.rows[slots])]
+        self.owner = np.repeat(np.arange(len(holders.rows), dtype=slots.dtype), np.diff(holders.starts))
         self._meetings: Meetings | None = None
         self.cells = Cells(self._cells_of(self.owner, holders.keys), holders.is_negative)
 
@@ -90,7 +91,10 @@ class Exchange:
             active = active[self._gain_of(active) > 0]
 
     def _cells_of(self, owner: Integers, keys: npt.NDArray[np.uint32]) -> Slots:
-        return self.layout.batch_of(self.slots)[owner] * self.holders.n_keys + keys
+        cells = self.layout.batch_of(self.slots)[owner]
+        cells *= self.holders.n_keys
+        cells += keys
+        return cells
 
     def _gain_of(self, chosen: Integers) -> npt.NDArray[np.int64]:
         """Return by how much conflicts would fall if a row left its batch."""
@@ -157,9 +161,8 @@ class Exchange:
             rise = self._meetings.rise(proposing, partners, here, there)
             best = stable_order(rise - rise.min(initial=0))
             best = best[np.unique(proposing[best], return_index=True)[1]]
-            proposing, slots, others, partners, here, there, rise = (
-                one[best] for one in (proposing, slots, others, partners, here, there, rise)
-            )
+            proposing, slots, others, partners = proposing[best], slots[best], others[best], partners[best]
+            here, there, rise = here[best], there[best], rise[best]
         changes = self._list_changes(proposing, partners, here, there)
         if self._meetings is None:
             rise = self.cells.rise(changes, len(proposing))

@@ -42,7 +42,7 @@ class Partners:
         self._n_outside = np.bincount(own, minlength=len(is_needed))
         self._first_outside = np.cumsum(self._n_outside) - self._n_outside
 
-    def propose(self, slots: Slots, number: int) -> Slots:
+    def propose(self, slots: Integers, number: int) -> Slots:
         """Propose a slot to exchange with each slot; -1 where there is none.
 
         Four kinds of partner: a row of the stratum in a pure batch or outside of them, a near one on the path or in
@@ -76,11 +76,11 @@ class Partners:
         chosen: Slots = np.take_along_axis(proposed, choice[None], axis=0)[0]
         return chosen
 
-    def _kind_of(self, slots: Slots) -> npt.NDArray[np.uint8]:
+    def _kind_of(self, slots: Integers) -> npt.NDArray[np.uint8]:
         kinds: npt.NDArray[np.uint8] = self.layout.kinds[slots // self.layout.size]
         return kinds
 
-    def is_allowed(self, slots: Slots, others: Slots) -> Mask:
+    def is_allowed(self, slots: Integers, others: Integers) -> Mask:
         """Tell which exchanges keep every pure batch pure and every pooled one within its source."""
         kinds = self._kind_of(slots), self._kind_of(others)
         strata = [self.labels.strata[self.layout.rows[one]] for one in (slots, others)]
