@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +18,8 @@ from st_cluster_batches.commands import UsageError
 from st_cluster_batches.publishing.failures import PublishError
 
 # Nothing heavier is imported here: `--help` should answer at once.
+
+_Add = Callable[[str, str], argparse.ArgumentParser]  # adds a command by its name and what it does
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,12 +83,20 @@ def _build_parser() -> argparse.ArgumentParser:
         command.add_argument("--offline", action="store_true", help="never ask the Hub")
         return command
 
+    for add_command in (_add_demo, _add_attach, _add_inspect, _add_training, _add_publishing):
+        add_command(add)
+    return parser
+
+
+def _add_demo(add: _Add) -> None:
     demo = add("demo", "compare batch strategies on the docstrings of your own Python, without a network")
     demo.add_argument("--output", type=Path, default=Path("st-cluster-batches-demo"), metavar="DIR")
     # So that it takes minutes however many packages there are.
     demo.add_argument("--pairs", type=int, default=10_000, metavar="N", help="training pairs at most (10000)")
     demo.add_argument("--seeds", type=int, default=3, metavar="N", help="training runs of each strategy")
 
+
+def _add_attach(add: _Add) -> None:
     attach = add("attach", "label pairs with clusters and false-negative groups")
     attach.add_argument("data", metavar="DATA", help="parquet file or folder, save_to_disk folder, or Hub id")
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
@@ -112,6 +122,8 @@ def _build_parser() -> argparse.ArgumentParser:
     attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
+
+def _add_inspect(add: _Add) -> None:
     inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
     inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
@@ -126,6 +138,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("--output", type=Path, metavar="REPORT.html", help="write a report to open in a browser")
 
+
+def _add_training(add: _Add) -> None:
     train = add("train", "train and evaluate as a recipe says")
     train.add_argument("recipe", metavar="RECIPE.yaml", type=Path)
     train.epilog = "Any key of the recipe can be given as --key value, for instance --batch_sampler random."
@@ -145,6 +159,8 @@ def _build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--redraw", type=Path, metavar="DIR", help="only draw table and figures of DIR again")
     compare.epilog = "Any key of the recipe can be given as --key value, for all variants."
 
+
+def _add_publishing(add: _Add) -> None:
     build = add("build", "fill a folder with a model or labelled data, its card and results, ready to publish")
     build.add_argument("folder", metavar="MODEL", type=Path, help="saved model, output of `train` or of `attach`")
     build.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -163,7 +179,6 @@ def _build_parser() -> argparse.ArgumentParser:
         command.add_argument("--datasets", nargs="+", default=(), metavar="ID", help="Hub ids of the training data")
         command.add_argument("--base_model", metavar="ID", help="Hub id of the model that training started from")
         command.add_argument("--include-samples", action="store_true", help="leave training rows in the card")
-    return parser
 
 
 if __name__ == "__main__":

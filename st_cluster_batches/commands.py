@@ -1,4 +1,4 @@
-"""What each command of the command line does: check its input, do the work, say what came out.
+"""The commands of the command line: each checks its input, does its work and describes the outcome.
 
 A command takes its parsed arguments and returns a `Result`. Whatever is wrong with its input is raised within
 `checking_input`, before any work. Heavy imports stay inside the functions.
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_cluster_batches.evaluation.scores import TaskScores
-    from st_cluster_batches.inspection.measuring import Inspection
+    from st_cluster_batches.inspection.findings import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 
@@ -26,7 +25,7 @@ class UsageError(Exception):
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process of a launch that writes and prints; accelerate and torchrun number them."""
+    """Return whether this process writes and prints: the one that accelerate and torchrun give rank 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -36,14 +35,14 @@ def checking_input() -> Iterator[None]:
     try:
         yield
     except ConnectionError:
-        raise  # an OSError, but no fault of the input
+        raise  # an OSError, but not caused by the input
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Compare batch strategies on the docstrings of the user's own Python."""
-    # Both are read at import: nothing is on the Hub here, and the small steps need no bars of their own.
+    # The libraries read both at import. The demo needs nothing from the Hub, nor progress bars of small steps.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     with checking_input():
         if arguments.seeds < 1 or arguments.pairs < 1000:
@@ -51,7 +50,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         _make_folder(arguments.output)
         from st_cluster_batches.demo import describe_demo, run_demo
 
-    # The plan of each run is logged by the demo itself, once.
+    # The demo logs the plan of each strategy itself, once.
     logging.getLogger("st_cluster_batches.batches.callback").setLevel(logging.WARNING)
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
     return result, describe_demo(result)
@@ -95,7 +94,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
 
 
 def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Look at labelled data, and write a report if one is wanted."""
+    """Inspect labelled data, and write a report if --output names one."""
     with checking_input():
         from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
         from st_cluster_batches.data.loading import load_data
@@ -136,7 +135,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.training.run import prepare_run
 
         if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
-            from st_cluster_batches.evaluation.retrieval import load_tasks
+            from st_cluster_batches.evaluation.tasks import load_tasks
 
             load_tasks(recipe.data.find_tasks())
         run, tasks = prepare_run(recipe)
@@ -144,9 +143,11 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     scores = {}
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate
-        from st_cluster_batches.publishing.contents import EVALUATION_FOLDER
+        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
-        scores = _summarise(evaluate(run.trainer.model, tasks, Path(recipe.training.output_dir) / EVALUATION_FOLDER))
+        folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
+        scores = summarise_scores(evaluate(run.trainer.model, tasks, folder))
     return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
 
 
@@ -155,12 +156,14 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from sentence_transformers import SentenceTransformer
 
-        from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks
+        from st_cluster_batches.evaluation.retrieval import evaluate
+        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.evaluation.tasks import load_tasks
 
         load_tasks(arguments.tasks)
         _make_folder(arguments.output)
         model = SentenceTransformer(arguments.model)
-    scores = _summarise(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
+    scores = summarise_scores(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
 
 
@@ -187,14 +190,14 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
 
 
 def build(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Fill a folder that may be published."""
+    """Fill a folder with what may be published."""
     with checking_input():
         folder = _build(arguments, arguments.output)
     return {"output": str(folder)}, f"What may be published is in {folder}"
 
 
 def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Push a folder, built before or now."""
+    """Push a folder that `build` filled, or build and push."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as temporary, checking_input():
@@ -207,7 +210,8 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
         is_model = not (stage / "data").is_dir()
         if is_model:
-            find_model(stage)  # a card alone, as a clone of this project has them, would replace a model by nothing
+            # A folder with a card but no model, as in hub_cards of this project, would remove the model on the Hub.
+            find_model(stage)
         bound_requests()
         done = push(
             stage,
@@ -256,10 +260,6 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     if inspection.stability is not None:
         lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
     return [*lines, "", *(f"* {line}" for line in inspection.advice)]
-
-
-def _summarise(scores: dict[str, TaskScores]) -> dict[str, Any]:
-    return {task: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for task, one in scores.items()}
 
 
 def _describe_scores(scores: dict[str, Any]) -> str:

@@ -1,27 +1,29 @@
-"""The embedded default: does it help, on text that everyone has, in minutes and without a network?"""
+"""A comparison of batch strategies on the docstrings of installed packages: in minutes, without a network."""
 
 from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.data.docstrings import collect_docstrings, split_docstrings
-from st_cluster_batches.evaluation.comparison import record_run
-from st_cluster_batches.evaluation.report import TABLE_FILE, summarise_runs, write_report
-from st_cluster_batches.evaluation.retrieval import evaluate
-from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, EVALUATION_FOLDER
+from st_cluster_batches.evaluation.comparison import RUNS
+from st_cluster_batches.evaluation.report import TABLE_FILE
+from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
+from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
 from st_cluster_batches.training.models import make_static_model
 from st_cluster_batches.training.recipe import Strategy, TrainingArguments
 from st_cluster_batches.training.run import build_trainer
@@ -44,7 +46,7 @@ _CLUSTER_SIZE = 300
 def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, Any]:
     """Train a small model on docstrings with each batch strategy, and compare them on held-out docstrings.
 
-    All runs of a seed start from the same weights and take the same number of steps; only who shares a batch differs.
+    All runs of a seed start from the same weights and take as many epochs; only the batch strategy differs.
 
     Args:
         output: Folder for the collections, the comparison, and the cluster model of the first seed, with all that
@@ -53,44 +55,45 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None) -> dict[str, 
         max_pairs: Training pairs at most.
 
     Returns:
-        What `summarise_runs` says of the strategies, the number of `sources`, and where `model` and `report` lie.
+        What `results.json` holds, the number of `sources`, and where `model` and `report` lie.
     """
-    runs = [(seed, name) for seed in range(n_seeds) for name in STRATEGIES]
-    logger.info("Reading docstrings, clustering them, then %d training runs: minutes on two cores", len(runs))
+    n_runs = n_seeds * len(STRATEGIES)
+    logger.info("Reading docstrings, clustering them, then %d training runs: minutes on two cores", n_runs)
     pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
     for name, collection in collections.items():
         logger.info("Held out as %s: %d queries, %d documents", name, len(collection.queries), len(collection.corpus))
     tokenizer = train_tokenizer([*pairs["query"], *pairs["passage"]])
     encoder = fit_encoder(tokenizer, [f"{row['query']} {row['passage']}" for row in pairs])
+    cache = SharedCache(output / "cache", show_progress_bar=False)
     start = time.perf_counter()
     labelled = _label(pairs, encoder, output)
     attach_seconds = time.perf_counter() - start
-    folders = [output / "collections" / name for name in collections]
-    for folder, collection in zip(folders, collections.values(), strict=True):
+    tasks = [output / "collections" / name for name in collections]
+    for folder, collection in zip(tasks, collections.values(), strict=True):
         collection.write(folder)
-    records = []
-    for seed, name in (bar := tqdm(runs, "Training and evaluating", unit="run")):
-        bar.set_description(f"Training and evaluating, {name} batches, seed {seed}")
+
+    def run(name: str, seed: int) -> Record:
         is_kept = (seed, name) == (0, "cluster")
-        folder = output if is_kept else output / "runs" / f"{name}-{seed}"
+        folder = output if is_kept else output / RUNS / f"{name}-{seed}"
         # A copy, since the sampler hides the label columns of the dataset it is given.
-        trainer = _build_trainer(labelled.with_format(None), tokenizer, name, seed, folder)
-        hardness = measure_loader(trainer.get_train_dataloader(), encoder)
-        start = time.perf_counter()
-        trainer.train()
-        seconds = (attach_seconds if name == "cluster" else 0.0, time.perf_counter() - start)
-        if is_kept:
-            trainer.save_model(str(output / "model"))
-        scores = evaluate(trainer.model, folders, folder / EVALUATION_FOLDER, show_progress_bar=False)
-        records.append({"variant": name, "seed": seed, **record_run(trainer, scores, hardness, seconds)})
-    results = summarise_runs(records, {"pairs": len(pairs), "steps": trainer.state.global_step})
-    write_report(results, output)
-    places = {"model": str(output / "model"), "report": str(output / TABLE_FILE)}
+        trainer = _build_trainer(labelled.with_format(None), tokenizer, cast(Strategy, name), seed, folder)
+        return measure_run(
+            trainer,
+            tasks,
+            folder / EVALUATION_FOLDER,
+            partial(measure_loader, encoder=Encoder(encoder, cache.folder), cache=cache),
+            attach_seconds=attach_seconds if name == "cluster" else 0.0,
+            save_to=output / MODEL_FOLDER if is_kept else None,
+        )
+
+    records = run_variants(STRATEGIES, n_seeds, run)
+    results = report_runs(records, {"pairs": len(pairs), "steps": records[-1]["steps"]}, output)
+    places = {"model": str(output / MODEL_FOLDER), "report": str(output / TABLE_FILE)}
     return {**results, "sources": len(set(pairs["source"])), **places}
 
 
 def describe_demo(results: dict[str, Any]) -> str:
-    """Say what `run_demo` found, whoever wins."""
+    """Return the results of `run_demo` as a table, with a few sentences."""
 
     def describe(values: list[float]) -> str:
         return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

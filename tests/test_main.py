@@ -104,7 +104,7 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["train", "{}/recipe.yaml", "--batch_sampler", "source"], "no column 'source'"),
         (
             ["train", "{}/recipe.yaml", "--per_device_train_batch_size", "500", "--dataloader_drop_last"],
-            "120 rows make no",
+            "120 rows fill no batch",
         ),
         (["attach", "{}/none", "{}/out", "--encoder", "x"], "neither a file or folder here nor a dataset"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/none"], "none"),

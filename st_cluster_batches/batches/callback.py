@@ -1,4 +1,4 @@
-"""Keep a trainer and its plan in step: the epoch on every process, and the same plan after a resume."""
+"""The trainer callback of a plan: sets the epoch on every process, and checks the plan after a resume."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from st_cluster_batches.batches.card_block import carry_block
+from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, describe_batches, find_strategy
+from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.repeats import explain_repeats
-from st_cluster_batches.publishing.contents import PLAN_FILE, Evidence
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -25,8 +26,30 @@ logger = logging.getLogger(__name__)
 _WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative
 
 
+class PlannedSampler(Protocol):
+    """What the callback needs of a `ClusterBatchSampler`, whose module imports this one."""
+
+    dataset: Any
+    world_size: int
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The plan of the current epoch."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether batches follow a plan."""
+
+    @property
+    def counts(self) -> PlanCounts:
+        """What the current epoch is made of."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the plan, as JSON values."""
+
+
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
-    """Sets epochs, refuses to resume with another plan, and tells of the plan beside the checkpoints and in the card.
+    """Sets epochs, refuses to resume with another plan, and writes the plan beside the checkpoints and into the card.
 
     A `ClusterBatchSampler` adds it to the trainer that builds it, so that users need no second line. Without it, a run
     that is resumed on several processes would repeat the batches of epoch 0: on resume accelerate wraps the sampler
@@ -61,7 +84,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if state.global_step:
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
-        # A checkpoint of random batches has no place for it, and the trainer saves into places that exist.
+        # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
             return
@@ -79,7 +102,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
-        carry_block(extract_model_from_parallel(model), Evidence(plans=content))
+        carry_block(extract_model_from_parallel(model), describe_batches(find_strategy(content), content))
 
     def on_epoch_begin(
         self,
@@ -89,15 +112,15 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Tell the innermost samplers which epoch it is, before the loader asks them for batches."""
+        """Set the epoch of the innermost samplers, before the loader asks them for batches."""
         outer, _ = find_samplers(train_dataloader)
         if outer is not None:
-            # From the steps, which are whole numbers; state.epoch is a float that has been added up.
+            # Computed from the steps, since state.epoch is a float with rounding errors.
             updates = -(-len(train_dataloader) // args.gradient_accumulation_steps)
             outer.set_epoch(state.global_step // max(updates, 1))
 
 
-def find_samplers(loader: Any) -> tuple[Any, list[Any]]:
+def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:
     """Find our samplers behind the wrappers of accelerate.
 
     Args:

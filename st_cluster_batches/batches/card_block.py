@@ -1,21 +1,34 @@
-"""Let the cards that a trainer writes, and pushes, say how the batches were filled."""
+"""The block between markers that says in a model's card how its batches were filled."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from st_cluster_batches.publishing.card import BEGIN, END, insert_block, render_block
-from st_cluster_batches.publishing.contents import Evidence
-from st_cluster_batches.publishing.front_matter import TAG
+from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 
 logger = logging.getLogger(__name__)
 
+BEGIN, END = "<!-- st-cluster-batches:begin -->", "<!-- st-cluster-batches:end -->"
+PAPER = "https://arxiv.org/abs/2407.18887"
+TAG = "cluster-batches"
+PLAN_FILE = "batch_plan.json"  # beside the checkpoints: the plans that a block describes
 
-def carry_block(model: Any, evidence: Evidence) -> None:
-    """Put our block into every card that a model writes from now on.
+_BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
+_STRATEGIES = {
+    "cluster": "Batches were filled from **one cluster** of one source, so that in-batch negatives are hard; what was "
+    "left over is packed with its neighbours, as counted below.",
+    "source": "Batches were filled from **one source**; what was left over is mixed, as counted below.",
+    "random": "Batches are of **random rows**: the baseline, not cluster batches.",
+}
+
+
+def carry_block(model: Any, lines: Sequence[str], tags: Sequence[str] = (TAG,)) -> None:
+    """Put a block into every card that a model writes from now on.
 
     Stock cards say nothing of a batch sampler that is a class, and a trainer makes a new card at each push. So the
     block goes into a copy of the template that the model's cards are made from. The copy lies in the cache: an output
@@ -23,11 +36,12 @@ def carry_block(model: Any, evidence: Evidence) -> None:
 
     Args:
         model: A model of sentence-transformers, of any kind.
-        evidence: What the block says; a later call replaces it.
+        lines: The Markdown of the block; that of a later call replaces it.
+        tags: Tags of the card.
     """
     data = model.model_card_data
-    # Else a brace in a name would be taken for a command of the template.
-    block = render_block(evidence).replace(BEGIN, f"{BEGIN}{{% raw %}}").replace(END, f"{{% endraw %}}{END}")
+    # Without `raw`, a brace in a name would be taken for a command of the template.
+    block = wrap_block(lines).replace(BEGIN, f"{BEGIN}{{% raw %}}").replace(END, f"{{% endraw %}}{END}")
     template = insert_block(Path(data.template_path).read_text(encoding="utf-8"), block)
     path = default_cache_dir() / "cards" / f"{hash_values(template)}.md"
     try:
@@ -37,5 +51,77 @@ def carry_block(model: Any, evidence: Evidence) -> None:
         logger.warning("The model's card will not say how its batches were filled: %s", error)
         return
     data.template_path = path
-    if evidence.strategy != "random":
-        data.add_tags(TAG)
+    data.add_tags(list(tags))
+
+
+def wrap_block(lines: Sequence[str]) -> str:
+    """Return the lines between our markers."""
+    return "\n".join([BEGIN, *lines, END])
+
+
+def insert_block(text: str, block: str) -> str:
+    """Put a block in the place of an earlier one, or before what the trainer says of the training, or at the end."""
+    if _BLOCK.search(text):
+        return _BLOCK.sub(lambda _: f"{block}\n", text, count=1)
+    for heading in ("\n## Training Details\n", "\n## Citation\n"):
+        if heading in text:
+            return text.replace(heading, f"\n{block}\n{heading}".replace(f"{END}\n\n\n", f"{END}\n\n"), 1)
+    return f"{text.rstrip()}\n\n{block}\n"
+
+
+def remove_block(text: str) -> str:
+    """Return a card without our block: what the trainer and people wrote."""
+    return _BLOCK.sub("", text)
+
+
+def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
+    """Return the batch strategy of plans: the innermost column that a batch shares; None without plans."""
+    if not plans:
+        return None
+    columns = list(plans[0]["strata"].values())[-1]
+    return str(columns[-1])
+
+
+def choose_tags(strategy: str | None) -> list[str]:
+    """Return the tags of a model by its batch strategy: nobody looks for a baseline of random batches under ours."""
+    return [] if strategy == "random" else [TAG]
+
+
+def describe_batches(strategy: str | None, plans: Sequence[dict[str, Any]]) -> list[str]:
+    """Return lines of Markdown that say how batches were filled: the first part of a block.
+
+    Args:
+        strategy: `random`, `source`, `cluster` or another column that batches share; None if unknown.
+        plans: What the batches of one epoch were made of, one plan for each dataset, as the callback writes them.
+    """
+    lines = ["## Cluster batches", ""]
+    if strategy is not None:
+        how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
+        lines += [f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
+    return lines + _describe_plans(plans)
+
+
+def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
+    if not plans:
+        return []
+    lines = ["| batches | |", "| --- | --- |"]
+    first = plans[0]
+    strata = "; ".join(
+        f"{', '.join(f'`{column}`' for column in columns)}"
+        + (f" from epoch {epoch} on" if len(first["strata"]) > 1 else "")
+        for epoch, columns in first["strata"].items()
+    )
+    distinct = f"`{first['distinct']}`" if first["distinct"] else "nothing"
+    lines += [
+        f"| rows of a batch share | {strata} |",
+        f"| they never repeat | {distinct} |",
+        f"| rows of a global batch | {first['batch_size'] * first['world_size']:,} "
+        f"({first['batch_size']:,} on each of {first['world_size']}) |",
+        f"| random batches on purpose | {first['random_fraction']:.0%} |",
+        f"| seed | {first['seed']} |",
+    ]
+    lines += [
+        f"| one epoch{f' of dataset {at}' if len(plans) > 1 else ''} | {PlanCounts(**plan['counts'])} |"
+        for at, plan in enumerate(plans, 1)
+    ]
+    return [*lines, ""]

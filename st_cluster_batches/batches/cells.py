@@ -16,7 +16,7 @@ from st_cluster_batches.batches.sorting import Integers, find_starts, stable_ord
 Counts = npt.NDArray[np.int64]
 
 
-def cost_of(positives: Counts, holders: Counts) -> Counts:
+def cost_of(positives: Integers, holders: Integers) -> Counts:
     """Return the cost of cells."""
     return np.where(positives > 0, holders - 1, 0)
 
@@ -51,7 +51,7 @@ class Changes:
         sums = [np.add.reduceat(part[order], starts) for part in (positives, holders)]
         return cls(proposals[starts], cells[starts], *sums)
 
-    def claim(self, ranked: Integers, slots: Counts, others: Counts) -> npt.NDArray[np.intp]:
+    def claim(self, ranked: Integers, slots: Integers, others: Integers) -> npt.NDArray[np.intp]:
         """Choose exchanges that share no cell and no slot with a better one; return their ranks.
 
         Args:
@@ -81,11 +81,12 @@ class Cells:
 
     def __init__(self, cells: Counts, is_negative: npt.NDArray[np.bool_]) -> None:
         order = stable_order(cells)
-        cells = cells[order]
+        cells, is_negative = cells[order], is_negative[order]
+        del order
         starts = find_starts(cells)
         self.cells = cells[starts]
-        self.holders = np.diff(starts, append=len(cells))
-        self.positives = np.add.reduceat(~is_negative[order], starts, dtype=np.int64) if len(starts) else starts
+        self.holders = np.diff(starts, append=len(cells)).astype(np.int32)
+        self.positives = np.add.reduceat(~is_negative, starts, dtype=np.int32) if len(starts) else self.holders
         self.total = int(cost_of(self.positives, self.holders).sum())
 
     def find(self, cells: Counts) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
@@ -125,9 +126,8 @@ class Cells:
         chosen = np.zeros(int(changes.proposals.max(initial=0)) + 1, dtype=bool)
         chosen[proposals[proposals < len(chosen)]] = True
         chosen_changes = np.flatnonzero(chosen[changes.proposals])
-        cells, positives, holders = (
-            part[chosen_changes] for part in (changes.cells, changes.positives, changes.holders)
-        )
+        cells = changes.cells[chosen_changes]
+        positives, holders = changes.positives[chosen_changes], changes.holders[chosen_changes]
         is_found, at = self.find(cells)
         new = np.flatnonzero(~is_found)
         new = new[np.argsort(cells[new])]

@@ -11,18 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.cells import Cells, Changes
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout
+from st_cluster_batches.batches.filling import Layout
 from st_cluster_batches.batches.holders import Holders
 from st_cluster_batches.batches.labels import Labels
+from st_cluster_batches.batches.meetings import Meetings
+from st_cluster_batches.batches.partners import Partners
 from st_cluster_batches.batches.sorting import CHUNK, Integers, expand, find_starts, stable_order
 
 Slots = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 # Keys of the rows that propose in a round: the fewer rows are in conflict, the more partners each of them tries.
-_FEWEST, _MOST = 1 << 13, 1 << 18
+_LEAST, _MOST = 1 << 13, 1 << 18
 _PATIENCE = 1 << 17  # keys of proposals without progress after which the search ends
 _FEW = 1 << 15  # so few rows in conflict may also make exchanges that gain nothing, to get around obstacles
+# Where meetings are counted: rows that propose in a round, the partners each of them tries, and rounds in vain.
+_ROWS, _TRIES, _IN_VAIN = 16, 256, 192
 
 
 class Exchange:
@@ -39,8 +42,10 @@ class Exchange:
                 for low in range(0, layout.n_rows, CHUNK)
             ]
         )
-        self.slots: Slots = slots[stable_order(layout.rows[slots])]
-        self.owner = np.repeat(np.arange(len(holders.rows)), np.diff(holders.starts))
+        slots = slots.astype(layout.rows.dtype)
+        self.slots: Integers = slots[stable_order(layout.rows[slots])]
+        self.owner = np.repeat(np.arange(len(holders.rows), dtype=slots.dtype), np.diff(holders.starts))
+        self._meetings: Meetings | None = None
         self.cells = Cells(self._cells_of(self.owner, holders.keys), holders.is_negative)
 
     def count_repeats(self) -> int:
@@ -62,23 +67,34 @@ class Exchange:
         active = self._find_hopeful()
         if not len(active):
             return
-        self._prepare_partners(active)
+        self._partners = Partners(self.layout, self.labels, self.holders.rows[active], self.rng)
+        batches = self.layout.batch_of(self.slots)
+        n_batches = self.layout.n_batches + self.layout.size
+        if Meetings.fit(self.holders, n_batches):
+            self._meetings = Meetings(self.holders, batches, n_batches)
         lengths = np.diff(self.holders.starts)
-        best, spent, number = self.cells.total, 0, 0
+        gained, spent, number = 0, 0, 0
         while len(active) and spent < _PATIENCE:
-            n_keys = int(lengths[active].sum())
-            proposing = self.rng.permutation(np.repeat(active, max(1, _FEWEST // n_keys)))
-            proposing = proposing[: max(1, len(proposing) * _MOST // n_keys)] if n_keys > _MOST else proposing
-            partners = self._exchange(proposing, number, len(active) <= _FEW)
-            spent += int(lengths[proposing].sum())
-            if self.cells.total <= best - max(1, len(active) // 100):
-                best, spent = self.cells.total, 0
+            if self._meetings is not None:
+                proposing = np.repeat(self.rng.permutation(active)[:_ROWS], _TRIES)
+                spent += _PATIENCE // _IN_VAIN
+            else:
+                n_keys = int(lengths[active].sum())
+                proposing = self.rng.permutation(np.repeat(active, max(1, _LEAST // n_keys)))
+                proposing = proposing[: max(1, len(proposing) * _MOST // n_keys)] if n_keys > _MOST else proposing
+                spent += int(lengths[proposing].sum())
+            partners, gain = self._exchange(proposing, number, len(active) <= _FEW)
+            gained, number = gained + gain, number + 1
+            if gained >= max(1, len(active) // 100):
+                gained, spent = 0, 0
             active = np.unique(np.concatenate([active, partners]))
             active = active[self._gain_of(active) > 0]
-            number += 1
 
     def _cells_of(self, owner: Integers, keys: npt.NDArray[np.uint32]) -> Slots:
-        return self.layout.batch_of(self.slots)[owner] * self.holders.n_keys + keys
+        cells = self.layout.batch_of(self.slots)[owner]
+        cells *= self.holders.n_keys
+        cells += keys
+        return cells
 
     def _gain_of(self, chosen: Integers) -> npt.NDArray[np.int64]:
         """Return by how much conflicts would fall if a row left its batch."""
@@ -132,81 +148,24 @@ class Exchange:
         lengths = np.concatenate([layout.quota, pooled, [n_mixed]])
         return np.repeat(np.arange(len(lengths)), lengths), lengths
 
-    def _prepare_partners(self, active: Integers) -> None:
-        """List the slots outside pure batches that hold rows of the strata in conflict."""
-        layout, strata = self.layout, self.labels.strata
-        is_needed = np.zeros(len(self.labels.source_of_stratum), dtype=bool)
-        is_needed[strata[self.holders.rows[active]]] = True
-        found, end = [np.zeros(0, dtype=np.int64)], int(layout.quota[0]) * layout.size
-        for first, last in ((0, end), (layout.n_pure * layout.size, layout.n_rows)):
-            for low in range(first, last, CHUNK):
-                own = strata[layout.rows[low : min(low + CHUNK, last)]]
-                found.append(low + np.flatnonzero(is_needed[own]))
-        slots = np.concatenate(found)
-        own = strata[layout.rows[slots]]
-        self._outside = slots[stable_order(own)]
-        self._n_outside = np.bincount(own, minlength=len(is_needed))
-        self._first_outside = np.cumsum(self._n_outside) - self._n_outside
-
-    def _propose(self, slots: Slots, number: int) -> Slots:
-        """Propose a slot to exchange with each slot; -1 where there is none.
-
-        Four kinds of partner: a row of the stratum in a pure batch or outside of them, a near one on the path or in
-        another random batch, and one of the mixed batches.
-        """
-        layout, rng = self.layout, self.rng
-        strata = self.labels.strata[layout.rows[slots]].astype(np.int64)
-        kind = self._kind_of(slots)
-        draws = rng.random((4, len(slots)))
-        proposed = np.full((4, len(slots)), -1, dtype=np.int64)
-
-        def put(row: int, where: Mask, first: Integers, count: Integers) -> None:
-            where = where & (count > 0)
-            proposed[row, where] = (first + (draws[row] * count).astype(np.int64))[where]
-
-        everywhere = np.ones(len(slots), dtype=bool)
-        put(0, everywhere, layout.first_batch[strata + 1] * layout.size, layout.quota[strata + 1] * layout.size)
-        if len(self._outside):
-            put(1, self._n_outside[strata] > 0, self._first_outside[strata], self._n_outside[strata])
-            proposed[1] = np.where(proposed[1] >= 0, self._outside[proposed[1]], -1)
-        pool = layout.pools[self.labels.source_of_stratum[strata]]
-        # Near ones first, farther ones as rounds go by.
-        width = layout.size << min(1 + number // 2, 20)
-        first = np.where(kind == POOLED, np.maximum(pool[:, 0], slots - width), pool[:, 0])
-        last = np.where(kind == POOLED, np.minimum(pool[:, 1], slots + width), pool[:, 1])
-        put(2, (kind == POOLED) | (kind == MIXED), first, last - first)
-        put(2, kind == RANDOM, np.zeros_like(slots), np.full_like(slots, layout.quota[0] * layout.size))
-        first_mixed = int(layout.pools[-1, 1])
-        put(3, kind != PURE, np.full_like(slots, first_mixed), np.full_like(slots, layout.n_rows - first_mixed))
-        choice = np.argmax(np.where(proposed >= 0, rng.random(proposed.shape), -1), axis=0)
-        chosen: Slots = np.take_along_axis(proposed, choice[None], axis=0)[0]
-        return chosen
-
-    def _kind_of(self, slots: Slots) -> npt.NDArray[np.uint8]:
-        kinds: npt.NDArray[np.uint8] = self.layout.kinds[slots // self.layout.size]
-        return kinds
-
-    def _is_allowed(self, slots: Slots, others: Slots) -> Mask:
-        """Tell which exchanges keep every pure batch pure and every pooled one within its source."""
-        kinds = self._kind_of(slots), self._kind_of(others)
-        strata = [self.labels.strata[self.layout.rows[one]] for one in (slots, others)]
-        sources = [self.labels.source_of_stratum[one] for one in strata]
-        any_pure = (kinds[0] == PURE) | (kinds[1] == PURE)
-        any_pooled = (kinds[0] == POOLED) | (kinds[1] == POOLED)
-        allowed: Mask = (strata[0] == strata[1]) | (~any_pure & (~any_pooled | (sources[0] == sources[1])))
-        allowed &= self.layout.batch_of(slots) != self.layout.batch_of(others)
-        return allowed
-
-    def _exchange(self, proposing: Integers, number: int, allows_sideways: bool) -> npt.NDArray[np.int64]:
-        """Make one round of exchanges; return the partners, where they have keys."""
+    def _exchange(self, proposing: Integers, number: int, allows_sideways: bool) -> tuple[Slots, int]:
+        """Make one round of exchanges; return the partners, where they have keys, and what was gained."""
         slots = self.slots[proposing]
-        others = self._propose(slots, number)
+        others = self._partners.propose(slots, number)
         kept = np.flatnonzero(others >= 0)
-        kept = kept[self._is_allowed(slots[kept], others[kept])]
+        kept = kept[self._partners.is_allowed(slots[kept], others[kept])]
         proposing, slots, others = proposing[kept], slots[kept], others[kept]
         partners = self._find_holders(self.layout.rows[others])
-        changes = self._list_changes(proposing, partners, slots, others)
-        rise = self.cells.rise(changes, len(proposing))
+        here, there = self.layout.batch_of(slots), self.layout.batch_of(others)
+        if self._meetings is not None:
+            rise = self._meetings.rise(proposing, partners, here, there)
+            best = stable_order(rise - rise.min(initial=0))
+            best = best[np.unique(proposing[best], return_index=True)[1]]
+            proposing, slots, others, partners = proposing[best], slots[best], others[best], partners[best]
+            here, there, rise = here[best], there[best], rise[best]
+        changes = self._list_changes(proposing, partners, here, there)
+        if self._meetings is None:
+            rise = self.cells.rise(changes, len(proposing))
         good = np.flatnonzero(rise <= 0 if allows_sideways else rise < 0)
         good = good[stable_order(rise[good] - rise.min(initial=0))]
         won = good[changes.claim(good, slots, others)]
@@ -216,7 +175,10 @@ class Exchange:
         self.slots[proposing[won]] = others[won]
         has_keys = won[partners[won] >= 0]
         self.slots[partners[has_keys]] = slots[has_keys]
-        return partners[has_keys]
+        if self._meetings is not None:
+            self._meetings.move(proposing[won], here[won], there[won])
+            self._meetings.move(partners[has_keys], there[has_keys], here[has_keys])
+        return partners[has_keys], -int(rise[won].sum())
 
     def _find_holders(self, rows: Integers) -> npt.NDArray[np.int64]:
         """Return the number of each row among those with keys, or -1."""
@@ -225,10 +187,9 @@ class Exchange:
         found[at] = np.searchsorted(self.holders.rows, rows[at])
         return found
 
-    def _list_changes(self, proposing: Integers, partners: Integers, slots: Slots, others: Slots) -> Changes:
+    def _list_changes(self, proposing: Integers, partners: Integers, here: Slots, there: Slots) -> Changes:
         """List what each exchange takes from cells and what it brings to others."""
         holders = self.holders
-        here, there = self.layout.batch_of(slots), self.layout.batch_of(others)
         lengths = np.diff(holders.starts)
         parts = []
         for moved, source, target in ((proposing, here, there), (partners, there, here)):

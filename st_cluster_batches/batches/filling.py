@@ -117,13 +117,23 @@ class Layout:
         """
         if not len(rows):
             return
-        shuffled = rng.permutation(len(rows))
-        # By heap, then by group in random order.
-        groups = rng.permutation(int(groups.max()) + 1)[groups[shuffled]]
-        order = stable_order(groups)
-        order = order[stable_order(heaps[shuffled[order]])]
-        rows, heaps, groups = rows[shuffled[order]], heaps[shuffled[order]], groups[order]
-        is_left = self._choose_left(heaps, groups, singles)
+        # By heap, then by group in random order, then at random. Narrow numbers save memory.
+        shuffled = np.arange(len(rows), dtype=row_dtype(len(rows)))
+        rng.shuffle(shuffled)
+        n_groups = int(groups.max()) + 1
+        number = np.arange(n_groups, dtype=row_dtype(n_groups))
+        rng.shuffle(number)
+        runs = heaps[shuffled] * np.int64(n_groups)
+        runs += number[groups[shuffled]]
+        del number
+        order = stable_order(runs)
+        starts = find_starts(runs[order])
+        del runs
+        shuffled = shuffled[order]
+        del order
+        rows, heaps = rows[shuffled], heaps[shuffled]
+        del shuffled
+        is_left = self._choose_left(heaps, starts, singles)
         dealt = np.bincount(heaps, minlength=len(self.quota))
         left = np.bincount(heaps[is_left], minlength=len(self.quota))
         self.rows[self.first_left[heaps[is_left]] + _rank(is_left, heaps, left)] = rows[is_left]
@@ -132,20 +142,22 @@ class Layout:
         batch = self.first_batch[heaps] + position % self.quota[heaps]
         self.rows[batch * self.size + position // self.quota[heaps] * self._stride % self.size] = rows
 
-    def _choose_left(self, heaps: Integers, groups: Integers, singles: Counts) -> npt.NDArray[np.bool_]:
-        """Choose the dealt rows, given by heap and group, that are left for pooled batches.
+    def _choose_left(self, heaps: Integers, starts: Integers, singles: Counts) -> npt.NDArray[np.bool_]:
+        """Choose the dealt rows, given their heaps and where groups start, that are left for pooled batches.
 
         Rows beyond a heap's batches are first, as far as other batches can part them; then one of each other group,
         in proportion to the rows without a key; then what repeats wherever it is.
         """
-        starts = find_starts(heaps.astype(np.int64) * (int(groups.max()) + 1) + groups)
-        sizes = np.diff(starts, append=len(heaps))
-        earlier, of_group = np.arange(len(heaps)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
-        quota = self.quota[heaps]
+        sizes = np.diff(starts, append=len(heaps)).astype(heaps.dtype)
+        earlier = np.arange(len(heaps), dtype=heaps.dtype)
+        earlier -= np.repeat(starts.astype(heaps.dtype), sizes)
+        earlier -= self.quota.astype(heaps.dtype)[heaps]  # how far beyond the batches of the heap
         others = self.n_batches - self.n_pure + 1 if self.keeps_rest else self.n_rows
-        is_over = earlier >= quota
-        classes = np.where(is_over & (earlier < quota + others), 0, np.where(is_over, 2, 3)).astype(np.uint8)
-        classes[(earlier == 0) & (of_group <= quota)] = 1
+        classes = np.full(len(heaps), 3, dtype=np.uint8)
+        classes[earlier >= 0] = 0
+        classes[earlier >= others] = 2
+        first = starts[sizes <= self.quota[heaps[starts]]]
+        classes[first] = 1
         counts = [np.bincount(heaps[classes == one], minlength=len(self.quota)) for one in range(4)]
         need = self.left.copy()
         taken = [np.minimum(counts[0], need)]

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.vectors import take_by_key
+from st_cluster_batches.data.pairs import Side
+from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
     from torch.utils.data import DataLoader
 
 Vectors = npt.NDArray[np.floating[Any]]
@@ -83,12 +89,13 @@ def measure_batches(
     return BatchHardness(negative, hardest, positive, nearer, near, n_batches)
 
 
-def measure_loader(loader: DataLoader[Any], encoder: SentenceTransformer) -> BatchHardness:
+def measure_loader(loader: DataLoader[Any], encoder: Encoder, cache: SharedCache) -> BatchHardness:
     """Measure the first batches that a trainer will see.
 
     Args:
         loader: The training data with their sampler, prepared by accelerate or not.
         encoder: The model whose similarities are taken.
+        cache: Where vectors of these rows may lie: only those that do not are embedded.
 
     Returns:
         The means over all queries of these batches.
@@ -98,11 +105,15 @@ def measure_loader(loader: DataLoader[Any], encoder: SentenceTransformer) -> Bat
         sampler = sampler.batch_sampler
     batches = list(islice(sampler, _MEASURED_BATCHES))
     rows = [loader.dataset[int(row)] for batch in batches for row in batch]
-    # The collator takes columns by position: query, positive.
-    queries, passages = ([list(row.values())[at] for row in rows] for at in range(2))
+    # The collator takes columns by position: query, positive, negatives.
+    columns = [name for name, value in rows[0].items() if isinstance(value, str)]
+    table = pa.table({name: [row[name] for row in rows] for name in columns})
+    texts: dict[Side, list[str]] = {
+        "query": table[columns[0]].to_pylist(),
+        "passage": table[columns[1]].to_pylist(),
+    }
+    vectors = take_by_key(encoder, cache, hash_rows(table, columns), texts, "Embedding some batches")
     bounds = np.cumsum([0, *map(len, batches)])
     return measure_batches(
-        np.asarray(encoder.encode_query(queries, normalize_embeddings=True, show_progress_bar=False)),
-        np.asarray(encoder.encode_document(passages, normalize_embeddings=True, show_progress_bar=False)),
-        [np.arange(low, high) for low, high in pairwise(bounds)],
+        vectors["query"], vectors["passage"], [np.arange(low, high) for low, high in pairwise(bounds)]
     )

@@ -28,7 +28,7 @@ class Holders:
     starts: npt.NDArray[np.int64]
     keys: npt.NDArray[np.uint32]
     is_negative: npt.NDArray[np.bool_]
-    groups: npt.NDArray[np.int64]
+    groups: Rows
     has_key: npt.NDArray[np.bool_]
 
     @property
@@ -52,12 +52,13 @@ class Holders:
 
 def _choose_groups(
     keys: npt.NDArray[np.uint32], is_negative: npt.NDArray[np.bool_], starts: npt.NDArray[np.intp]
-) -> npt.NDArray[np.int64]:
+) -> Rows:
     """Choose the key by which each row is dealt; negatives may meet each other, so they make no group."""
     if not len(keys):
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int32)
     holders = np.bincount(keys[~is_negative], minlength=int(keys.max()) + 1)
     frequency = np.where(is_negative, 0, holders[keys]).astype(np.uint64)
     best = np.maximum.reduceat(frequency << np.uint64(32) | keys, starts)
     own = np.arange(len(starts)) + len(holders)
-    return np.where(best >> np.uint64(32) > 1, (best & np.uint64(0xFFFFFFFF)).astype(np.int64), own)
+    groups = np.where(best >> np.uint64(32) > 1, (best & np.uint64(0xFFFFFFFF)).view(np.int64), own)
+    return groups.astype(row_dtype(len(holders) + len(starts)))

@@ -104,8 +104,14 @@ def _find_rows(positions: npt.NDArray[np.int64], lengths: Integers | None, n_row
         return positions.astype(row_dtype(n_rows))
     if not (lengths != lengths[:1]).any():
         return (positions // max(int(lengths[0]) if n_rows else 1, 1)).astype(row_dtype(n_rows))
-    row_of_key: Integers = np.repeat(np.arange(n_rows, dtype=row_dtype(n_rows)), lengths)
-    return row_of_key[positions]
+    row_of_key = np.empty(int(lengths.sum(dtype=np.int64)), dtype=row_dtype(n_rows))
+    end = 0
+    for low in range(0, n_rows, CHUNK):
+        own = np.repeat(np.arange(low, min(low + CHUNK, n_rows), dtype=row_dtype(n_rows)), lengths[low : low + CHUNK])
+        row_of_key[end : end + len(own)] = own
+        end += len(own)
+    rows: Integers = row_of_key[positions]
+    return rows
 
 
 def _find_candidates(values: Integers, is_signed: bool) -> npt.NDArray[np.int64]:

@@ -163,7 +163,7 @@ class BatchPlan:
         """Place every row, heap by heap: the random batches, then the strata."""
         singles, sizes = self._singles
         holders = self._holders
-        heaps = self.labels.strata[holders.rows].astype(np.int64) + 1
+        heaps = self.labels.strata[holders.rows].astype(holders.rows.dtype) + 1
         sizes = np.concatenate([[0], sizes])
         n_random = round(self.random_fraction * self._full_batches) * self.global_size
         if n_random:

@@ -55,7 +55,8 @@ def stable_order(keys: Integers) -> npt.NDArray[np.intp]:
         return low_first[stable_order(keys[low_first] >> keys.dtype.type(31))]
     packed = keys.astype(np.uint64)
     packed <<= np.uint64(bits)
-    packed |= np.arange(len(keys), dtype=np.uint64)
+    for low in range(0, len(keys), CHUNK):
+        packed[low : low + CHUNK] |= np.arange(low, min(low + CHUNK, len(keys)), dtype=np.uint64)
     packed.sort()
     packed &= np.uint64((1 << bits) - 1)
     return packed.view(np.intp)

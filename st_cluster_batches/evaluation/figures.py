@@ -1,4 +1,4 @@
-"""The figures of a comparison, drawn from `results.json` alone, and of cluster sizes. The only matplotlib import."""
+"""Figures of a comparison, drawn from `results.json` alone, and of cluster sizes, by matplotlib."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_figures(results: dict[str, Any], folder: Path) -> list[Path]:
     }
     files = []
     for name, (draw, size) in drawings.items():
-        # A fixed salt and no date, so that the same results give the same file. No pyplot: it keeps global state.
+        # A fixed salt and no date, so that the same results give the same file. Not pyplot, which keeps global state.
         with rc_context({"svg.hashsalt": "st-cluster-batches", "svg.fonttype": "none", "font.size": 9}):
             figure = Figure(size, layout="constrained")
             axes = figure.subplots()
@@ -47,7 +47,7 @@ def draw_figures(results: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def draw_cluster_sizes(sizes: dict[str, list[int]], path: Path) -> None:
-    """Draw how many rows the clusters hold, as PNG.
+    """Draw a histogram of cluster sizes, as PNG.
 
     Args:
         sizes: Rows of every cluster by source. Beyond ten sources the largest nine have bars of their own.
@@ -73,7 +73,7 @@ def draw_cluster_sizes(sizes: dict[str, list[int]], path: Path) -> None:
 
 
 def _draw_strategies(axes: Axes, results: dict[str, Any]) -> None:
-    """Mean nDCG@10 of every variant, its seeds, and the interval of its difference to the baseline."""
+    """Draw the mean nDCG@10 of every variant, its seeds, and the interval of its difference to the baseline."""
     baseline = results["results"][results["baseline"]]["mean"]
     for at, one in enumerate(results["results"].values()):
         axes.plot(one["mean_by_seed"], [at] * len(one["mean_by_seed"]), "|", color="grey", markersize=9)
@@ -90,7 +90,7 @@ def _draw_strategies(axes: Axes, results: dict[str, Any]) -> None:
 
 
 def _draw_hardness(axes: Axes, results: dict[str, Any]) -> None:
-    """In-batch hardness against mean nDCG@10, one point for each run."""
+    """Draw in-batch hardness against mean nDCG@10, one point for each run."""
     for at, (name, one) in enumerate(results["results"].items()):
         axes.plot(one["hardness_by_seed"], one["mean_by_seed"], "o", color=f"C{at}", alpha=0.7, label=name)
     axes.set_xlabel("mean similarity of a query and its in-batch negatives")
@@ -99,7 +99,7 @@ def _draw_hardness(axes: Axes, results: dict[str, Any]) -> None:
 
 
 def _draw_collections(axes: Axes, results: dict[str, Any]) -> None:
-    """Difference to the baseline on every collection, with its interval."""
+    """Draw the difference to the baseline on every collection, with its interval."""
     others = [name for name in results["results"] if name != results["baseline"]]
     tasks = list(results["queries"])
     for at, name in enumerate(others, 1):

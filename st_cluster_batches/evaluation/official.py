@@ -1,7 +1,4 @@
-"""Tasks that mteb knows by name: how to find them, reach their data, and say their results as the Hub reads them.
-
-With `evaluation`, all that imports mteb.
-"""
+"""Tasks that mteb knows by name: how to find them, and whether the Hub, which has their data, can be reached."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def find_official_tasks(name: str) -> list[Any]:
 
 
 def probe_hub(name: str) -> None:
-    """Ask the Hub for a sign of life: its own client tries for half a minute, or for many where nobody answers.
+    """Check that the Hub answers within seconds: its own client tries for half a minute, or for many minutes.
 
     Args:
         name: The task whose data is wanted.
@@ -56,60 +53,13 @@ def probe_hub(name: str) -> None:
         ConnectionError: If there is no answer within seconds.
     """
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return  # the client fails at once, and finds what is cached
+        return  # the client asks nobody: it takes cached data or fails at once
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
         urlopen(Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
     except HTTPError:
-        pass  # an answer, whatever it says
+        pass  # the Hub answered, if only with an error
     except OSError as error:
         raise ConnectionError(
             f"{endpoint}, which has the data of {name}, gave no answer within {_PROBE_SECONDS} s ({error}); {REMEDY}"
         ) from error
-
-
-def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, Any]) -> Any:
-    """Say a result in the words of the Hub's leaderboards, if it is one of a complete official task.
-
-    Args:
-        name: Name of the task.
-        raw: mteb's own result.
-        summary: nDCG@10 and number of queries.
-
-    Returns:
-        An `EvalResultEntry` in per cent, as mteb itself writes them; None for a folder, for data other than the
-        pinned revision, or if a split, a subset or a query is missing.
-    """
-    import mteb
-    from huggingface_hub import EvalResultEntry
-
-    try:
-        task = mteb.get_task(name)
-    except KeyError:
-        return None
-    wanted, statistics = task.metadata.dataset, task.metadata.descriptive_stats or {}
-    complete = all(
-        {entry["hf_subset"] for entry in raw["scores"].get(split, [])} >= set(task.hf_subsets)
-        for split in task.metadata.eval_splits
-    )
-    expected = sum(_count_judged(one) for split, one in statistics.items() if split in task.eval_splits)
-    if not complete or raw["dataset_revision"] != wanted["revision"] or summary["queries"] < expected:
-        return None
-    return EvalResultEntry(
-        dataset_id=wanted["path"],
-        task_id=name,
-        value=round(100 * summary["ndcg_at_10"], 5),
-        dataset_revision=wanted["revision"],
-        date=raw["date"][:10],
-        notes=f"mteb {raw['mteb_version']}, nDCG@10 of {summary['queries']:,} queries",
-    )
-
-
-def _count_judged(statistics: dict[str, Any]) -> int:
-    """Count the queries of a split that mteb averages over: those with judgements; 0 where it does not say."""
-    judged = statistics.get("relevant_docs_statistics")
-    if not judged:
-        return 0
-    n_queries: int = round(judged["num_relevant_docs"] / judged["average_relevant_docs_per_query"])
-    # Of some tasks there are judgements of queries that are not there.
-    return min(n_queries, int(statistics.get("num_queries", n_queries)))

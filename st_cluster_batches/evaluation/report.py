@@ -1,22 +1,15 @@
-"""What a comparison says: the figures of `results.json`, and the table that is drawn from it."""
+"""The results of a comparison as files: `results.json`, tables in Markdown and figures drawn from it."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from scipy.stats import pearsonr
 
-from st_cluster_batches.evaluation.significance import bootstrap_difference, correct_p_values
 from st_cluster_batches.storage.cache import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -25,94 +18,6 @@ RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
 
 _HARDNESS = {"negatives": "negative", "hardest": "hardest", "false negatives": "false_negative_rate"}
-
-
-def summarise_runs(records: Sequence[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
-    """Reduce runs to what is reported: means, differences to the baseline, costs, hardness.
-
-    Args:
-        records: One of each run: variant, seed, `per_query` scores by task, times, counts, hardness. The first one's
-            variant is the baseline.
-        about: What is to be said of the whole comparison.
-
-    Returns:
-        JSON values: `variants` by name, and `spread`, the standard deviation over the baseline's seeds.
-    """
-    by_variant: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_variant.setdefault(record["variant"], []).append(record)
-    baseline = next(iter(by_variant))
-    tasks = list(by_variant[baseline][0]["per_query"])
-    summaries = {
-        name: _summarise_variant(runs, by_variant[baseline] if name != baseline else None, tasks)
-        for name, runs in by_variant.items()
-    }
-    first = summaries[baseline]
-    return {
-        **about,
-        "baseline": baseline,
-        "seeds": len(by_variant[baseline]),
-        "queries": {task: len(by_variant[baseline][0]["per_query"][task]) for task in tasks},
-        "spread": {
-            "mean": _deviation(first["mean_by_seed"]),
-            "tasks": {task: _deviation(one["by_seed"]) for task, one in first["tasks"].items()},
-        },
-        "results": summaries,
-        "contrasts": [
-            {
-                "variant": name,
-                "to": other,
-                **asdict(bootstrap_difference(_pair(by_variant[name], by_variant[other], tasks))),
-            }
-            for other, name in combinations([name for name in by_variant if name != baseline], 2)
-        ],
-    }
-
-
-def _summarise_variant(
-    runs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]] | None, tasks: Sequence[str]
-) -> dict[str, Any]:
-    by_task = {task: [run["ndcg_at_10"][task] for run in runs] for task in tasks}
-    means = [fmean(run["ndcg_at_10"].values()) for run in runs]
-    summary: dict[str, Any] = {
-        "mean": fmean(means),
-        "mean_by_seed": means,
-        "tasks": {task: {"mean": fmean(scores), "by_seed": scores} for task, scores in by_task.items()},
-        "attach_seconds": runs[0]["attach_seconds"],
-        "train_seconds": fmean(run["train_seconds"] for run in runs),
-        "counts": runs[0]["counts"],
-        "hardness": {
-            name: fmean(run["hardness"][name] for run in runs) for name in runs[0]["hardness"] if name != "batches"
-        },
-        "hardness_by_seed": [run["hardness"]["negative"] for run in runs],
-    }
-    if baseline is not None:
-        differences = _pair(runs, baseline, tasks)
-        summary["difference"] = asdict(bootstrap_difference(differences))
-        own = {task: asdict(bootstrap_difference([one])) for task, one in zip(tasks, differences, strict=True)}
-        corrected = correct_p_values([one["p_value"] for one in own.values()])
-        for (task, one), p_value in zip(own.items(), corrected, strict=True):
-            summary["tasks"][task]["difference"] = {**one, "corrected_p_value": p_value}
-    return summary
-
-
-def _pair(
-    runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], tasks: Sequence[str]
-) -> list[npt.NDArray[np.float64]]:
-    """Return for each task (seeds, queries) differences, of the same seed and query."""
-    return [
-        np.array(
-            [
-                [run["per_query"][task][query] - score for query, score in other["per_query"][task].items()]
-                for run, other in zip(runs, others, strict=True)
-            ]
-        )
-        for task in tasks
-    ]
-
-
-def _deviation(scores: Sequence[float]) -> float | None:
-    return stdev(scores) if len(scores) > 1 else None
 
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
@@ -155,13 +60,13 @@ def redraw(folder: Path) -> dict[str, Any]:
 
 
 def describe_results(results: dict[str, Any]) -> str:
-    """Say in Markdown what came out, whoever wins.
+    """Return the results in Markdown.
 
     Args:
         results: From `summarise_runs`.
 
     Returns:
-        Tables of the whole, of the collections, and of costs and batches.
+        Tables of means, of the collections, and of costs and batches.
     """
     baseline, variants = results["baseline"], results["results"]
     spread = results["spread"]["mean"]
@@ -203,7 +108,7 @@ def describe_results(results: dict[str, Any]) -> str:
 
 
 def _describe_correlation(variants: dict[str, Any]) -> list[str]:
-    """Say how in-batch hardness goes with quality over all runs; nothing for too few, or for equal ones."""
+    """Return the correlation of in-batch hardness and nDCG@10 over all runs; nothing for too few or equal values."""
     hardness = [value for one in variants.values() for value in one["hardness_by_seed"]]
     means = [value for one in variants.values() for value in one["mean_by_seed"]]
     if len(set(hardness)) < 3 or len(set(means)) < 3:

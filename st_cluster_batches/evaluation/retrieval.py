@@ -1,4 +1,4 @@
-"""Evaluate retrieval with mteb, query by query, and never twice.
+"""Retrieval evaluated with mteb, query by query; what has been evaluated once is not evaluated again.
 
 mteb files a local model's scores under a name that all local models share, so its cache can hand one model the
 scores of another. It is never used here: scores are kept under a fingerprint of the weights.
@@ -14,17 +14,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.encoder import fingerprint_model
-from st_cluster_batches.data.collection import Collection, read_collection
-from st_cluster_batches.evaluation.official import REMEDY, find_official_tasks, probe_hub
+from st_cluster_batches.evaluation.official import REMEDY, probe_hub
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
+from st_cluster_batches.evaluation.tasks import is_official, load_tasks
 from st_cluster_batches.storage.processes import ProcessGroup
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
-
-_LOCAL = "a folder"
 
 
 def evaluate(
@@ -78,70 +76,6 @@ def evaluate(
     return ProcessGroup.current().once(evaluate_all, {})
 
 
-def load_tasks(tasks: Sequence[str | Path]) -> dict[str, Any]:
-    """Read folders and look up names; no data of official tasks is loaded yet.
-
-    Args:
-        tasks: Folders in BEIR layout, and names of mteb tasks or benchmarks.
-
-    Returns:
-        Tasks of mteb by name.
-
-    Raises:
-        ValueError: If a collection is dirty, a name is unknown, or two tasks have one name.
-        FileNotFoundError: If a folder is incomplete.
-    """
-    loaded: dict[str, Any] = {}
-    for task in tasks:
-        path = Path(task)
-        found = (
-            [_make_task(path.resolve().name, read_collection(path))]
-            if path.is_dir()
-            else find_official_tasks(str(task))
-        )
-        for one in found:
-            if one.metadata.name in loaded:
-                raise ValueError(
-                    f"Two tasks are called {one.metadata.name!r}; their results would overwrite one another"
-                )
-            loaded[one.metadata.name] = one
-    return loaded
-
-
-def _make_task(name: str, collection: Collection) -> Any:
-    from datasets import Dataset
-    from mteb.abstasks import AbsTaskRetrieval
-    from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
-    from mteb.abstasks.task_metadata import TaskMetadata
-
-    class FolderTask(AbsTaskRetrieval):  # type: ignore[misc]  # the host library is not typed
-        metadata = TaskMetadata(
-            name=name,
-            description=f"Local collection {name}",
-            type="Retrieval",
-            category="t2t",
-            modalities=["text"],
-            dataset={"path": _LOCAL, "revision": collection.content_hash},  # required, but load_data takes its place
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="ndcg_at_10",
-        )
-
-        def load_data(self, **_: Any) -> None:
-            split = RetrievalSplitData(
-                corpus=Dataset.from_list(
-                    [{"id": key, "title": title, "text": text} for key, (title, text) in collection.corpus.items()]
-                ),
-                queries=Dataset.from_list([{"id": key, "text": text} for key, text in collection.queries.items()]),
-                relevant_docs=collection.qrels,
-                top_ranked=None,
-            )
-            self.dataset = {"default": {"test": split}}
-            self.data_loaded = True
-
-    return FolderTask()
-
-
 def _run_task(
     model: SentenceTransformer, name: str, task: Any, batch_size: int, show_progress_bar: bool
 ) -> tuple[TaskScores, dict[str, Any]]:
@@ -153,12 +87,12 @@ def _run_task(
     def keep_queries(
         scores: dict[str, Any], qrels: dict[str, Any], results: dict[str, Any], hf_split: str, hf_subset: str
     ) -> dict[str, float]:
-        # mteb hands over what pytrec_eval gave for every query; it keeps only the rounded mean for itself.
+        # mteb passes pytrec_eval's scores of every query to this function, and keeps the rounded mean alone.
         by_subset[hf_split, hf_subset] = {query: float(one["ndcg_cut_10"]) for query, one in scores.items()}
         specific: dict[str, float] = own_scores(scores, qrels, results, hf_split, hf_subset)
         return specific
 
-    if task.metadata.dataset["path"] != _LOCAL:
+    if is_official(task):
         probe_hub(name)
     task.task_specific_scores = keep_queries
     try:
@@ -182,7 +116,7 @@ def _run_task(
 
 
 def _join_subsets(name: str, by_subset: dict[tuple[str, str], dict[str, float]], reported: float) -> TaskScores:
-    """Join the queries of all splits and subsets, and see that mteb came to the same mean."""
+    """Join the queries of all splits and subsets, and check that mteb has the same mean."""
     if not by_subset or not all(by_subset.values()):
         raise RuntimeError(f"mteb gave no score per query for {name}; its version may have changed")
     mean = fmean(fmean(one.values()) for one in by_subset.values())

@@ -1,4 +1,4 @@
-"""Scores of models on disk: those of the last evaluation where people look, and all by what decided them."""
+"""Scores of models on disk: those of the last evaluation at the top, and all by weights, data and versions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from st_cluster_batches.evaluation.tasks import identify_task
 from st_cluster_batches.storage.cache import write_atomically
 
 logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "summary.json"
+BY_MODEL_FOLDER = "by_model"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class TaskScores:
         return len(self.per_query)
 
 
+def summarise_scores(scores: dict[str, TaskScores]) -> dict[str, Any]:
+    """Return what `summary.json` holds: nDCG@10 and the number of queries by task."""
+    return {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
+
+
 class ScoreStore:
     """The output folder of `evaluate`.
 
@@ -46,7 +55,7 @@ class ScoreStore:
         self.fingerprint = fingerprint
 
     def load(self, name: str, task: Any) -> tuple[TaskScores, dict[str, Any]] | None:
-        """Return the scores of this very model on this very data, and mteb's own result; None if there are none."""
+        """Return the scores of the same weights on the same data, and mteb's own result; None if there are none."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -57,7 +66,7 @@ class ScoreStore:
         return TaskScores(**content["scores"]), content["mteb"]
 
     def save(self, name: str, task: Any, result: tuple[TaskScores, dict[str, Any]]) -> None:
-        """Keep a result."""
+        """Keep a result for later evaluations of the same weights on the same data."""
         content = {"key": self._key(task), "scores": asdict(result[0]), "mteb": result[1]}
         _write_json(self._path(name), content)
 
@@ -65,38 +74,20 @@ class ScoreStore:
         """Write the newest result, and the summary of all so far."""
         _write_json(self.folder / "per_query" / f"{name}.json", scores[name].per_query)
         _write_json(self.folder / "mteb" / f"{name}.json", raw)
-        summary = {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
-        _write_json(self.folder / "summary.json", summary)
+        _write_json(self.folder / SUMMARY_FILE, summarise_scores(scores))
 
     def remove_others(self, scores: dict[str, TaskScores]) -> None:
-        """Remove results that the summary does not list: they may be another model's. `by_model` keeps them."""
+        """Remove results that the summary does not list, and that may be another model's; `by_model/` keeps them."""
         for path in [*self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
             if path.stem not in scores:
                 path.unlink()
 
     def _path(self, name: str) -> Path:
-        return self.folder / "by_model" / self.fingerprint[:16] / f"{name}.json"
+        return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name}.json"
 
     def _key(self, task: Any) -> dict[str, Any]:
         versions = {name: version(name) for name in ("mteb", "sentence-transformers")}
         return {"model": self.fingerprint, "task": identify_task(task), "versions": versions}
-
-
-def identify_task(task: Any) -> dict[str, Any]:
-    """Return what decides a task's scores beside the model: its data, its splits and its subsets.
-
-    Args:
-        task: A task of mteb, or one made of a folder.
-
-    Returns:
-        JSON values; the revision of a folder is a hash of its content.
-    """
-    return {
-        "name": task.metadata.name,
-        "data": dict(task.metadata.dataset),
-        "splits": sorted(task.eval_splits),
-        "subsets": sorted(task.hf_subsets or []),
-    }
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""Is a difference in nDCG@10 more than luck? Paired bootstrap over seeds and queries (scipy)."""
+"""Paired bootstrap of nDCG@10 differences, over seeds and queries (scipy)."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Difference:
 def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Difference:
     """Estimate a mean difference and its 95 % interval, over seeds and queries.
 
-    Seeds are drawn with replacement, and so are the queries of each collection, all independently: a seed stands for
-    all its collections, and a query for all its seeds. The interval is the percentile one. With few seeds it is too
-    narrow (with n of them by a factor of up to sqrt((n - 1) / n)), and with one seed it says nothing of training
-    anew.
+    Seeds are drawn with replacement, and so are the queries of each collection, all independently: a drawn seed is
+    the same for all collections, and a drawn query for all seeds. The interval is the percentile one. With few seeds
+    it is too narrow (with n of them by a factor of up to sqrt((n - 1) / n)), and with one seed it says nothing of
+    the variation between seeds.
 
     Args:
         differences: For each collection (seeds, queries) scores minus those of the baseline, of the same seed and
@@ -59,7 +59,7 @@ def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Differ
         return np.asarray(np.mean(means, axis=0))
 
     sizes = [len(differences[0]), *(one.shape[1] for one in differences)]
-    # What is drawn are numbers of seeds and of queries. scipy wants two at least: the only one is then drawn twice.
+    # Indices of seeds and of queries are drawn. scipy wants two at least, so a single one is given twice.
     samples = [np.arange(size) if size > 1 else np.zeros(2, dtype=np.intp) for size in sizes]
     result = bootstrap(
         samples,
@@ -79,13 +79,14 @@ def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Differ
 
 
 def correct_p_values(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for the number of collections that were looked at, by Benjamini and Hochberg (scipy).
+    """Correct p-values for the number of collections that were compared, by Benjamini and Hochberg (scipy).
 
     Args:
         p_values: One of each collection.
 
     Returns:
-        Corrected ones: below .05, one in twenty of the differences that are called real is expected not to be.
+        Corrected ones: of the differences with a value below .05, one in twenty at most is expected to be due to
+        chance.
     """
     corrected: list[float] = false_discovery_control(p_values).tolist()
     return corrected

@@ -1,4 +1,4 @@
-"""Several recipes in one file, which differ in nothing but who shares a batch."""
+"""The variants of a recipe: several recipes in one file, which differ in their batch strategy alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ALLOWED = {
 def read_variants(
     path: str | Path, overrides: Sequence[str] = (), common: Mapping[str, Any] | None = None
 ) -> dict[str, Recipe]:
-    """Read the recipes that are to be compared: one file, but for who shares a batch.
+    """Read the recipes that are to be compared: one file, with several batch strategies.
 
     The key `variants` of the file names them, the baseline first: `{random: {batch_sampler: random}, fine:
     {n_clusters: 500}}`. Without it they are the three strategies.
@@ -47,7 +47,7 @@ def read_variants(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a variant changes more than who shares a batch, or a key or value is wrong.
+        ValueError: If a variant changes more than its batch strategy, or a key or value is wrong.
     """
     values = read_values(path)
     variants = values.pop(VARIANTS, _DEFAULT)
@@ -59,8 +59,16 @@ def read_variants(
             raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
         if others := sorted(set(own) - _ALLOWED):
             raise ValueError(
-                f"Variant {name!r} sets {others[0]!r}; variants may differ only in who shares a batch: "
+                f"Variant {name!r} sets {others[0]!r}; variants may differ only in their batch strategy: "
                 f"{', '.join(sorted(_ALLOWED))}"
             )
         recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
     return recipes
+
+
+def derive_recipe(recipe: Recipe, **values: Any) -> Recipe:
+    """Return a recipe with some values changed, from the values that it was parsed from.
+
+    `dataclasses.replace` would not do: its arguments are no longer what was given once they have been checked.
+    """
+    return parse_values({**recipe.given, **values})

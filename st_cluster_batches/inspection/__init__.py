@@ -1,1 +1,1 @@
-"""What the batches will be like, before training."""
+"""Cluster sizes, purity, hardness and false negatives of batches, measured before training."""

@@ -1,16 +1,14 @@
-"""Say in plain words what to change before training, and why."""
+"""Advice on what to change before training, by rules of thumb on the figures of an inspection."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from st_cluster_batches.inspection.measuring import Inspection
+from st_cluster_batches.inspection.findings import Inspection
 
-# Rules of thumb, each where the figures of an inspection begin to mean trouble.
+# The values from which on a figure gives rise to advice.
 _PURE = 0.5  # share of global batches that should be of one cluster
 _GIANT = 0.5  # share of a source in one of three or more clusters
 _MIXED = 0.8  # coherence of a cluster, as a share of the median in its source
@@ -20,7 +18,7 @@ _STABLE = 0.5  # adjusted mutual information of two seeds
 
 
 def give_advice(inspection: Inspection) -> list[str]:
-    """Return what stands out, most serious first; one line of praise where nothing does."""
+    """Return one line for each problem, the most serious first; a line that says so if there is none."""
     rules = (_on_sizes, _on_giants, _on_duplicates, _on_false_negatives, _on_mixed_topics, _on_hardness, _on_stability)
     advice = [line for rule in rules for line in rule(inspection)]
     return advice or ["Nothing stands out: clusters fill their batches, and their negatives are harder but not false."]
@@ -69,12 +67,13 @@ def _on_duplicates(inspection: Inspection) -> Iterator[str]:
             f"in {shared.largest:,}). The plan lets none of them meet, as long as distinct='false_negative_keys', "
             "the default."
         )
-    if inspection.twins:
-        worst = inspection.twins[0]
+    if inspection.near_duplicates:
+        worst = inspection.near_duplicates[0]
         yield (
             f"Rows {worst.row} and {worst.other} say nearly the same (similarity {worst.similarity:.2f}: "
             f"{worst.passage!r} and {worst.other_passage!r}) and meet as negatives, and they are not the only ones "
-            f"({inspection.twin_rate:.2%} of the rows looked at). Attach again with false_negative_threshold=0.95."
+            f"({inspection.near_duplicate_rate:.2%} of the rows looked at). Attach again with "
+            "false_negative_threshold=0.95."
         )
 
 

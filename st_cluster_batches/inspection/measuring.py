@@ -1,16 +1,15 @@
-"""Look at labels and batches before a GPU-hour is spent on them: sizes, purity, hardness, false negatives, topics."""
+"""Measure labels and batches before training: sizes, purity, hardness, false negatives, topics, stability."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.batches.repeats import find_largest_key
 from st_cluster_batches.clusters.encoder import Encoder
@@ -18,8 +17,10 @@ from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.vectors import join_sides
 from st_cluster_batches.data.pairs import Key, sides_of
 from st_cluster_batches.inspection.advice import give_advice
-from st_cluster_batches.inspection.sample import LabelledPairs, Sample, Twin, WorstPair, find_twins, find_worst_pairs
-from st_cluster_batches.inspection.topics import ClusterTopic, describe_clusters, find_words
+from st_cluster_batches.inspection.findings import ClusterTopic, Inspection, SharedKeys, SourceSizes
+from st_cluster_batches.inspection.negatives import find_near_duplicates, find_worst_pairs
+from st_cluster_batches.inspection.sample import LabelledPairs, Sample
+from st_cluster_batches.inspection.topics import describe_clusters, find_words
 from st_cluster_batches.storage.cache import default_cache_dir, open_cache
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -33,97 +34,6 @@ logger = logging.getLogger(__name__)
 
 _MIN_ROWS_PER_CLUSTER = 20  # of the sample, for k-means with two seeds
 _TOPIC_ROWS = 25_000  # rows whose words are counted, over all clusters
-
-
-@dataclass(frozen=True)
-class SourceSizes:
-    """The clusters of one source.
-
-    Args:
-        name: The source.
-        rows: Its rows.
-        clusters: Its clusters.
-        smallest: Rows of the smallest one.
-        median: Median rows of a cluster.
-        largest: Rows of the largest one.
-        effective_clusters: Clusters of equal size that would be as diverse: the exponential of the sizes' entropy.
-        coherence: Mean similarity of a sampled row to the mean direction of its cluster; k-means' own objective.
-    """
-
-    name: str
-    rows: int
-    clusters: int
-    smallest: int
-    median: float
-    largest: int
-    effective_clusters: float
-    coherence: float
-
-
-@dataclass(frozen=True)
-class SharedKeys:
-    """The texts that make rows false negatives of one another.
-
-    Args:
-        keys: How many there are.
-        rows: Rows that share one.
-        largest: Rows that share the commonest.
-        text: That text, cut.
-    """
-
-    keys: int
-    rows: int
-    largest: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a sample of a labelled dataset says of the batches it will give.
-
-    Args:
-        rows: Rows of the dataset.
-        sampled_rows: Rows that were embedded.
-        batch_size: Rows of a batch on one device.
-        world_size: Devices that step together.
-        encoder: Name of the model that measured similarity.
-        key: The text that decided the clusters.
-        sources: Cluster sizes, source by source.
-        plans: What an epoch is made of, for `cluster` and, where there are sources, `source` batches.
-        hardness: In-batch negatives of `cluster`, `source` and `random` batches.
-        shared: The texts that make rows false negatives of one another.
-        worst_pairs: Negatives of cluster batches that are much nearer than the positive, worst first.
-        twins: Negatives whose passage says nearly what the positive says, nearest first.
-        twin_rate: Share of the rows of the sampled cluster batches that have such a twin.
-        clusters: Topics, in the order of the clusters; of 500 clusters evenly spaced where there are more.
-        stability: Adjusted mutual information of k-means on the sample with two seeds; None for too small a sample.
-        advice: What to change, in plain words.
-        sample: The pairs and vectors behind it all, for the page.
-    """
-
-    rows: int
-    sampled_rows: int
-    batch_size: int
-    world_size: int
-    encoder: str
-    key: Key
-    sources: list[SourceSizes]
-    plans: dict[str, PlanCounts]
-    hardness: dict[str, BatchHardness]
-    shared: SharedKeys
-    worst_pairs: list[WorstPair]
-    twins: list[Twin]
-    twin_rate: float
-    clusters: list[ClusterTopic]
-    stability: float | None
-    sample: Sample = field(repr=False)
-    advice: list[str] = field(default_factory=list)
-
-    def describe(self) -> dict[str, Any]:
-        """Return all figures as JSON keeps them."""
-        described = asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
-        del described["sample"]
-        return described
 
 
 def inspect(
@@ -176,17 +86,15 @@ def inspect(
         sampled_rows=len(sample.rows),
         batch_size=batch_size,
         world_size=world_size,
+        seed=seed,
         encoder=loaded.name,
         key=key,
         sources=_describe_sources(pairs, topics),
         plans={name: sampler.counts for name, sampler in sample.samplers.items()},
-        hardness={
-            name: measure_batches(sample.query_vectors, sample.passage_vectors, map(sample.find, batches))
-            for name, batches in sample.batches.items()
-        },
+        hardness=_measure_hardness(sample),
         shared=_describe_keys(pairs),
         worst_pairs=find_worst_pairs(sample),
-        **find_twins(sample),
+        **find_near_duplicates(sample),
         clusters=topics,
         stability=_measure_stability(sample, key_vectors, seed),
         sample=sample,
@@ -203,6 +111,13 @@ def _find_encoder(
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
     return Encoder(encoder, default_cache_dir()), key
+
+
+def _measure_hardness(sample: Sample) -> dict[str, BatchHardness]:
+    return {
+        name: measure_batches(sample.query_vectors, sample.passage_vectors, map(sample.find, batches))
+        for name, batches in sample.batches.items()
+    }
 
 
 def _describe_topics(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> list[ClusterTopic]:
@@ -253,7 +168,7 @@ def _describe_keys(pairs: LabelledPairs) -> SharedKeys:
 
 
 def _measure_stability(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> float | None:
-    """Cluster the sample with two seeds, source by source, and compare; with fewer clusters where it is small."""
+    """Cluster the sample with two seeds, source by source, and compare; a small sample into fewer clusters."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     pairs, scores, weights = sample.pairs, [], []

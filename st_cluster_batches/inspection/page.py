@@ -1,4 +1,4 @@
-"""Show an inspection: one HTML file that needs no network, and the figures that a model card takes."""
+"""An inspection as one HTML file that loads nothing from the network, and as PNG figures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import numpy as np
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
 from st_cluster_batches.clusters.vectors import join_sides
 from st_cluster_batches.data.pairs import sides_of
+from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.storage.cache import write_atomically, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from st_cluster_batches.inspection.measuring import Inspection
 
 SIZES_FIGURE = "cluster_sizes.png"
 HARDNESS_FIGURE = "batch_hardness.png"
@@ -150,7 +149,7 @@ def _draw_map(inspection: Inspection) -> dict[str, Any]:
         f"cluster {cluster}: {query[:80]} → {passage[:80]}"
         for cluster, query, passage in zip(clusters.tolist(), queries, passages, strict=True)
     ]
-    # Neighbours in number are neighbours in meaning, so that they get neighbouring colours.
+    # Clusters with neighbouring numbers are similar, and get similar colours.
     colours = np.unique(sample.pairs.strata[sample.map_rows], return_inverse=True)[1]
     return {
         "x": plane[:, 0].round(3).tolist(),

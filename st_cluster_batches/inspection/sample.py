@@ -1,4 +1,4 @@
-"""The rows of a labelled dataset that an inspection looks at, with their texts and vectors."""
+"""The sample of a labelled dataset that an inspection measures: rows, texts and vectors."""
 
 from __future__ import annotations
 
@@ -24,60 +24,16 @@ if TYPE_CHECKING:
 
 Integers = npt.NDArray[np.integer[Any]]
 
-_MAX_CLUSTERS = 500  # whose topics are looked at
+_MAX_CLUSTERS = 500  # whose topics are looked at, and the largest of each source
 _TOPIC_ROWS = 4000  # embedded for them, in all
 _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
 _MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted
-_TWIN = 0.95  # similarity of two passages that say nearly the same
-_WORST = 10
-
-
-@dataclass(frozen=True)
-class WorstPair:
-    """A negative that the encoder finds nearer to a query than its own passage.
-
-    Args:
-        row: Row of the query.
-        other: Row of the negative passage.
-        positive_similarity: Of the query and its passage.
-        negative_similarity: Of the query and the negative.
-        query: The query.
-        passage: Its passage.
-        other_passage: The negative.
-    """
-
-    row: int
-    other: int
-    positive_similarity: float
-    negative_similarity: float
-    query: str
-    passage: str
-    other_passage: str
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Two rows of a batch whose passages say nearly the same.
-
-    Args:
-        row: One row.
-        other: The other.
-        similarity: Of their passages.
-        passage: Passage of the one, cut.
-        other_passage: Passage of the other, cut.
-    """
-
-    row: int
-    other: int
-    similarity: float
-    passage: str
-    other_passage: str
 
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """A labelled dataset as one, whatever its sources are kept in.
+    """A labelled dataset as one table, also where it is a DatasetDict of sources.
 
     Args:
         dataset: All rows.
@@ -143,6 +99,21 @@ class LabelledPairs:
         )
         return queries, passages
 
+    def choose_strata(self, n_spaced: int) -> Integers:
+        """Choose strata to describe: evenly spaced ones, and the largest of each source; ascending.
+
+        Advice is given source by source, and on the largest cluster of each.
+
+        Args:
+            n_spaced: How many are evenly spaced; all are chosen where there are no more.
+        """
+        numbers, first, sizes = np.unique(self.strata, return_index=True, return_counts=True)
+        spaced = np.linspace(0, len(numbers) - 1, n_spaced).round().astype(int)
+        by_size = np.argsort(-sizes, kind="stable")
+        _, at = np.unique(self.source_of_row[first[by_size]], return_index=True)
+        chosen: Integers = numbers[np.union1d(spaced, by_size[at])]
+        return chosen
+
     def sample_strata(self, numbers: Integers, n_rows: int, rng: np.random.Generator) -> Integers:
         """Choose up to `n_rows` rows of each stratum; ascending."""
         order = np.argsort(self.strata, kind="stable")
@@ -159,13 +130,13 @@ class LabelledPairs:
 
 @dataclass
 class Sample:
-    """Whole batches of each kind, some rows of every cluster, and the vectors of them all.
+    """Whole batches of each kind, some rows of the clusters, and the vectors of them all.
 
     Args:
         pairs: The dataset.
         samplers: The samplers of `cluster` and perhaps `source` batches.
         batches: Global batches of `cluster`, perhaps `source`, and `random`.
-        topic_rows: Rows of every cluster, ascending.
+        topic_rows: Some rows of every cluster that is described, ascending.
         map_rows: Rows to be drawn on a map, ascending; the first cluster and random batches are among them.
         rows: All of these, ascending.
         query_vectors: Unit vectors of `rows`, once embedded.
@@ -183,7 +154,7 @@ class Sample:
 
     @classmethod
     def draw(cls, pairs: LabelledPairs, batch_size: int, world_size: int, n_rows: int, seed: int) -> Sample:
-        """Plan the batches, and choose which to look at."""
+        """Plan the batches, and draw those that are measured."""
         rng = np.random.default_rng(seed)
         strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER)}
         if len(pairs.source_names) > 1:
@@ -208,8 +179,7 @@ class Sample:
             batches[name] = [planned.rows[at].astype(np.int64) for at in chosen] or [planned.last.astype(np.int64)]
         shuffled = rng.permutation(len(pairs))[: n_batches * size]
         batches["random"] = [shuffled[low : low + size] for low in range(0, len(shuffled) - size + 1, size)]
-        numbers = np.unique(pairs.strata)
-        numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, _MAX_CLUSTERS).round().astype(int))]
+        numbers = pairs.choose_strata(_MAX_CLUSTERS)
         topic_rows = pairs.sample_strata(numbers, max(_MIN_TOPIC_ROWS, _TOPIC_ROWS // len(numbers)), rng)
         shown = np.concatenate([batches[name][0][: _MAP_ROWS // 4] for name in ("cluster", "random")])
         others = rng.permutation(topic_rows)[: _MAP_ROWS - len(shown)]
@@ -230,54 +200,3 @@ class Sample:
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""
         return np.searchsorted(self.rows, rows)
-
-
-def find_worst_pairs(sample: Sample) -> list[WorstPair]:
-    """Find the negatives of the sampled cluster batches that are farthest ahead of the positive; one for each row."""
-    found: list[tuple[float, float, float, int, int]] = []
-    for batch in sample.batches["cluster"]:
-        at = sample.find(batch)
-        similarity = sample.query_vectors[at] @ sample.passage_vectors[at].T
-        own = np.diagonal(similarity).copy()
-        np.fill_diagonal(similarity, -np.inf)
-        nearest = similarity.argmax(axis=1)
-        ahead = similarity[np.arange(len(batch)), nearest] - own
-        for row in np.argsort(-ahead, kind="stable")[:_WORST].tolist():
-            if ahead[row] > 0:
-                other = int(nearest[row])
-                values = (float(ahead[row]), float(own[row]), float(similarity[row, other]))
-                found.append((*values, int(batch[row]), int(batch[other])))
-    found = sorted(found, key=lambda one: (-one[0], one[3]))[:_WORST]
-    if not found:
-        return []
-    queries, passages = sample.pairs.read_texts(np.array([one[3] for one in found]))
-    _, others = sample.pairs.read_texts(np.array([one[4] for one in found]))
-    return [
-        WorstPair(row, other, positive, negative, *texts)
-        for (_, positive, negative, row, other), texts in zip(
-            found, zip(queries, passages, others, strict=True), strict=True
-        )
-    ]
-
-
-def find_twins(sample: Sample) -> dict[str, Any]:
-    """Find rows of the sampled cluster batches whose passages say nearly the same.
-
-    Returns:
-        `twins`, the ten nearest pairs, and `twin_rate`, the share of the rows that have one.
-    """
-    found: list[tuple[float, int, int]] = []
-    n_rows = n_twins = 0
-    for batch in sample.batches["cluster"]:
-        vectors = sample.passage_vectors[sample.find(batch)]
-        similarity = vectors @ vectors.T
-        np.fill_diagonal(similarity, -1)
-        n_rows, n_twins = n_rows + len(batch), n_twins + int((similarity.max(axis=1) > _TWIN).sum())
-        for row, other in np.argwhere(np.triu(similarity) > _TWIN).tolist():
-            found.append((float(similarity[row, other]), int(batch[row]), int(batch[other])))
-    nearest = sorted(found, key=lambda one: (-one[0], one[1]))[:_WORST]
-    twins = []
-    for similarity_of_two, row, other in nearest:
-        passages = sample.pairs.read_texts(np.array([row, other]))[1]
-        twins.append(Twin(row, other, similarity_of_two, passages[0][:80], passages[1][:80]))
-    return {"twins": twins, "twin_rate": n_twins / max(n_rows, 1)}

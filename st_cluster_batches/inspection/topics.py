@@ -1,13 +1,14 @@
-"""Say in words what a cluster is about: its own words, its most typical rows, and those at its border."""
+"""The topics of clusters: characteristic words, typical rows, and rows at the border to another cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from st_cluster_batches.inspection.findings import ClusterTopic
 
 Vectors = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
@@ -15,29 +16,6 @@ Integers = npt.NDArray[np.integer[Any]]
 _WORDS = 8
 _EXAMPLES = 3
 _VOCABULARY = 50_000
-
-
-@dataclass(frozen=True)
-class ClusterTopic:
-    """What a sample of a cluster's rows says of it.
-
-    Args:
-        cluster: Its number.
-        source: Its source.
-        rows: Rows of the whole cluster.
-        coherence: Mean cosine similarity of the sampled rows to their mean direction.
-        words: The words that are commoner here than elsewhere, the most so first.
-        typical: Rows nearest to the mean direction.
-        borderline: Rows that another cluster of the source would have had almost as soon.
-    """
-
-    cluster: int
-    source: str
-    rows: int
-    coherence: float
-    words: list[str]
-    typical: list[int]
-    borderline: list[int]
 
 
 def find_words(documents: Sequence[str], cluster_of_document: Integers) -> dict[int, list[str]]:
@@ -60,7 +38,7 @@ def find_words(documents: Sequence[str], cluster_of_document: Integers) -> dict[
     try:
         vectorizer = CountVectorizer(stop_words="english", max_features=_VOCABULARY)
         counts = vectorizer.fit_transform(documents)
-    except ValueError:  # scikit-learn's answer to texts without a single word, such as numbers alone
+    except ValueError:  # raised by scikit-learn where no text has a word
         return {int(cluster): [] for cluster in clusters}
     members = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(len(clusters), len(at)))
     per_cluster = csr_array(members @ counts)

@@ -1,1 +1,1 @@
-"""Cards, the staged folder, and the Hub."""
+"""Cards, folders ready to be published, and the Hub."""

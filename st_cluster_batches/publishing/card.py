@@ -1,4 +1,4 @@
-"""The model card: our block between markers, the front matter, and no training rows. What people wrote stays."""
+"""The model card: our block between markers, the front matter, and no training rows. What a person wrote is kept."""
 
 from __future__ import annotations
 
@@ -7,47 +7,33 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from huggingface_hub import ModelCard
 
-from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.card_block import END, describe_batches, insert_block, remove_block, wrap_block
+from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import LABEL_COLUMNS
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
-from st_cluster_batches.publishing.contents import Evidence
+from st_cluster_batches.publishing.contents import CardContents
 from st_cluster_batches.publishing.front_matter import Description, fill_front_matter
+from st_cluster_batches.training.folder import describe_recipe
 
 logger = logging.getLogger(__name__)
 
-BEGIN, END = "<!-- st-cluster-batches:begin -->", "<!-- st-cluster-batches:end -->"
-PAPER = "https://arxiv.org/abs/2407.18887"
-
-_BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
 MARK = re.compile(r"<!-- around: ([0-9a-f]{16}) -->")
-_MAX_SHOWN_SOURCES = 10
-_TRAIN_AGAIN = """```bash
-st-cluster-batches train results/recipe.yaml --data_dir DATA --output_dir RUN
-```
-
-DATA is the folder of training data and collections; names without a slash may have been paths."""
-_STRATEGIES = {
-    "cluster": "Batches were filled from **one cluster** of one source, so that in-batch negatives are hard; what was "
-    "left over is packed with its neighbours, as counted below.",
-    "source": "Batches were filled from **one source**; what was left over is mixed, as counted below.",
-    "random": "Batches are of **random rows**: the baseline, not cluster batches.",
-}
 
 
-def make_card(text: str, evidence: Evidence, about: Description, figures: Sequence[str], edited: str | None) -> str:
+def make_card(
+    text: str, contents: CardContents, about: Description, figures: Sequence[str], edited: str | None
+) -> str:
     """Make the README of a model.
 
     Args:
         text: The README that training left, or none.
-        evidence: What is known of the model.
-        about: What its author says of it.
+        contents: What is known of the model.
+        about: What only its author knows.
         figures: Paths of the figures, relative to the README.
         edited: The README of an earlier build. If someone has written into it, around the block, it is the one that
             is kept, with a new block and front matter.
@@ -55,7 +41,7 @@ def make_card(text: str, evidence: Evidence, about: Description, figures: Sequen
     Returns:
         The card, the same for the same arguments.
     """
-    return mark_block(lambda base: _fill_in(base, evidence, about, figures), _clean(text, about), edited)
+    return mark_block(lambda base: _fill_in(base, contents, about, figures), _clean(text, about), edited)
 
 
 def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> str:
@@ -70,14 +56,14 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
     if edited is not None and is_edited(edited):
         card = fill_in(edited)
         logger.info("The README was edited since it was built: its text stays, and the trainer's is not taken")
-    # The mark stays what it is when a person changes the text.
+    # A digest of the text around the block: when a person changes the text, the two differ.
     return card.replace(END, f"<!-- around: {_digest(remove_block(fresh))} -->\n{END}")
 
 
-def _fill_in(text: str, evidence: Evidence, about: Description, figures: Sequence[str]) -> str:
+def _fill_in(text: str, contents: CardContents, about: Description, figures: Sequence[str]) -> str:
     card = ModelCard(text, ignore_metadata_errors=True)
-    fill_front_matter(card, evidence, about)
-    card.text = insert_block(card.text, render_block(evidence, figures))
+    fill_front_matter(card, contents, about)
+    card.text = insert_block(card.text, render_block(contents, figures))
     return str(card)
 
 
@@ -87,102 +73,29 @@ def is_edited(text: str) -> bool:
     return found is not None and found[1] != _digest(remove_block(text))
 
 
-def insert_block(text: str, block: str) -> str:
-    """Put the block in the place of an earlier one, or before what the trainer says of the training, or at the end."""
-    if _BLOCK.search(text):
-        return _BLOCK.sub(lambda _: f"{block}\n", text, count=1)
-    for heading in ("\n## Training Details\n", "\n## Citation\n"):
-        if heading in text:
-            return text.replace(heading, f"\n{block}\n{heading}".replace(f"{END}\n\n\n", f"{END}\n\n"), 1)
-    return f"{text.rstrip()}\n\n{block}\n"
-
-
-def remove_block(text: str) -> str:
-    """Return a card without our block: what the trainer and people wrote."""
-    return _BLOCK.sub("", text)
-
-
-def render_block(evidence: Evidence, figures: Sequence[str] = ()) -> str:
-    """Say how the batches were filled, and what came of it.
+def render_block(contents: CardContents, figures: Sequence[str] = ()) -> str:
+    """Put together what a card says of its model: batches, clustering, scores, comparison and recipe.
 
     Args:
-        evidence: What is known.
+        contents: What is known.
         figures: Paths of the figures, relative to the card.
 
     Returns:
         Markdown between our markers.
     """
-    strategy = evidence.strategy
-    lines = [BEGIN, "## Cluster batches", ""]
-    if strategy is not None:
-        how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
-        lines += [f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
-    lines += [*_describe_plans(evidence.plans), *describe_clustering(evidence.clustering)]
+    lines = describe_batches(contents.strategy, contents.plans)
+    if contents.clustering is not None:
+        lines += describe_clustering(contents.clustering)
     lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" in one]
-    lines += _describe_scores(evidence)
-    if evidence.comparison is not None:
-        lines += ["### Compared with random batches", "", describe_results(evidence.comparison), ""]
+    lines += _describe_scores(contents)
+    if contents.comparison is not None:
+        lines += ["### Compared with random batches", "", describe_results(contents.comparison), ""]
         lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" not in one]
-    if evidence.recipe:
-        lines += ["### How to train it again", "", "`results/recipe.yaml`:", "", "```yaml"]
-        lines += [yaml.safe_dump(dict(evidence.recipe), sort_keys=False).rstrip(), "```", ""]
-        lines += [_TRAIN_AGAIN, ""]
-    return "\n".join([*lines, END])
+    return wrap_block([*lines, *describe_recipe(contents.recipe)])
 
 
-def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
-    if not plans:
-        return []
-    lines = ["| batches | |", "| --- | --- |"]
-    first = plans[0]
-    strata = "; ".join(
-        f"{', '.join(f'`{column}`' for column in columns)}"
-        + (f" from epoch {epoch} on" if len(first["strata"]) > 1 else "")
-        for epoch, columns in first["strata"].items()
-    )
-    distinct = f"`{first['distinct']}`" if first["distinct"] else "nothing"
-    lines += [
-        f"| rows of a batch share | {strata} |",
-        f"| they never repeat | {distinct} |",
-        f"| rows of a global batch | {first['batch_size'] * first['world_size']:,} "
-        f"({first['batch_size']:,} on each of {first['world_size']}) |",
-        f"| random batches on purpose | {first['random_fraction']:.0%} |",
-        f"| seed | {first['seed']} |",
-    ]
-    lines += [
-        f"| one epoch{f' of dataset {at}' if len(plans) > 1 else ''} | {PlanCounts(**plan['counts'])} |"
-        for at, plan in enumerate(plans, 1)
-    ]
-    return [*lines, ""]
-
-
-def describe_clustering(manifest: dict[str, Any] | None) -> list[str]:
-    """Say in lines of Markdown how rows were clustered, and into what."""
-    if manifest is None:
-        return []
-    versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
-    lines = [
-        f"The rows were clustered by their `{manifest['key']}`, embedded with `{manifest['encoder']}` "
-        f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), by spherical k-means with seed "
-        f"{manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
-        "",
-    ]
-    table = [
-        "| source | rows | clusters | smallest | median | largest | mean similarity to centroid |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, one in manifest["statistics"].items():
-        sizes = one["sizes"]
-        counts = (one["rows"], one["clusters"], min(sizes), round(float(np.median(sizes))), max(sizes))
-        table.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |")
-    if len(manifest["statistics"]) > _MAX_SHOWN_SOURCES:
-        summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
-        table = [summary, "", *table, "", "</details>"]
-    return [*lines, *table, ""]
-
-
-def _describe_scores(evidence: Evidence) -> list[str]:
-    if evidence.scores is None:
+def _describe_scores(contents: CardContents) -> list[str]:
+    if contents.scores is None:
         return []
     lines = [
         "### Evaluation",
@@ -192,18 +105,18 @@ def _describe_scores(evidence: Evidence) -> list[str]:
         "| task | queries | nDCG@10 | 95 % interval |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for task, one in evidence.scores.summary.items():
-        found = bootstrap_difference([np.array([list(evidence.scores.per_query[task].values())])])
+    for task, one in contents.scores.summary.items():
+        found = bootstrap_difference([np.array([list(contents.scores.per_query[task].values())])])
         lines.append(
             f"| {task} | {one['queries']:,} | {one['ndcg_at_10']:.4f} | {found.low:.4f} to {found.high:.4f} |"
         )
-    if evidence.comparison is None:
+    if contents.comparison is None:
         lines += ["", "It was not compared with a model of random batches."]
     return [*lines, ""]
 
 
 def _clean(text: str, about: Description) -> str:
-    """Take training rows, and columns that are labels of ours, out of what the trainer wrote."""
+    """Remove training rows, and columns that are labels of ours, from what the trainer wrote."""
     if not text:
         return "---\nlibrary_name: sentence-transformers\n---\n\n# SentenceTransformer\n"
     text = re.sub(r"(?m)^(\* Approximate statistics.*\n)((?:  \|.*\n)+)", _drop_label_columns, text)
@@ -223,7 +136,7 @@ def _drop_label_columns(found: re.Match[str]) -> str:
 
 
 def _replace_examples(found: re.Match[str]) -> str:
-    """Put words of our own where the trainer's usage example shows training rows, and drop what came out for those."""
+    """Replace training rows in the trainer's usage example by a neutral text, and drop the similarities of those."""
     lines = []
     for line in found[2].split("\n"):
         if line.startswith("# tensor(") or re.match(r"#\s+\[", line):

@@ -1,29 +1,20 @@
-"""What is known of a trained model: the files that training, evaluation and comparison left, without places."""
+"""The contents of a card: what training, evaluation and comparison left on disk, without paths and tokens."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, fingerprint_model
+from st_cluster_batches.clusters.encoder import fingerprint_model
 from st_cluster_batches.evaluation.report import RESULTS_FILE
-
-PLAN_FILE = "batch_plan.json"
-RECIPE_FILE = "recipe.yaml"
-CLUSTERING_FOLDER = "clustering"
-EVALUATION_FOLDER = "evaluation"
-SUMMARY_FILE = "summary.json"
-
-# Keys that say where things lie on one machine, or who may write to the Hub.
-_PRIVATE_KEYS = {"data_dir", "output_dir", "cache_dir", "logging_dir", "hub_token", "push_to_hub_token", "run_name"}
-_PLACE = re.compile(r"(/|~|\./|\.\./|[A-Za-z]:[\\/])")
+from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
+from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, RECIPE_FILE, hide_places
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,8 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All that a card can say of a model, with nothing of the machine it was made on.
+class CardContents:
+    """All that the card of a model can say, without paths and tokens of the machine that it was trained on.
 
     Args:
         recipe: What `train` was given, if it was a recipe.
@@ -63,11 +54,8 @@ class Evidence:
 
     @property
     def strategy(self) -> str | None:
-        """Who shared a batch: `random` rows, one `source`, one `cluster`, or other columns; None if unknown."""
-        if self.plans:
-            columns = list(self.plans[0]["strata"].values())[-1]
-            return str(columns[-1])
-        return self.setting("batch_sampler", "cluster") if self.recipe else None
+        """The batch strategy: `random`, `source`, `cluster`, or another column that batches share; None if unknown."""
+        return find_strategy(self.plans) or (self.setting("batch_sampler", "cluster") if self.recipe else None)
 
     def setting(self, key: str, default: str | None = None) -> str | None:
         """Return the value of a recipe's key as text."""
@@ -75,8 +63,8 @@ class Evidence:
         return None if value is None else str(value)
 
 
-def read_evidence(model: Path, scores: Path | None = None, comparison: Path | None = None) -> Evidence:
-    """Read what lies in a model's folder, or in the folder above it, where training leaves it.
+def read_contents(model: Path, scores: Path | None = None, comparison: Path | None = None) -> CardContents:
+    """Read what training left in a model's folder, or in the folder above it.
 
     Args:
         model: Folder of the model.
@@ -85,7 +73,7 @@ def read_evidence(model: Path, scores: Path | None = None, comparison: Path | No
 
     Raises:
         FileNotFoundError: If a folder that is named holds no such thing.
-        ValueError: If the scores are those of other weights.
+        ValueError: If the scores belong to other weights.
     """
     if comparison is not None and not (comparison / RESULTS_FILE).is_file():
         raise FileNotFoundError(f"{comparison} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
@@ -99,7 +87,7 @@ def read_evidence(model: Path, scores: Path | None = None, comparison: Path | No
     if clustering is None or not all((clustering / file).is_file() for file in (MANIFEST_FILE, CENTROIDS_FILE)):
         clustering = None
     recipe = yaml.safe_load((run / RECIPE_FILE).read_text()) if run and (run / RECIPE_FILE).exists() else {}
-    return Evidence(
+    return CardContents(
         hide_places(recipe),
         json.loads((run / PLAN_FILE).read_text()) if run and (run / PLAN_FILE).exists() else [],
         hide_places(json.loads((clustering / MANIFEST_FILE).read_text())) if clustering else None,
@@ -109,44 +97,14 @@ def read_evidence(model: Path, scores: Path | None = None, comparison: Path | No
     )
 
 
-def hide_places(value: Any) -> Any:
-    """Replace paths by names, and leave out the keys that hold folders or tokens, in JSON values of any depth."""
-    if isinstance(value, dict):
-        return {key: hide_places(one) for key, one in value.items() if key not in _PRIVATE_KEYS}
-    if isinstance(value, list):
-        return [hide_places(one) for one in _drop_private_words(value)]
-    if not isinstance(value, str):
-        return value
-    flag = re.match(r"--[\w-]+=", value)
-    prefix = flag[0] if flag else STATIC_PREFIX if value.startswith(STATIC_PREFIX) else ""
-    if prefix.startswith("--"):
-        return prefix + hide_places(value.removeprefix(prefix))
-    rest = value.removeprefix(prefix)
-    return prefix + re.split(r"[\\/]", rest.rstrip("\\/"))[-1] if _PLACE.match(rest) and " " not in rest else value
-
-
-def _drop_private_words(values: Sequence[Any]) -> list[Any]:
-    """Leave out `--output_dir DIR` and its like from words of a command line."""
-    kept: list[Any] = []
-    skipping = False
-    for value in values:
-        is_flag = isinstance(value, str) and value.startswith("--")
-        if is_flag:
-            name = value[2:].split("=")[0].replace("-", "_")
-            skipping = name in _PRIVATE_KEYS and "=" not in value
-            if name in _PRIVATE_KEYS:
-                continue
-        elif skipping:
-            continue
-        kept.append(value)
-    return kept
-
-
 def _read_scores(folder: Path, model: Path) -> Scores:
+    # It takes seconds to import, and is not needed where there are no scores.
+    from st_cluster_batches.training.models import load_saved
+
     summary = json.loads((folder / SUMMARY_FILE).read_text())
-    known = [path.name for path in (folder / "by_model").glob("*")]
+    known = [path.name for path in (folder / BY_MODEL_FOLDER).glob("*")]
     own = fingerprint_model(load_saved(model))[:16]
-    wanted = {task: folder / "by_model" / own / f"{task}.json" for task in summary}
+    wanted = {task: folder / BY_MODEL_FOLDER / own / f"{task}.json" for task in summary}
     if missing := [task for task, path in wanted.items() if not path.is_file()]:
         raise ValueError(
             f"The scores on {missing[0]} in {folder} are of other weights ({', '.join(known) or 'unknown'}) than "
@@ -161,20 +119,3 @@ def _read_scores(folder: Path, model: Path) -> Scores:
         {task: one["scores"]["per_query"] for task, one in kept.items()},
         {task: one["mteb"] for task, one in kept.items()},
     )
-
-
-def load_saved(folder: Path) -> Any:
-    """Load a model that has been saved, of whichever kind, without asking the Hub for anything.
-
-    Args:
-        folder: Folder of the model.
-
-    Returns:
-        A SentenceTransformer or a SparseEncoder.
-    """
-    from sentence_transformers import SentenceTransformer, SparseEncoder
-
-    config = folder / "config_sentence_transformers.json"
-    kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
-    model = SparseEncoder if kind == "SparseEncoder" else SentenceTransformer
-    return model(str(folder), device="cpu", local_files_only=True)

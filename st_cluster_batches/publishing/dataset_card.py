@@ -8,11 +8,13 @@ from typing import Any
 
 from huggingface_hub import DatasetCard
 
+from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap_block
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
+from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.loading import load_data
-from st_cluster_batches.publishing.card import BEGIN, END, PAPER, describe_clustering, insert_block, mark_block
-from st_cluster_batches.publishing.front_matter import TAG, Description
+from st_cluster_batches.publishing.card import mark_block
+from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
 
 DATA = "data"
@@ -104,12 +106,10 @@ def _make_card(
 
 
 def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str]) -> str:
-
     first = next(iter(parts.values()))
     rows = sum(map(len, parts.values()))
     taken = f" of {', '.join(f'`{one}`' for one in about.datasets)}" if about.datasets else ""
     lines = [
-        BEGIN,
         "## Cluster labels",
         "",
         f"{rows:,} rows{taken}, labelled so that a contrastive batch can be filled from one topic ([paper]({PAPER})).",
@@ -135,6 +135,5 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         if about.license
         else "The licence of the texts is that of their source; it is not stated here.",
         "",
-        END,
     ]
-    return "\n".join(lines)
+    return wrap_block(lines)

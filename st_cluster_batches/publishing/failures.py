@@ -1,4 +1,4 @@
-"""What can go wrong on the way to the Hub, each in one sentence that says what to do."""
+"""Errors of publishing, each explained in one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 class PublishError(RuntimeError):
-    """Publishing failed; the message says what to do. What was on the Hub before is as it was, or complete."""
+    """Publishing failed; the message says what to do. The repository is unchanged, or holds the whole commit."""
 
 
 _BY_STATUS = {
@@ -49,7 +49,7 @@ def explain(error: Exception, repo: str, seconds: float | None) -> str:
     )
 
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # huggingface_hub says only which file it was about
+        error = error.__cause__  # huggingface_hub wraps the error of a file in one that only names the file
     # In this order: the specific ones are subclasses of the general ones.
     if isinstance(error, OfflineModeIsEnabled):
         text = "HF_HUB_OFFLINE or --offline forbids every request: unset it to publish"
@@ -76,7 +76,7 @@ def explain(error: Exception, repo: str, seconds: float | None) -> str:
 
 
 def _read_status(error: Exception) -> int | None:
-    """Return the status that the Hub answered with; hf_xet has it in its message alone."""
+    """Return the HTTP status of an error; that of hf_xet is in the message alone."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):

@@ -9,16 +9,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-from st_cluster_batches.publishing.contents import Evidence
-
-TAG = "cluster-batches"
+from st_cluster_batches.batches.card_block import choose_tags
+from st_cluster_batches.publishing.contents import CardContents
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What only its author can say of a model.
+    """What only the author of a model can say of it.
 
     Args:
         license: Identifier of the licence, as the Hub has it.
@@ -35,38 +34,37 @@ class Description:
     include_samples: bool = False
 
 
-def fill_front_matter(card: ModelCard, evidence: Evidence, about: Description) -> None:
+def fill_front_matter(card: ModelCard, contents: CardContents, about: Description) -> None:
     """Fill in the keys that the Hub's search and its result tables read; others stay as they are.
 
     Args:
         card: The card, whose title names the model.
-        evidence: What is known of the model.
+        contents: What is known of the model.
         about: What its author says of it.
     """
     data: Any = card.data
     data.library_name = "sentence-transformers"
     tags = [] if data.tags is None else list(data.tags)
-    # A random baseline is not what people look for under this tag.
-    wanted = ["sentence-transformers"] if evidence.strategy == "random" else ["sentence-transformers", TAG]
+    wanted = ["sentence-transformers", *choose_tags(contents.strategy)]
     data.tags = [*tags, *(tag for tag in wanted if tag not in tags)]
     if about.license:
         data.license = about.license
     if about.language:
         data.language = list(about.language)
-    if datasets := about.datasets or [one for one in evidence.recipe.get("train_data", []) if _HUB_ID.fullmatch(one)]:
+    if datasets := about.datasets or [one for one in contents.recipe.get("train_data", []) if _HUB_ID.fullmatch(one)]:
         data.datasets = list(datasets)
-    base = about.base_model or (None if evidence.setting("static_dim") else evidence.setting("model_name_or_path"))
+    base = about.base_model or (None if contents.setting("static_dim") else contents.setting("model_name_or_path"))
     if base and (about.base_model or _HUB_ID.fullmatch(base)):
         data.base_model = base
     if not about.include_samples and "widget" in data:
         data.pop("widget")
-    if evidence.scores is not None:
-        _append_results(card, evidence)
+    if contents.scores is not None:
+        _append_results(card, contents)
 
 
-def _append_results(card: ModelCard, evidence: Evidence) -> None:
+def _append_results(card: ModelCard, contents: CardContents) -> None:
     """Append our results to `model-index`; those of the trainer's evaluators stay as they are."""
-    assert evidence.scores is not None
+    assert contents.scores is not None
     title = re.search(r"^# (.+)$", card.text, re.MULTILINE)
     data: Any = card.data
     data.model_name = data.model_name or (title[1] if title else "SentenceTransformer")
@@ -74,14 +72,14 @@ def _append_results(card: ModelCard, evidence: Evidence) -> None:
         EvalResult(
             task_type="information-retrieval",
             task_name="Information Retrieval",
-            # The Hub takes results with the same type for results on the same data.
+            # The Hub treats results of the same dataset_type as results on the same data.
             dataset_type=re.sub(r"[^\w.-]+", "-", task),
             dataset_name=task,
             metric_type="ndcg_at_10",
             metric_name="nDCG@10",
             metric_value=round(one["ndcg_at_10"], 5),
         )
-        for task, one in evidence.scores.summary.items()
+        for task, one in contents.scores.summary.items()
     ]
     own = {result.unique_identifier for result in results}
     kept = [one for one in data.eval_results or [] if one.unique_identifier not in own]

@@ -1,4 +1,4 @@
-"""Push a staged folder to the Hub: one commit, verified, and never over what someone else wrote. The networked module.
+"""Push a staged folder to the Hub in one verified commit that overwrites no file that someone else wrote.
 
 Which files of a repository are ours, and as we left them, is written in the repository itself, in `MANIFEST`. A file
 that differs from it was changed on the Hub since, and is not overwritten.
@@ -26,7 +26,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from st_cluster_batches.publishing.card import remove_block
+from st_cluster_batches.batches.card_block import remove_block
 from st_cluster_batches.publishing.failures import PublishError, explain
 from st_cluster_batches.publishing.staging import CARD, list_files, refuse_private_content
 
@@ -46,7 +46,7 @@ _bound: float | None = None
 
 @dataclass(frozen=True)
 class Published:
-    """What a push did.
+    """The outcome of a push.
 
     Args:
         url: Of the repository, its branch or the pull request.
@@ -90,7 +90,7 @@ class Fingerprint:
 
 
 def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
-    """Let no request of this process wait for the Hub longer than this; by itself huggingface_hub waits for ever.
+    """Set a time limit on every request to the Hub from this process; huggingface_hub itself has none.
 
     A Hub that never answers ends a push after `seconds`. One that falls silent on the way ends it after eight times
     that and half a minute at most, since huggingface_hub tries some requests again, with pauses of 23 s in all. What
@@ -124,7 +124,7 @@ def push(
     create_pr: bool = False,
     dry_run: bool = False,
 ) -> Published:
-    """Publish a staged folder. A second call does what is missing, and nothing if nothing is.
+    """Publish a staged folder. A second call uploads only what is missing or has changed.
 
     Args:
         stage: Folder that `build` filled.
@@ -139,7 +139,7 @@ def push(
         What was done.
 
     Raises:
-        ValueError: If the folder gives something away, or options exclude one another; before any request.
+        ValueError: If a file holds a token or a local path, or options exclude one another; before any request.
         PublishError: If it could not be published, with what to do.
     """
     if create_pr and revision is not None:
@@ -153,7 +153,8 @@ def push(
         return _Push(HfApi(), stage, repo_id, kind, private, revision, create_pr, dry_run).run()
     except PublishError:
         raise
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:  # the last by both storages
+    # RuntimeError by both storages of large files.
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise PublishError(explain(error, repo_id, _bound)) from error
 
 
@@ -257,7 +258,7 @@ class _Push:
             if path == MANIFEST or (path in known and known[path].matches(remote[path])):
                 continue
             if path == CARD and remove_block(self._download(CARD, parent)) == remove_block(self._read_card().decode()):
-                continue  # nothing that someone wrote is lost
+                continue  # only our block differs
             raise PublishError(
                 f"{path} in {self.repo_id} was written or edited by someone else, and nothing was overwritten: take "
                 f"their text into {self.stage / path} and build again, or propose yours with --create-pr"

@@ -1,4 +1,4 @@
-"""Fill a folder with what may be published, and nothing else. Nothing here asks the network for anything."""
+"""Fill a folder with what may be published, and nothing else, without a network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Any
 
 import yaml
 
+from st_cluster_batches.batches.card_block import BEGIN, PLAN_FILE
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
-from st_cluster_batches.publishing.card import BEGIN, MARK, make_card
-from st_cluster_batches.publishing.contents import RECIPE_FILE, SUMMARY_FILE, Evidence, hide_places, read_evidence
+from st_cluster_batches.evaluation.scores import SUMMARY_FILE
+from st_cluster_batches.publishing.card import MARK, make_card
+from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.storage.cache import temporary_name
+from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE, hide_places
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ RESULTS = "results"
 OFFICIAL_RESULTS = ".eval_results"
 SIZES_FIGURE = "cluster_sizes.png"
 
-# What models are made of. State of a training, logs and environments have other endings, or the names below.
+# Suffixes of the files of a model. Training state, logs and environments have others, or the names below.
 _MODEL_SUFFIXES = {
     ".bin", ".jinja", ".json", ".md", ".model", ".onnx", ".pt", ".py", ".safetensors", ".spm", ".tiktoken", ".txt",
     ".xml",
@@ -47,7 +50,7 @@ _LOCAL_PATH = re.compile(
     r"(?<![\w/.:~#-])/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private)/[\w.-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\{1,2}\w+"
 )
-# Vocabularies hold whatever the text they were trained on held.
+# Vocabularies may hold paths that are tokens of the text they were trained on.
 _VOCABULARIES = re.compile(r"(tokenizer\.json|vocab.*|merges\.txt|.*\.tiktoken)")
 
 
@@ -65,7 +68,7 @@ def build_model(
         model: Folder of any saved sentence-transformers model, or the output folder of `train`, whose `model/` it is.
         output: Folder to fill. What an earlier build left there is replaced, but for the text that people wrote into
             its README around the block; any other folder with content is refused.
-        about: What only the author knows.
+        about: What only its author knows.
         scores: Output folder of `evaluate`; that of the training by default.
         comparison: Output folder of `compare`, for figures and the baseline.
 
@@ -74,18 +77,18 @@ def build_model(
 
     Raises:
         FileNotFoundError: If there is no model, or a named folder holds no results.
-        ValueError: If a file would give away a token or a local path, or the scores are another model's.
+        ValueError: If a file holds a token or a local path, or the scores are those of another model.
     """
     model = find_model(model)
     about = about or Description()
-    evidence = read_evidence(model, scores, comparison)
+    contents = read_contents(model, scores, comparison)
 
     def fill(stage: Path, earlier: str | None) -> None:
         for path in _list_model_files(model):
             _copy(path, stage / path.relative_to(model))
-        figures = _write_evidence(stage, evidence)
+        figures = _write_contents(stage, contents)
         text = (model / CARD).read_text(encoding="utf-8") if (model / CARD).is_file() else ""
-        (stage / CARD).write_text(make_card(text, evidence, about, figures, earlier), encoding="utf-8")
+        (stage / CARD).write_text(make_card(text, contents, about, figures, earlier), encoding="utf-8")
 
     return fill_stage(output, fill)
 
@@ -96,7 +99,7 @@ def find_model(folder: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    for one in (folder, folder / "model"):
+    for one in (folder, folder / MODEL_FOLDER):
         if any(
             (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
         ):
@@ -108,7 +111,7 @@ def find_model(folder: Path) -> Path:
 
 
 def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
-    """Fill a folder that appears whole or not at all, and check that it gives nothing away.
+    """Fill a folder that appears whole or not at all, and check it for tokens and local paths.
 
     Args:
         output: The folder.
@@ -118,7 +121,7 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
         The folder.
 
     Raises:
-        ValueError: If the folder holds something else, or a file gives something away.
+        ValueError: If the folder holds something else, or a file holds a token or a local path.
     """
     card = output / CARD
     earlier = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -239,37 +242,37 @@ def _list_model_files(model: Path) -> Iterator[Path]:
             yield path
 
 
-def _write_evidence(stage: Path, evidence: Evidence) -> list[str]:
-    """Write the raw results and the figures; return the paths of these."""
+def _write_contents(stage: Path, contents: CardContents) -> list[str]:
+    """Write the raw results and the figures; return the paths of the figures."""
     figures: list[str] = []
     results = stage / RESULTS
     results.mkdir()
-    if evidence.recipe:
-        (results / RECIPE_FILE).write_text(yaml.safe_dump(evidence.recipe, sort_keys=False), encoding="utf-8")
-    if evidence.plans:
-        write_json(results / "batch_plan.json", evidence.plans)
-    if evidence.clustering_folder is not None:
-        figures += draw_sizes(stage_clustering(evidence.clustering_folder, stage), stage)
-    if evidence.scores is not None:
-        write_json(results / SUMMARY_FILE, evidence.scores.summary)
-        for task, per_query in evidence.scores.per_query.items():
+    if contents.recipe:
+        (results / RECIPE_FILE).write_text(yaml.safe_dump(contents.recipe, sort_keys=False), encoding="utf-8")
+    if contents.plans:
+        write_json(results / PLAN_FILE, contents.plans)
+    if contents.clustering_folder is not None:
+        figures += draw_sizes(stage_clustering(contents.clustering_folder, stage), stage)
+    if contents.scores is not None:
+        write_json(results / SUMMARY_FILE, contents.scores.summary)
+        for task, per_query in contents.scores.per_query.items():
             write_json(results / "per_query" / f"{task}.json", per_query)
-            write_json(results / "mteb" / f"{task}.json", evidence.scores.raw[task])
-        _write_official(stage, evidence)
-    if evidence.comparison is not None:
-        write_json(results / "comparison" / RESULTS_FILE, evidence.comparison)
+            write_json(results / "mteb" / f"{task}.json", contents.scores.raw[task])
+        _write_official(stage, contents)
+    if contents.comparison is not None:
+        write_json(results / "comparison" / RESULTS_FILE, contents.comparison)
         (results / "comparison" / TABLE_FILE).write_text(
-            describe_results(evidence.comparison) + "\n", encoding="utf-8"
+            describe_results(contents.comparison) + "\n", encoding="utf-8"
         )
-        figures += draw_comparison(evidence.comparison, stage / FIGURES)
+        figures += draw_comparison(contents.comparison, stage / FIGURES)
     if not any(results.iterdir()):
         results.rmdir()
     return figures
 
 
-def _write_official(stage: Path, evidence: Evidence) -> None:
+def _write_official(stage: Path, contents: CardContents) -> None:
     """Write the results that the Hub's leaderboards read: of complete official tasks alone."""
-    assert evidence.scores is not None
+    assert contents.scores is not None
     if find_spec("mteb") is None:
         logger.warning(
             "No %s: to know official tasks takes mteb, pip install 'st-cluster-batches[eval]'", OFFICIAL_RESULTS
@@ -277,10 +280,10 @@ def _write_official(stage: Path, evidence: Evidence) -> None:
         return
     from huggingface_hub import eval_result_entries_to_yaml
 
-    from st_cluster_batches.evaluation.official import describe_official_result
+    from st_cluster_batches.publishing.official_results import describe_official_result
 
-    for task, raw in evidence.scores.raw.items():
-        if entry := describe_official_result(task, raw, evidence.scores.summary[task]):
+    for task, raw in contents.scores.raw.items():
+        if entry := describe_official_result(task, raw, contents.scores.summary[task]):
             path = stage / OFFICIAL_RESULTS / f"{task}.yaml"
             path.parent.mkdir(exist_ok=True)
             path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,3 +132,18 @@ def _truncate_layers(model: SentenceTransformer | SparseEncoder, n_layers: int) 
         raise ValueError(f"num_hidden_layers={n_layers} does not fit the model, whose depth is {depth}")
     del stacks[0][n_layers:]
     config.num_hidden_layers = n_layers
+
+
+def load_saved(folder: Path) -> SentenceTransformer | SparseEncoder:
+    """Load a model that has been saved, of whichever kind, without asking the Hub for anything.
+
+    Args:
+        folder: Folder of the model.
+
+    Returns:
+        The model, on the CPU.
+    """
+    config = folder / "config_sentence_transformers.json"
+    kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
+    model = SparseEncoder if kind == "SparseEncoder" else SentenceTransformer
+    return model(str(folder), device="cpu", local_files_only=True)

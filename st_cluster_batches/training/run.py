@@ -21,14 +21,27 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from st_cluster_batches.batches.card_block import carry_block
+from st_cluster_batches.batches.card_block import (
+    PLAN_FILE,
+    carry_block,
+    choose_tags,
+    describe_batches,
+    find_strategy,
+)
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
 from st_cluster_batches.data.loading import load_training_data
-from st_cluster_batches.publishing.contents import CLUSTERING_FOLDER, PLAN_FILE, RECIPE_FILE, Evidence, hide_places
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.folder import (
+    CLUSTERING_FOLDER,
+    MODEL_FOLDER,
+    RECIPE_FILE,
+    describe_recipe,
+    hide_places,
+)
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.recipe import Recipe, TrainingArguments
 
@@ -51,7 +64,7 @@ class Run:
         """
         arguments = self.recipe.training
         output = Path(arguments.output_dir)
-        target = output / "model"
+        target = output / MODEL_FOLDER
         is_main = self.trainer.is_world_process_zero()
         if is_main:
             self._remove_earlier_run(output, target)
@@ -80,8 +93,12 @@ class Run:
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
         plans = json.loads(plan.read_text()) if plan.is_file() else []
-        manifest = None if self.clustering is None else hide_places(self.clustering.manifest)
-        carry_block(self.trainer.model, Evidence(hide_places(self.recipe.given), plans, manifest))
+        strategy = find_strategy(plans) or self.recipe.training.strategy
+        lines = describe_batches(strategy, plans)
+        if self.clustering is not None:
+            lines += describe_clustering(hide_places(self.clustering.manifest))
+        lines += describe_recipe(hide_places(self.recipe.given))
+        carry_block(self.trainer.model, lines, choose_tags(strategy))
 
 
 def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:

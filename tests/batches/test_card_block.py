@@ -14,9 +14,7 @@ from loopback_hub import LoopbackHub
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler
-from st_cluster_batches.batches.card_block import carry_block
-from st_cluster_batches.publishing.card import BEGIN, END
-from st_cluster_batches.publishing.contents import Evidence
+from st_cluster_batches.batches.card_block import BEGIN, END, carry_block
 
 
 def test_the_card_of_a_stock_trainer_tells_of_its_batches(tmp_path: Path, labelled: Dataset) -> None:
@@ -41,9 +39,9 @@ def test_training_again_replaces_what_the_card_told(tmp_path: Path, labelled: Da
     assert text.count(BEGIN) == 1 and "| rows of a batch share | `source` |" in text
 
 
-def test_braces_in_a_recipe_are_no_commands_of_the_template(tmp_path: Path) -> None:
+def test_braces_in_a_block_are_no_commands_of_the_template(tmp_path: Path) -> None:
     model = make_static_model()
-    carry_block(model, Evidence(recipe={"prompts": "{{ 1 + 1 }} {% if %}"}))
+    carry_block(model, ["prompts: {{ 1 + 1 }} {% if %}"])
     model.save(str(tmp_path))
     assert "{{ 1 + 1 }} {% if %}" in (tmp_path / "README.md").read_text()
 

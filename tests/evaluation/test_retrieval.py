@@ -17,7 +17,8 @@ from loopback_hub import LoopbackHub, open_black_hole
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.evaluation.retrieval import evaluate, load_tasks
+from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.tasks import load_tasks
 
 
 @pytest.fixture

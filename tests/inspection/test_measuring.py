@@ -11,7 +11,8 @@ from examples import TOPICS, label_pairs, make_pairs, make_static_model
 
 from st_cluster_batches import fit_clusters
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.inspection.measuring import Inspection, inspect
+from st_cluster_batches.inspection.findings import Inspection
+from st_cluster_batches.inspection.measuring import inspect
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
 
 
@@ -94,10 +95,10 @@ def test_a_planted_duplicate_is_found_and_named(labelled: Dataset) -> None:
     passages[17] = " ".join(reversed(passages[4].split()[:4])) + " p17"
     passages[4] = " ".join(passages[4].split()[:4]) + " p4"
     found = look(relabel(labelled, passage=passages, cluster=[0] * 300), batch_size=300)
-    pairs = {frozenset((twin.row, twin.other)) for twin in found.twins}
-    assert frozenset((4, 17)) in pairs and found.twin_rate > 0
+    pairs = {frozenset((one.row, one.other)) for one in found.near_duplicates}
+    assert frozenset((4, 17)) in pairs and found.near_duplicate_rate > 0
     (line,) = [line for line in found.advice if "false_negative_threshold=0.95" in line and "nearly the same" in line]
-    assert str(found.twins[0].row) in line
+    assert str(found.near_duplicates[0].row) in line
 
 
 def test_shared_texts_are_counted_and_shown(labelled: Dataset) -> None:
@@ -162,6 +163,21 @@ def test_sources_are_compared_with_clusters(labelled: Dataset) -> None:
         assert set(found.hardness) == {"cluster", "source", "random"} and set(found.plans) == {"cluster", "source"}
         assert [one.name for one in found.sources] == sorted(TOPICS)
         assert found.hardness["source"].negative > found.hardness["random"].negative + 0.1
+
+
+def test_every_source_and_its_largest_cluster_are_described_however_many_clusters_there_are() -> None:
+    # One cluster of b, and one of c that holds most of its rows: 500 evenly spaced ones of 1,401 leave both out.
+    sizes = {"a": [1] * 700, "b": [1], "c": [1, 900, *[1] * 698]}
+    sources = [name for name, own in sizes.items() for size in own for _ in range(size)]
+    clusters = [at for own in sizes.values() for at, size in enumerate(own) for _ in range(size)]
+    data = relabel(label_pairs(make_pairs(len(sources))), cluster=clusters, source=sources)
+    found = look(data, sample_rows=64)
+    assert [one.name for one in found.sources] == ["a", "b", "c"]
+    assert all(np.isfinite(one.coherence) for one in found.sources)
+    assert 500 <= len(found.clusters) <= 503
+    assert ("b", 0) in {(one.source, one.cluster) for one in found.clusters}
+    (line,) = [line for line in found.advice if "max_cluster_size" in line]
+    assert line.startswith("Cluster 1 (") and f"holds {900 / 1599:.0%} of the rows of 'c'" in line
 
 
 def test_only_a_sample_is_embedded(labelled: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ HOSTILE = [
 ]
 
 
-def make_page(folder: Path, dataset: Dataset, batch_size: int = 16) -> Path:
-    inspection = inspect(dataset, make_static_model(), batch_size=batch_size, show_progress_bar=False)
+def make_page(folder: Path, dataset: Dataset, batch_size: int = 16, seed: int = 0) -> Path:
+    inspection = inspect(dataset, make_static_model(), batch_size=batch_size, seed=seed, show_progress_bar=False)
     write_page(inspection, folder / "report.html")
     return folder / "report.html"
 
@@ -68,6 +68,12 @@ def test_large_data_is_sampled_and_says_so(tmp_path: Path, labelled: Dataset, mo
     data = read_data(make_page(tmp_path, labelled))
     assert [batch["number"] for batch in data["batches"]] == [0, 6, 12, 18]
     assert data["all_batches"] == 19
+
+
+def test_the_page_names_the_seed_that_its_batches_were_planned_with(tmp_path: Path, labelled: Dataset) -> None:
+    page = make_page(tmp_path, labelled, seed=7)
+    assert read_data(page)["seed"] == 7
+    assert "training with another seed draws other batches" in page.read_text(encoding="utf-8")
 
 
 def test_the_map_shows_a_cluster_batch_and_a_random_one(tmp_path: Path, labelled: Dataset) -> None:

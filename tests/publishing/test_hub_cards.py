@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from matplotlib.testing.compare import compare_images
 
 from st_cluster_batches.publishing.card import make_card
-from st_cluster_batches.publishing.contents import Evidence, Scores
+from st_cluster_batches.publishing.contents import CardContents, Scores
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.staging import draw_comparison, draw_sizes, is_staged, refuse_private_content
 
@@ -23,12 +23,12 @@ def read(path: Path, otherwise: Any) -> Any:
     return yaml.safe_load(path.read_text()) if path.is_file() else otherwise
 
 
-def read_evidence(folder: Path) -> Evidence:
+def read_contents(folder: Path) -> CardContents:
     """Read what the staged folder says of itself: all that its card was made from."""
     results = folder / "results"
     summary = read(results / "summary.json", {})
     per_query = {task: json.loads((results / "per_query" / f"{task}.json").read_text()) for task in summary}
-    return Evidence(
+    return CardContents(
         read(results / "recipe.yaml", {}),
         read(results / "batch_plan.json", []),
         read(folder / "clustering.json", None),
@@ -45,11 +45,11 @@ def test_the_demo_and_the_best_compared_model_have_cards() -> None:
 @pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
 def test_a_card_is_what_build_gives(folder: Path, tmp_path: Path) -> None:
     text = (folder / "README.md").read_text()
-    evidence, data = read_evidence(folder), ModelCard(text).data
+    contents, data = read_contents(folder), ModelCard(text).data
     about = Description(language=data.language, base_model=data.base_model)
-    sizes = [] if evidence.clustering is None else draw_sizes(evidence.clustering, tmp_path)
-    drawn = [*sizes, *draw_comparison(evidence.comparison, tmp_path / "figures")]
-    assert make_card(text, evidence, about, drawn, None) == text
+    sizes = [] if contents.clustering is None else draw_sizes(contents.clustering, tmp_path)
+    drawn = [*sizes, *draw_comparison(contents.comparison, tmp_path / "figures")]
+    assert make_card(text, contents, about, drawn, None) == text
     for figure in drawn:
         # Not byte by byte: other versions of matplotlib draw other pixels.
         assert compare_images(str(folder / figure), str(tmp_path / figure), tol=2.0) is None

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from runs import ABOUT, make_records
 
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.evaluation.report import summarise_runs, write_report
+from st_cluster_batches.evaluation.report import write_report
+from st_cluster_batches.evaluation.summary import summarise_runs
 
 
 def test_a_comparison_is_told_with_its_baseline_and_figures(trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""A clustering in lines of Markdown, for the cards of models and of labelled data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_MAX_SHOWN_SOURCES = 10
+
+
+def describe_clustering(manifest: dict[str, Any]) -> list[str]:
+    """Return lines of Markdown that say how rows were clustered, and into what.
+
+    Args:
+        manifest: That of the clustering.
+    """
+    versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
+    lines = [
+        f"The rows were clustered by their `{manifest['key']}`, embedded with `{manifest['encoder']}` "
+        f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), by spherical k-means with seed "
+        f"{manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
+        "",
+    ]
+    table = [
+        "| source | rows | clusters | smallest | median | largest | mean similarity to centroid |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, one in manifest["statistics"].items():
+        sizes = one["sizes"]
+        counts = (one["rows"], one["clusters"], min(sizes), round(float(np.median(sizes))), max(sizes))
+        table.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |")
+    if len(manifest["statistics"]) > _MAX_SHOWN_SOURCES:
+        # Folded away: the block would be longer than the rest of the card.
+        summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
+        table = [summary, "", *table, "", "</details>"]
+    return [*lines, *table, ""]

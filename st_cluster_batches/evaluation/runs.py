@@ -1,0 +1,110 @@
+"""The runs of a comparison: every variant with every seed, each trained, evaluated and recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.batches.hardness import BatchHardness
+from st_cluster_batches.evaluation.report import write_report
+from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.summary import summarise_runs
+from st_cluster_batches.storage.processes import ProcessGroup
+
+Record = dict[str, Any]  # JSON values
+
+
+def run_variants(names: Sequence[str], n_seeds: int, run: Callable[[str, int], Record | None]) -> list[Record]:
+    """Run every variant with every seed.
+
+    Args:
+        names: The variants, the baseline first.
+        n_seeds: Runs of each, with the seeds 0, 1, ...
+        run: Trains and evaluates a variant with a seed, and returns its record, as `measure_run` makes it. On
+            processes other than the main one it may return None.
+
+    Returns:
+        The records, with `variant` and `seed`.
+    """
+    runs = [(seed, name) for seed in range(n_seeds) for name in names]
+    records = []
+    for seed, name in (bar := tqdm(runs, "Training and evaluating", unit="run")):
+        bar.set_description(f"Training and evaluating, {name} batches, seed {seed}")
+        if (record := run(name, seed)) is not None:
+            records.append({"variant": name, "seed": seed, **record})
+    return records
+
+
+def measure_run(
+    trainer: Any,
+    tasks: Sequence[str | Path],
+    folder: Path,
+    measure_hardness: Callable[[Any], BatchHardness],
+    *,
+    attach_seconds: float,
+    checkpoint: str | None = None,
+    save_to: Path | None = None,
+    batch_size: int = 32,
+) -> Record:
+    """Train a model, evaluate it, and record what is compared.
+
+    Args:
+        trainer: A trainer that is ready to train.
+        tasks: What to evaluate on, as for `evaluate`.
+        folder: Folder for the scores.
+        measure_hardness: Measures the in-batch negatives of a training DataLoader; on the main process only.
+        attach_seconds: Wall time of labelling the pairs.
+        checkpoint: Folder of a checkpoint to go on from.
+        save_to: Folder to save the trained model in.
+        batch_size: Texts that the model sees at once in evaluation.
+
+    Returns:
+        Steps, times, counts of batches, hardness, and nDCG@10 by task and by query.
+    """
+    hardness = ProcessGroup.current().once(lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    train_seconds = time.perf_counter() - start
+    if save_to is not None:
+        # Before evaluating: the card says how long it was from the start of training to this.
+        trainer.save_model(str(save_to))
+    start = time.perf_counter()
+    scores = evaluate(trainer.model, tasks, folder, batch_size=batch_size, show_progress_bar=False)
+    evaluate_seconds = time.perf_counter() - start
+    samplers = find_samplers(trainer.get_train_dataloader())[1]
+    return {
+        "steps": trainer.state.global_step,
+        "evaluate_seconds": round(evaluate_seconds, 2),
+        "attach_seconds": round(attach_seconds, 2),
+        "train_seconds": round(train_seconds, 2),
+        "counts": [asdict(sampler.counts) for sampler in samplers],
+        "hardness": asdict(hardness) if hardness else None,
+        "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
+        "per_query": {task: one.per_query for task, one in scores.items()},
+    }
+
+
+def report_runs(records: Sequence[Record], about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Summarise runs, and write `results.json`, tables and figures.
+
+    Args:
+        records: From `run_variants`.
+        about: What is true of all runs: at least the number of `pairs` and of `steps`.
+        folder: Where to.
+
+    Returns:
+        What `results.json` holds; nothing on processes other than the main one.
+    """
+
+    def report() -> dict[str, Any]:
+        results = summarise_runs(records, about)
+        write_report(results, folder)
+        return results
+
+    return ProcessGroup.current().once(report, {})

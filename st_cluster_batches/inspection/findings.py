@@ -1,0 +1,170 @@
+"""What an inspection finds: the figures that advice is given on, that the page shows, and that `--json` prints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.hardness import BatchHardness
+from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.inspection.sample import Sample
+
+
+@dataclass(frozen=True)
+class SourceSizes:
+    """The clusters of one source.
+
+    Args:
+        name: The source.
+        rows: Its rows.
+        clusters: Its clusters.
+        smallest: Rows of the smallest one.
+        median: Median rows of a cluster.
+        largest: Rows of the largest one.
+        effective_clusters: Clusters of equal size that would be as diverse: the exponential of the sizes' entropy.
+        coherence: Mean similarity of a sampled row to the mean direction of its cluster; k-means' own objective.
+    """
+
+    name: str
+    rows: int
+    clusters: int
+    smallest: int
+    median: float
+    largest: int
+    effective_clusters: float
+    coherence: float
+
+
+@dataclass(frozen=True)
+class SharedKeys:
+    """The texts that make rows false negatives of one another.
+
+    Args:
+        keys: How many there are.
+        rows: Rows that share one.
+        largest: Rows that share the commonest.
+        text: That text, cut.
+    """
+
+    keys: int
+    rows: int
+    largest: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ClusterTopic:
+    """The topic of a cluster, from a sample of its rows.
+
+    Args:
+        cluster: Its number.
+        source: Its source.
+        rows: Rows of the whole cluster.
+        coherence: Mean cosine similarity of the sampled rows to their mean direction.
+        words: Words that are more frequent in the cluster than in others, by class-based TF-IDF, best first.
+        typical: Rows nearest to the mean direction.
+        borderline: Rows whose similarity to another cluster of the source is nearest to that to their own.
+    """
+
+    cluster: int
+    source: str
+    rows: int
+    coherence: float
+    words: list[str]
+    typical: list[int]
+    borderline: list[int]
+
+
+@dataclass(frozen=True)
+class WorstPair:
+    """A negative that the encoder finds nearer to a query than its own passage.
+
+    Args:
+        row: Row of the query.
+        other: Row of the negative passage.
+        positive_similarity: Of the query and its passage.
+        negative_similarity: Of the query and the negative.
+        query: The query.
+        passage: Its passage.
+        other_passage: The negative.
+    """
+
+    row: int
+    other: int
+    positive_similarity: float
+    negative_similarity: float
+    query: str
+    passage: str
+    other_passage: str
+
+
+@dataclass(frozen=True)
+class NearDuplicatePair:
+    """Two rows of a batch whose passages are near-duplicates.
+
+    Args:
+        row: One row.
+        other: The other.
+        similarity: Of their passages.
+        passage: Passage of the one, cut.
+        other_passage: Passage of the other, cut.
+    """
+
+    row: int
+    other: int
+    similarity: float
+    passage: str
+    other_passage: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The clusters of a labelled dataset, and a sample of the batches that they give.
+
+    Args:
+        rows: Rows of the dataset.
+        sampled_rows: Rows that were embedded.
+        batch_size: Rows of a batch on one device.
+        world_size: Devices that step together.
+        seed: Seed of plan and sample; training with another one draws other batches.
+        encoder: Name of the model that measured similarity.
+        key: The text that decided the clusters.
+        sources: Cluster sizes, source by source.
+        plans: What an epoch is made of, for `cluster` and, where there are sources, `source` batches.
+        hardness: In-batch negatives of `cluster`, `source` and `random` batches.
+        shared: The texts that make rows false negatives of one another.
+        worst_pairs: Negatives of cluster batches that are much nearer than the positive, worst first.
+        near_duplicates: Pairs of rows of one batch whose passages are near-duplicates, nearest first.
+        near_duplicate_rate: Share of the rows of the sampled cluster batches that have one in their batch.
+        clusters: Topics, in the order of the clusters; where there are more than 500, those of 500 evenly spaced ones
+            and of the largest of each source.
+        stability: Adjusted mutual information of k-means on the sample with two seeds; None for too small a sample.
+        advice: What to change.
+        sample: The pairs and vectors that were looked at, for the page.
+    """
+
+    rows: int
+    sampled_rows: int
+    batch_size: int
+    world_size: int
+    seed: int
+    encoder: str
+    key: Key
+    sources: list[SourceSizes]
+    plans: dict[str, PlanCounts]
+    hardness: dict[str, BatchHardness]
+    shared: SharedKeys
+    worst_pairs: list[WorstPair]
+    near_duplicates: list[NearDuplicatePair]
+    near_duplicate_rate: float
+    clusters: list[ClusterTopic]
+    stability: float | None
+    sample: Sample = field(repr=False)
+    advice: list[str] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        """Return all figures as JSON values."""
+        described = asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
+        del described["sample"]
+        return described
