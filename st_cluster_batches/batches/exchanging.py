@@ -26,6 +26,7 @@ _PATIENCE = 1 << 17  # keys of proposals without progress after which the search
 _FEW = 1 << 15  # so few rows in conflict may also make exchanges that gain nothing, to get around obstacles
 # Where meetings are counted: rows that propose in a round, the partners each of them tries, and rounds in vain.
 _ROWS, _TRIES, _IN_VAIN = 16, 256, 192
+_MOST_ROUNDS = 1000
 
 
 class Exchange:
@@ -74,7 +75,7 @@ class Exchange:
             self._meetings = Meetings(self.holders, batches, n_batches)
         lengths = np.diff(self.holders.starts)
         gained, spent, number = 0, 0, 0
-        while len(active) and spent < _PATIENCE:
+        while len(active) and spent < _PATIENCE and number < _MOST_ROUNDS:
             if self._meetings is not None:
                 proposing = np.repeat(self.rng.permutation(active)[:_ROWS], _TRIES)
                 spent += _PATIENCE // _IN_VAIN
@@ -123,11 +124,14 @@ class Exchange:
         n_strata = len(self.labels.source_of_stratum)
         hopeful = np.zeros(len(at), dtype=bool)
         outside = layout.left[stratum + 1] > 0
-        # The batches of its own stratum, the pooled ones of its source, and the mixed ones; see `_find_regions`.
+        everywhere = held[held < layout.n_batches * holders.n_keys] % holders.n_keys
+        is_everywhere = np.bincount(everywhere, minlength=holders.n_keys) >= layout.n_batches
+        # The batches of its own stratum, the pooled ones of its source, the mixed and the random ones, and the last.
         for region, is_reached in (
             (stratum + 1, layout.quota[stratum + 1] > 0),
             (n_strata + 1 + self.labels.source_of_stratum[stratum], outside),
-            (np.full(len(at), len(lengths) - 1), outside),
+            (np.full(len(at), len(lengths) - 2), outside),
+            (np.full(len(at), len(lengths) - 1), outside & (not self._is_last_full(is_everywhere))),
             (np.zeros(len(at), dtype=np.int64), np.ones(len(at), dtype=bool)),
         ):
             wanted = region * holders.n_keys + holders.keys[at]
@@ -136,16 +140,24 @@ class Exchange:
             hopeful |= is_reached & (lengths[region] > 0) & ~is_taken
         return np.unique(self.owner[at[hopeful]])
 
+    def _is_last_full(self, is_everywhere: npt.NDArray[np.bool_]) -> bool:
+        """Tell whether all rows of the last short batch hold keys that all other batches hold, so that none can go."""
+        end = self.layout.n_batches * self.layout.size
+        is_stuck = is_everywhere[self.holders.keys] & ~self.holders.is_negative
+        stuck = np.unique(self.owner[is_stuck & (self.slots[self.owner] >= end)])
+        return len(stuck) == self.layout.n_rows - end
+
     def _find_regions(self) -> tuple[Slots, Slots]:
         """Number the regions within which rows move freely, for each batch, and count the batches of each.
 
-        They are the random batches, the pure ones of each stratum, the pooled ones of each source, and the mixed ones.
+        They are the random batches, the pure ones of each stratum, the pooled ones of each source, the mixed ones, and
+        the last short one.
         """
         layout = self.layout
         pooled = np.diff(layout.pools, axis=1)[:, 0] // layout.size
         n_last = int(layout.keeps_rest and layout.n_rows % layout.size > 0)
-        n_mixed = layout.n_batches - layout.n_pure - int(pooled.sum()) + n_last
-        lengths = np.concatenate([layout.quota, pooled, [n_mixed]])
+        n_mixed = layout.n_batches - layout.n_pure - int(pooled.sum())
+        lengths = np.concatenate([layout.quota, pooled, [n_mixed, n_last]])
         return np.repeat(np.arange(len(lengths)), lengths), lengths
 
     def _exchange(self, proposing: Integers, number: int, allows_sideways: bool) -> tuple[Slots, int]:

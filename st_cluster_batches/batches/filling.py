@@ -236,7 +236,7 @@ class Layout:
         batch = slots // self.size
         edges = np.unique(np.concatenate([(self.pools.ravel() - low) // self.size, [len(zone) // self.size]]))
         segment = np.searchsorted(edges, batch, side="right") - 1
-        groups = holders.groups[np.searchsorted(holders.rows, zone[slots])]
+        groups = holders.groups[holders.find(zone[slots])]
         order = stable_order(groups)
         order = order[stable_order(segment[order])]
         run = segment[order] * (int(groups.max()) + 1) + groups[order]

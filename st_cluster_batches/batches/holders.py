@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.sorting import Rows, find_starts, row_dtype
+from st_cluster_batches.batches.sorting import Rows, find_starts, row_dtype, stable_order
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Holders:
     def n_keys(self) -> int:
         """One more than the largest key."""
         return int(self.keys.max(initial=0)) + 1
+
+    def find(self, rows: Rows) -> npt.NDArray[np.intp]:
+        """Return where rows with keys are among them."""
+        order = stable_order(rows)  # neighbours are found from the cache
+        at = np.empty(len(rows), dtype=np.intp)
+        at[order] = np.searchsorted(self.rows, rows[order])
+        return at
 
     @classmethod
     def build(cls, keys: Keys | None, n_rows: int) -> Holders:

@@ -34,6 +34,7 @@ class Meetings:
         conflicts = ~(holders.is_negative[of] & holders.is_negative[met]) & (owner[of] != owner[met])
         # Two rows may share several keys; they are one pair.
         pairs = np.unique(owner[of[conflicts]] * len(lengths) + owner[met[conflicts]])
+        self._pairs = pairs
         self._rivals = pairs % len(lengths)
         self._starts = np.searchsorted(pairs, np.arange(len(lengths) + 1) * len(lengths))
         # The last line stands for all rows without keys.
@@ -47,7 +48,7 @@ class Meetings:
         return bool((len(holders.rows) + 1) * n_batches <= _MOST and n_rows @ n_rows <= _MOST)
 
     def rise(self, rows: Integers, partners: Integers, here: Counts, there: Counts) -> Counts:
-        """Return by how many pairs meetings would rise with each exchange alone; two too many if the rows conflict.
+        """Return by how many pairs meetings would rise with each exchange alone.
 
         Args:
             rows: (p,) numbers of rows with keys.
@@ -57,7 +58,12 @@ class Meetings:
         """
         table = self.table
         rise = table[rows, there] - table[rows, here] + table[partners, here] - table[partners, there]
-        return rise.astype(np.int64)
+        # Two rows in conflict that change places meet neither before nor after.
+        pairs = rows * np.int64(len(table) - 1) + partners
+        at = np.minimum(np.searchsorted(self._pairs, pairs), len(self._pairs) - 1)
+        rise = rise.astype(np.int64)
+        rise[(self._pairs[at] == pairs) & (partners >= 0)] -= 2
+        return rise
 
     def move(self, rows: Integers, here: Counts, there: Counts) -> None:
         """Bring the table up to date after rows went from batches to others."""

@@ -21,7 +21,7 @@ from st_cluster_batches.batches.exchanging import Exchange
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout, PlanCounts
 from st_cluster_batches.batches.holders import Holders
 from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.sorting import Rows, group_by_stratum
+from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,6 @@ class BatchPlan:
     def _holders(self) -> Holders:
         return Holders.build(self.labels.keys, len(self.labels))
 
-    @cached_property
-    def _singles(self) -> tuple[Rows, npt.NDArray[np.int64]]:
-        """The rows without a key, by stratum, and how many each stratum has."""
-        without = self._holders.has_key if self.labels.keys is not None else None
-        return group_by_stratum(self.labels.strata, len(self.labels.source_of_stratum), without)
-
     def plan_epoch(self, epoch: int) -> EpochPlan:
         """Plan one epoch.
 
@@ -161,22 +155,25 @@ class BatchPlan:
 
     def _lay_out(self, rng: np.random.Generator) -> Layout:
         """Place every row, heap by heap: the random batches, then the strata."""
-        singles, sizes = self._singles
-        holders = self._holders
-        heaps = self.labels.strata[holders.rows].astype(holders.rows.dtype) + 1
-        sizes = np.concatenate([[0], sizes])
+        labels, holders = self.labels, self._holders
+        n_strata = len(labels.source_of_stratum)
+        heaps = labels.strata[holders.rows].astype(holders.rows.dtype) + 1
+        placed = holders.has_key if labels.keys is not None else None
+        taken: Rows = np.zeros(0, dtype=np.int32)
         n_random = round(self.random_fraction * self._full_batches) * self.global_size
         if n_random:
-            is_taken = np.zeros(len(self.labels), dtype=bool)
-            is_taken[rng.choice(len(self.labels), n_random, replace=False, shuffle=False)] = True
+            is_taken = np.zeros(len(labels), dtype=bool)
+            is_taken[rng.choice(len(labels), n_random, replace=False, shuffle=False)] = True
             heaps[is_taken[holders.rows]] = 0
-            taken, left = singles[is_taken[singles]], singles[~is_taken[singles]]
-            sizes[1:] -= np.bincount(self.labels.strata[taken], minlength=len(sizes) - 1)
-            sizes[0] = len(taken)
-            singles = np.concatenate([taken, left])
+            taken = np.flatnonzero(is_taken & ~holders.has_key)
+            placed = is_taken | holders.has_key
+        # Rows without a key are grouped last, so that they take no memory while the others are dealt.
+        sizes = np.append(len(taken), count_strata(labels.strata, n_strata, placed))
         layout = Layout(sizes + np.bincount(heaps, minlength=len(sizes)), self.global_size, self._keeps_rest)
         layout.deal(holders.rows, heaps, holders.groups, sizes, rng)
-        layout.fill(singles, sizes, rng)
+        del heaps
+        singles = group_by_stratum(labels.strata, sizes[1:], placed)
+        layout.fill(np.concatenate([taken, singles]) if n_random else singles, sizes, rng)
         return layout
 
     def _count(self, kinds: npt.NDArray[np.uint8], n_last: int, repeats: int) -> PlanCounts:

@@ -18,22 +18,33 @@ Rows = npt.NDArray[np.signedinteger[Any]]
 CHUNK = 1 << 18
 
 
-def group_by_stratum(
+def count_strata(
     strata: Integers, n_strata: int, without: npt.NDArray[np.bool_] | None = None
-) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """Return the rows sorted by stratum, and the size of each stratum; a counting sort in chunks, to save memory.
+) -> npt.NDArray[np.int64]:
+    """Count the rows of each stratum, without some."""
+    length = max(CHUNK, n_strata)
+    sizes = np.zeros(n_strata, dtype=np.int64)
+    for low in range(0, len(strata), length):
+        own = strata[low : low + length]
+        sizes += np.bincount(own, minlength=n_strata)
+        if without is not None:
+            sizes -= np.bincount(own[np.flatnonzero(without[low : low + length])], minlength=n_strata)
+    return sizes
+
+
+def group_by_stratum(
+    strata: Integers, sizes: npt.NDArray[np.int64], without: npt.NDArray[np.bool_] | None = None
+) -> Rows:
+    """Return the rows sorted by stratum; a counting sort in chunks, to save memory.
 
     Args:
         strata: (n,) stratum of every row.
-        n_strata: How many strata there are.
+        sizes: How many rows each stratum has.
         without: (n,) rows to leave out.
     """
     # With many strata their counts are what takes time: then few chunks.
-    length = max(CHUNK, n_strata)
+    length, n_strata = max(CHUNK, len(sizes)), len(sizes)
     chunks = [slice(low, low + length) for low in range(0, len(strata), length)]
-    sizes = np.zeros(n_strata, dtype=np.int64)
-    for chunk in chunks:
-        sizes += np.bincount(strata[chunk] if without is None else strata[chunk][~without[chunk]], minlength=n_strata)
     rows: Rows = np.empty(int(sizes.sum()), dtype=row_dtype(len(strata)))
     free = np.cumsum(sizes) - sizes
     for chunk in chunks:
@@ -44,7 +55,7 @@ def group_by_stratum(
         target = np.arange(len(order)) + np.repeat(free - (np.cumsum(counts) - counts), counts)
         rows[target] = (order if kept is None else kept[order]) + chunk.start
         free += counts
-    return rows, sizes
+    return rows
 
 
 def stable_order(keys: Integers) -> npt.NDArray[np.intp]:
@@ -71,7 +82,8 @@ def shuffle_within(rows: Rows, sizes: npt.NDArray[np.int64], rng: np.random.Gene
         for low in range(0, len(rows), CHUNK):
             part = parts[low : low + CHUNK]
             part[:] = rng.integers(n_parts, size=len(part), dtype=np.uint32)
-        order, part_sizes = group_by_stratum(parts, n_parts)
+        part_sizes = count_strata(parts, n_parts)
+        order = group_by_stratum(parts, part_sizes)
         shuffled, ends = np.empty_like(rows), np.cumsum(part_sizes)
         for low, high in zip((ends - part_sizes).tolist(), ends.tolist(), strict=True):
             shuffled[low:high] = shuffle_within(rows[order[low:high]], np.array([high - low]), rng)
