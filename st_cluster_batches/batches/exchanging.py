@@ -14,7 +14,6 @@ from st_cluster_batches.batches.cells import Cells, Changes
 from st_cluster_batches.batches.filling import Layout
 from st_cluster_batches.batches.holders import Holders
 from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.meetings import Meetings
 from st_cluster_batches.batches.partners import Partners
 from st_cluster_batches.batches.sorting import CHUNK, Integers, expand, find_starts, stable_order
 
@@ -24,8 +23,6 @@ Slots = npt.NDArray[np.int64]
 _LEAST, _MOST = 1 << 13, 1 << 18
 _PATIENCE = 1 << 17  # keys of proposals without progress after which the search ends
 _FEW = 1 << 15  # so few rows in conflict may also make exchanges that gain nothing, to get around obstacles
-# Where meetings are counted: rows that propose in a round, the partners each of them tries, and rounds in vain.
-_ROWS, _TRIES, _IN_VAIN = 16, 256, 192
 _MOST_ROUNDS = 1000
 
 
@@ -46,7 +43,6 @@ class Exchange:
         slots = slots.astype(layout.rows.dtype)
         self.slots: Integers = slots[stable_order(layout.rows[slots])]
         self.owner = np.repeat(np.arange(len(holders.rows), dtype=slots.dtype), np.diff(holders.starts))
-        self._meetings: Meetings | None = None
         self.cells = Cells(self._cells_of(self.owner, holders.keys), holders.is_negative)
 
     def count_repeats(self) -> int:
@@ -69,21 +65,13 @@ class Exchange:
         if not len(active):
             return
         self._partners = Partners(self.layout, self.labels, self.holders.rows[active], self.rng)
-        batches = self.layout.batch_of(self.slots)
-        n_batches = self.layout.n_batches + self.layout.size
-        if Meetings.fit(self.holders, n_batches):
-            self._meetings = Meetings(self.holders, batches, n_batches)
         lengths = np.diff(self.holders.starts)
         gained, spent, number = 0, 0, 0
         while len(active) and spent < _PATIENCE and number < _MOST_ROUNDS:
-            if self._meetings is not None:
-                proposing = np.repeat(self.rng.permutation(active)[:_ROWS], _TRIES)
-                spent += _PATIENCE // _IN_VAIN
-            else:
-                n_keys = int(lengths[active].sum())
-                proposing = self.rng.permutation(np.repeat(active, max(1, _LEAST // n_keys)))
-                proposing = proposing[: max(1, len(proposing) * _MOST // n_keys)] if n_keys > _MOST else proposing
-                spent += int(lengths[proposing].sum())
+            n_keys = int(lengths[active].sum())
+            proposing = self.rng.permutation(np.repeat(active, max(1, _LEAST // n_keys)))
+            proposing = proposing[: max(1, len(proposing) * _MOST // n_keys)] if n_keys > _MOST else proposing
+            spent += int(lengths[proposing].sum())
             partners, gain = self._exchange(proposing, number, len(active) <= _FEW)
             gained, number = gained + gain, number + 1
             if gained >= max(1, len(active) // 100):
@@ -169,15 +157,8 @@ class Exchange:
         proposing, slots, others = proposing[kept], slots[kept], others[kept]
         partners = self._find_holders(self.layout.rows[others])
         here, there = self.layout.batch_of(slots), self.layout.batch_of(others)
-        if self._meetings is not None:
-            rise = self._meetings.rise(proposing, partners, here, there)
-            best = stable_order(rise - rise.min(initial=0))
-            best = best[np.unique(proposing[best], return_index=True)[1]]
-            proposing, slots, others, partners = proposing[best], slots[best], others[best], partners[best]
-            here, there, rise = here[best], there[best], rise[best]
         changes = self._list_changes(proposing, partners, here, there)
-        if self._meetings is None:
-            rise = self.cells.rise(changes, len(proposing))
+        rise = self.cells.rise(changes, len(proposing))
         good = np.flatnonzero(rise <= 0 if allows_sideways else rise < 0)
         good = good[stable_order(rise[good] - rise.min(initial=0))]
         won = good[changes.claim(good, slots, others)]
@@ -187,9 +168,6 @@ class Exchange:
         self.slots[proposing[won]] = others[won]
         has_keys = won[partners[won] >= 0]
         self.slots[partners[has_keys]] = slots[has_keys]
-        if self._meetings is not None:
-            self._meetings.move(proposing[won], here[won], there[won])
-            self._meetings.move(partners[has_keys], there[has_keys], here[has_keys])
         return partners[has_keys], -int(rise[won].sum())
 
     def _find_holders(self, rows: Integers) -> npt.NDArray[np.int64]:

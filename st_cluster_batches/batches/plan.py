@@ -21,7 +21,11 @@ from st_cluster_batches.batches.exchanging import Exchange
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout, PlanCounts
 from st_cluster_batches.batches.holders import Holders
 from st_cluster_batches.batches.labels import Labels
+from st_cluster_batches.batches.min_conflicts import MinConflicts
 from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
+
+# Small data are searched several times from the same start, the smaller the more often, and the best plan is taken.
+_SEARCHES, _SEARCHED_ROWS = 20, 4096
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,34 @@ class BatchPlan:
         repeats = 0
         if self.labels.keys is not None:
             layout.spread(self._holders)
-            exchange = Exchange(layout, self.labels, self._holders, rng)
-            exchange.run()
-            repeats = exchange.count_repeats()
+            repeats = self._part(layout, rng)
         n_full = self._full_batches * self.global_size
         kinds = layout.kinds[: self._full_batches]
         rows = layout.rows[:n_full].reshape(-1, self.global_size)
         last = layout.rows[n_full:] if self._keeps_rest else layout.rows[:0]
         order = rng.permutation(self._full_batches)
         return EpochPlan(rows, kinds, order, last, self._count(kinds, len(last), repeats))
+
+    def _part(self, layout: Layout, rng: np.random.Generator) -> int:
+        """Part false negatives by exchanging rows; return how many rows meet one all the same."""
+        holders, n_rows = self._holders, len(self.labels)
+        if not MinConflicts.fits(holders, n_rows, layout.n_batches + 1):
+            exchange = Exchange(layout, self.labels, holders, rng)
+            exchange.run()
+            return exchange.count_repeats()
+        start = best = layout.rows
+        fewest = Exchange(layout, self.labels, holders, rng).count_repeats()
+        search = MinConflicts(layout, self.labels, holders)
+        for _ in range(max(1, min(_SEARCHES, _SEARCHED_ROWS // n_rows))):
+            if fewest == 0:
+                break
+            layout.rows = start.copy()
+            search.search(rng)
+            repeats = Exchange(layout, self.labels, holders, rng).count_repeats()
+            if repeats < fewest:
+                fewest, best = repeats, layout.rows
+        layout.rows = best
+        return fewest
 
     def _lay_out(self, rng: np.random.Generator) -> Layout:
         """Place every row, heap by heap: the random batches, then the strata."""
