@@ -1,4 +1,4 @@
-"""Spherical k-means with FAISS: train on a sample, number along a path, split what is too large."""
+"""Spherical k-means with FAISS: a training sample, centroids in path order, the nearest centroid of a row."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def widen(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 
 class NearestCentroid:
-    """Finds the centroid that is most similar to a row, exactly, on all GPUs that FAISS sees or on the CPU.
+    """Exact search for the most similar centroid, on all GPUs that FAISS sees or on the CPU.
 
     Args:
         centroids: (k, d) float32 unit rows.

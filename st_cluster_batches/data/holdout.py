@@ -1,4 +1,4 @@
-"""Hold pairs out of the training data as small test collections, so that options are tuned without the real ones."""
+"""Hold pairs out of the training data as small test collections, to tune options on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load pairs from where people keep them."""
+"""Load pairs from parquet files, `save_to_disk` folders, and the Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: what is kept between runs survives a kill, a full disk, and other processes."""
+"""Atomic files and folders: a reader finds them whole or not at all, after a kill, a full disk, or another process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def default_cache_dir() -> Path:
 
 
 def open_cache(cache_dir: str | Path | None) -> Path:
-    """Make the cache folder ready: there, writable, and without what killed runs left half-written.
+    """Make the cache folder ready: create it, check that it can be written, and remove what killed runs left.
 
     Args:
         cache_dir: The folder; `default_cache_dir` if None.
@@ -92,13 +92,13 @@ def hash_values(*values: Any) -> str:
 
 
 def seal(paths: list[Path], seal_path: Path, report: dict[str, Any]) -> None:
-    """Write down what files hold, with a report, so that a later run can trust them."""
+    """Write the checksums of some files, with a report, into a file beside them."""
     digests = {path.name: _digest_file(path) for path in paths}
     write_atomically(seal_path, json.dumps({"digests": digests, "report": report}))
 
 
 def read_seal(paths: list[Path], seal_path: Path) -> dict[str, Any] | None:
-    """Return the report of files that hold what was written to them, or None."""
+    """Return the report beside some files if their checksums are right, or None."""
     if not (seal_path.exists() and all(path.exists() for path in paths)):
         return None
     sealed = json.loads(seal_path.read_text())
@@ -117,7 +117,7 @@ def _digest_file(path: Path) -> str:
 
 
 def temporary_name(path: Path) -> Path:
-    """Name a temporary file or folder after the process that it dies with."""
+    """Name a temporary file or folder after this machine and process."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 

@@ -1,4 +1,4 @@
-"""An array with a row per row of a dataset, in chunk files: memory stays flat, and a killed run goes on."""
+"""Arrays on disk in checksummed chunk files, filled by several processes and resumed after a kill."""
 
 from __future__ import annotations
 

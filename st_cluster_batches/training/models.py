@@ -1,4 +1,4 @@
-"""The model that a recipe trains, and the loss that trains it: all of sentence-transformers, chosen by name."""
+"""The model and the loss of a recipe, from sentence-transformers."""
 
 from __future__ import annotations
 

@@ -159,7 +159,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     """The trainer's own arguments; `batch_sampler` names a strategy."""
 
     batch_sampler: Strategy = field(
-        default="cluster", metadata={"help": "Who shares a batch: random rows, one source, or one cluster."}
+        default="cluster",
+        metadata={"help": "Batch strategy: random rows, rows of one source, or of one cluster."},
     )
     random_fraction: float = field(
         default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
