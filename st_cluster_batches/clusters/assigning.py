@@ -11,7 +11,7 @@ import xxhash
 
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.storage.cache import hash_values
 from st_cluster_batches.storage.chunks import ChunkedArray
 
@@ -86,14 +86,12 @@ def find_position(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def read_clusters(
-    vectors: PairVectors, nearest: ChunkedArray, centroids: Mapping[str, Centroids]
+    pairs: Pairs, nearest: ChunkedArray, centroids: Mapping[str, Centroids], low: int, high: int
 ) -> npt.NDArray[np.int64]:
-    """Return the (n,) clusters of all rows, with numbers that are unique across sources."""
-    pairs, first_cluster = vectors.pairs, number_clusters(centroids)
+    """Return the clusters of the rows from one up to another, with numbers that are unique across sources."""
+    first_cluster = number_clusters(centroids)
     offsets = np.asarray([first_cluster[name] for name in pairs.sources], dtype=np.int64)
-    clusters = np.empty(len(pairs), dtype=np.int64)
-    for low, high, rows in nearest:
-        clusters[low:high] = rows["cluster"] + offsets[pairs.source_of_row[low:high]]
+    clusters: npt.NDArray[np.int64] = nearest.slice(low, high)["cluster"] + offsets[pairs.source_of_row[low:high]]
     return clusters
 
 

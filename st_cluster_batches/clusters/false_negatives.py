@@ -25,6 +25,7 @@ from st_cluster_batches.data.pairs import Pairs
 logger = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 # Told apart, since a query that equals another row's passage is no conflict.
 _QUERY, _PASSAGE, _NEAR = (np.uint64(salt) for salt in (1, 2, 3))
@@ -38,12 +39,12 @@ class FalseNegativeKeys:
     """The keys of n rows.
 
     Args:
-        columns: (n,) keys of the query, of the positive, and, with a minus, of every explicit negative.
+        columns: (n,) hashes of the query, of the positive, and of every explicit negative.
         near_rows: Rows with a near-duplicate passage, ascending, once for each key.
         near_keys: The keys that they share with these.
     """
 
-    columns: list[Keys]
+    columns: list[Hashes]
     near_rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     near_keys: Keys = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
@@ -58,21 +59,21 @@ class FalseNegativeKeys:
         values = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
         starts = ends - len(self.columns) - n_near
         is_near = np.ones(len(values), dtype=bool)
-        for at, column in enumerate(self.columns):
-            values[starts + at] = column[low:high]
+        for at, keys in enumerate(_salt([column[low:high] for column in self.columns])):
+            values[starts + at] = keys
             is_near[starts + at] = False
         values[is_near] = self.near_keys[first:last]
         return pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values)
 
 
 def find_keys(
-    vectors: PairVectors, clusters: npt.NDArray[np.integer[Any]], threshold: float | None
+    vectors: PairVectors, clusters: npt.NDArray[np.int64] | None, threshold: float | None
 ) -> tuple[FalseNegativeKeys, dict[str, Any]]:
     """Find the keys of all rows.
 
     Args:
         vectors: The pairs; their passages have been embedded if there is a threshold.
-        clusters: (n,) the cluster of every row: near-duplicates are searched within clusters.
+        clusters: (n,) the cluster of every row, within which near-duplicates are searched; None without a threshold.
         threshold: Similarity from which on passages count as near-duplicates; None for equal texts alone.
 
     Returns:
@@ -80,8 +81,8 @@ def find_keys(
     """
     pairs = vectors.pairs
     columns = [hash_column(pairs.dataset, name, vectors.cache.show_progress_bar) for name in pairs.text_columns]
-    keys, report = FalseNegativeKeys(_salt(columns)), _describe(pairs, columns)
-    if threshold is not None:
+    keys, report = FalseNegativeKeys(columns), _describe(pairs, columns)
+    if clusters is not None and threshold is not None:
         near = find_near_duplicates(vectors, columns[1], clusters, threshold)
         rows, hashes = near.sort()
         keys = FalseNegativeKeys(keys.columns, rows, _to_keys(hashes, _NEAR))
@@ -119,31 +120,33 @@ def warn_of_meetings(pairs: Pairs, report: dict[str, Any]) -> None:
     )
 
 
-def _salt(columns: Sequence[npt.NDArray[np.uint64]]) -> list[Keys]:
+def _salt(columns: Sequence[Hashes]) -> list[Keys]:
     """Turn hashes of texts into keys that know a query from a passage."""
     query, *passages = columns
     keys = [_to_keys(query, _QUERY), *(_to_keys(one, _PASSAGE) for one in passages)]
     return [*keys[:2], *(-one for one in keys[2:])]
 
 
-def _to_keys(hashes: npt.NDArray[np.uint64], salt: np.uint64) -> Keys:
+def _to_keys(hashes: Hashes, salt: np.uint64) -> Keys:
     """Turn hashes into positive numbers: 63 bits, and never 0."""
     keys: Keys = np.maximum(combine_hashes(hashes, salt) >> np.uint64(1), np.uint64(1)).astype(np.int64)
     return keys
 
 
-def _describe(pairs: Pairs, columns: Sequence[npt.NDArray[np.uint64]]) -> dict[str, Any]:
+def _describe(pairs: Pairs, columns: Sequence[Hashes]) -> dict[str, Any]:
     """Count the rows that share a query or a positive, and those that cannot but meet one another."""
     unavoidable = dict.fromkeys(map(str, _BATCH_SIZES), 0)
     largest: dict[str, Any] = {"rows": 1, "row": 0, "column": pairs.text_columns[0]}
     shared: dict[str, int] = {}
     for name, hashes in zip(pairs.text_columns, columns[:2], strict=False):
-        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-        shared[name] = int(counts[counts > 1].sum())
+        ordered = np.sort(hashes)
+        # Of texts that stand once, nothing is kept.
+        repeated, counts = np.unique(ordered[1:][ordered[1:] == ordered[:-1]], return_counts=True)
+        counts += 1
+        shared[name] = int(counts.sum())
         for size in _BATCH_SIZES:
-            n_batches = -(-len(pairs) // size)
-            unavoidable[str(size)] += int(np.maximum(counts - n_batches, 0).sum())
-        if counts.max() > largest["rows"]:
-            at = int(counts.argmax())
-            largest = {"rows": int(counts[at]), "row": int(first[at]), "column": name}
+            unavoidable[str(size)] += int(np.maximum(counts - -(-len(pairs) // size), 0).sum())
+        if len(counts) and counts.max() > largest["rows"]:
+            row = int((hashes == repeated[counts.argmax()]).argmax())
+            largest = {"rows": int(counts.max()), "row": row, "column": name}
     return {"rows_that_share": shared, "largest": largest, "unavoidable": unavoidable}

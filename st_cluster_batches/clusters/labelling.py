@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,12 +79,13 @@ def _make_labels(
         one.embed("passage")
 
     def write() -> None:
-        reports = {}
+        reports: dict[str, dict[str, Any]] = {}
         for one, assigned, path in zip(vectors, nearest, paths, strict=True):
-            clusters = read_clusters(one, assigned, centroids)
-            columns: dict[str, Any] = {CLUSTER: lambda low, high, own=clusters: pa.array(own[low:high])}
+            read = partial(read_clusters, one.pairs, assigned, centroids)
+            columns: dict[str, Any] = {CLUSTER: lambda low, high, read=read: pa.array(read(low, high))}
             report: dict[str, Any] = {}
             if not one.pairs.targets:
+                clusters = None if threshold is None else read(0, len(one))
                 keys, report = find_keys(one, clusters, threshold)
                 columns[FALSE_NEGATIVE_KEYS] = keys.to_arrow
             write_labels(path, len(one), columns)

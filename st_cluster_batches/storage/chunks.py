@@ -113,6 +113,13 @@ class ChunkedArray:
                 taken[start:end] = mapped[rows[start:end] - low]
         return taken
 
+    def slice(self, low: int, high: int) -> Array:
+        """Read the rows from one up to another."""
+        chunks = range(low // self.chunk_rows, max(low // self.chunk_rows + 1, -(-high // self.chunk_rows)))
+        first = chunks.start * self.chunk_rows
+        rows: Array = np.concatenate([self.read(chunk) for chunk in chunks])[low - first : high - first]
+        return rows
+
     def __iter__(self) -> Iterator[tuple[int, int, Array]]:
         """Yield the bounds of every chunk with its rows."""
         for chunk in range(self.n_chunks):
