@@ -81,8 +81,11 @@ def number_clusters(centroids: Mapping[str, Centroids]) -> dict[str, int]:
 
 
 def find_position(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return which cluster of its source a number stands for, from 0; for people, who cannot read 19 digits."""
-    return numbers & ((1 << _CLUSTER_BITS) - 1)
+    """Return which cluster of its source a number stands for, from 0; for people, who cannot read 19 digits.
+
+    Small numbers, which are a user's own, stay as they are.
+    """
+    return np.where(numbers < 1 << _CLUSTER_BITS, numbers, numbers & ((1 << _CLUSTER_BITS) - 1))
 
 
 def read_clusters(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.clusters.assigning import find_position
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
 from st_cluster_batches.columns import CLUSTER, SOURCE
@@ -40,7 +41,7 @@ class LabelledPairs:
         text_columns: Query, passage, then any negatives.
         source_names: The sources.
         source_of_row: (n,) which of them a row is of.
-        clusters: (n,) cluster numbers.
+        clusters: (n,) places of the clusters in their source, for people to read; `strata` tell them apart.
         strata: (n,) dense numbers of source and cluster together.
         keys: The keys of false negatives, or None.
     """
@@ -80,7 +81,7 @@ class LabelledPairs:
         if SOURCE in table.column_names:
             values, source_of_row = np.unique(np.asarray(table[SOURCE].to_pylist(), dtype=str), return_inverse=True)
             source_names = values.tolist()
-        clusters = table[CLUSTER].to_numpy()
+        clusters = find_position(table[CLUSTER].to_numpy())
         return cls(dataset, columns, source_names, source_of_row, clusters, labels.strata, labels.keys)
 
     def __len__(self) -> int:
