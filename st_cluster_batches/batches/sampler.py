@@ -82,7 +82,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             if loader.trainer is not None:
                 _keep_in_step(loader.trainer)
         elif not self._can_evaluate():
-            # Never fewer rows than the set has: accelerate evens out a short last batch when it evaluates.
+            # Never fewer rows than the set has: accelerate evens out a short last batch, unless it is told to drop it.
+            self.drop_last = False
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
         hide_labels(dataset, [*LABEL_COLUMNS, *self.options.columns])
 

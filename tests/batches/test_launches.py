@@ -15,7 +15,7 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from examples import make_tiny_bert
-from launched import make_rows
+from launched import FIRST_EVALUATED, make_rows
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import export_batches
@@ -258,3 +258,15 @@ def test_a_stream_of_exported_batches_trains_on_the_batches_of_the_sampler(tmp_p
         rows = read_rows(tmp_path / "stream", rank)
         assert len(rows) == steps
         assert rows == read_rows(tmp_path / "sampled", rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "n_rows"), [(2, 5), (2, 21), (4, 3)])
+def test_a_labelled_evaluation_set_loses_no_row_on_several_processes(
+    tmp_path: Path, world_size: int, n_rows: int
+) -> None:
+    run = {"output_dir": str(tmp_path / "run"), "eval_size": n_rows, "eval_strategy": "epoch", "num_train_epochs": 1}
+    code, output = launch(tmp_path, run, world_size=world_size)
+    assert code == 0, output
+    seen = {row for rank in range(world_size) for _, rows in read_rows(tmp_path / "run", rank) for row in rows}
+    assert {row for row in seen if row >= FIRST_EVALUATED} == set(range(FIRST_EVALUATED, FIRST_EVALUATED + n_rows))

@@ -23,10 +23,13 @@ from transformers import TrainerCallback
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
 
+FIRST_EVALUATED = 10_000  # the number of the first row that is evaluated on
+
 # Defaults of a run; whatever is not here goes to the trainer's arguments.
 DEFAULTS: dict[str, Any] = {
     "sizes": {"": 203},
     "first_row": 0,
+    "eval_size": 0,
     "record": "rows",
     "model": None,
     "kill_at": None,
@@ -112,8 +115,9 @@ def train(given: dict[str, Any]) -> None:
 
     loss: Any = {name: make_loss() for name in dataset} if options["dict_of_losses"] else make_loss()
     callbacks = [KillAtStep(options["kill_at"])] if options["kill_at"] else []
+    evaluated = make_rows(options["eval_size"], FIRST_EVALUATED) if options["eval_size"] else None
     trainer = SentenceTransformerTrainer(
-        model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=callbacks
+        model=model, args=arguments, train_dataset=dataset, eval_dataset=evaluated, loss=loss, callbacks=callbacks
     )
     for one in loss.values() if isinstance(loss, dict) else [loss]:
         one.state = trainer.state
