@@ -1,6 +1,6 @@
 """How much memory attaching takes, by rows, with vectors in place of an encoder.
 
-PYTHONPATH=.:tests python tests/bench/bench_memory.py [ROWS ...]
+PYTHONPATH=.:tests/support python tests/bench/bench_memory.py [ROWS ...]
 
 Each number of rows has a process of its own. Rows of 384 dimensions; 10,000,000 take five minutes and 18 GB of disk.
 """
