@@ -46,7 +46,10 @@ def label_rows(
     Returns:
         The labelled datasets, and a report on the rows that would be false negatives of one another.
     """
-    hashes = [one.pairs.data_hash for one in vectors], {name: digest_array(one) for name, one in centroids.items()}
+    hashes = (
+        [(one.pairs.data_hash, one.pairs.targets) for one in vectors],
+        {name: digest_array(one) for name, one in centroids.items()},
+    )
     faiss_version, fingerprint = require_faiss().__version__, vectors[0].encoder.fingerprint
     name = f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION)}"
     paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(vectors))]

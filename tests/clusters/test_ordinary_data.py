@@ -116,6 +116,15 @@ def test_candidates_with_labels_have_no_in_batch_negatives(
     assert sorted(row for batch in batches for row in batch) == list(range(400))
 
 
+def test_scores_beside_the_same_texts_give_other_labels(options: dict[str, Any]) -> None:
+    pairs = make_pairs(60)
+    scored = pairs.add_column("score", [0.5] * 60)
+    columns = [
+        attach_clusters(one, make_static_model(), n_clusters=2, **options).column_names for one in (pairs, scored)
+    ]
+    assert "false_negative_keys" in columns[0] and "false_negative_keys" not in columns[1]
+
+
 def test_attaching_warns_where_rows_cannot_but_meet(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     attach_clusters(make_pairs(300), make_static_model(), **options)
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
