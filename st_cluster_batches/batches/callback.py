@@ -81,6 +81,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         outer, samplers = find_samplers(train_dataloader)
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
+        _tell_of_left_out(outer)
         if state.global_step:
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
@@ -174,3 +175,19 @@ def _describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:
         described["multi_dataset_batch_sampler"] = type(outer).__name__
         described["alpha"] = getattr(outer, "alpha", None)
     return described
+
+
+def _tell_of_left_out(outer: Any) -> None:
+    """Warn of datasets that are too small for a global batch; `ClusterMultiDatasetBatchSampler` does so itself."""
+    parts = getattr(outer, "batch_samplers", [])
+    left_out = [at for at, one in enumerate(parts) if getattr(one, "is_left_out", False)]
+    if not left_out or not type(outer).__module__.startswith("sentence_transformers"):
+        return
+    size = parts[left_out[0]].batch_size * parts[left_out[0]].world_size
+    rows = ", ".join(f"number {at} with {len(parts[at].dataset):,}" for at in left_out)
+    logger.warning(
+        "Datasets with fewer rows than a global batch of %d are left out: %s. Lower per_device_train_batch_size to "
+        "train on them",
+        size,
+        rows,
+    )

@@ -10,6 +10,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from transformers import Trainer
 
 _EVALUATING = ("get_eval_dataloader", "get_test_dataloader")
@@ -26,6 +27,15 @@ class Loader:
 
     trainer: Any
     is_training: bool
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether the trainer trains on several datasets, and does so without one of them."""
+        trained = getattr(self.trainer, "train_dataset", None)
+        if not (self.is_training and isinstance(trained, dict) and len(trained) > 1):
+            return False
+        # Round robin ends with the shortest dataset: with an empty one before the first step.
+        return self.trainer.args.multi_dataset_batch_sampler != MultiDatasetBatchSamplers.ROUND_ROBIN
 
 
 def find_loader(dataset: Any) -> Loader:

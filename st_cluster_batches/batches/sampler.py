@@ -76,6 +76,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._stock: BatchSampler | None = None
         loader = find_loader(dataset)
         self._fit_to_trainer(loader)
+        self._is_one_of_many = loader.is_one_of_many
         if loader.is_training:
             for _, columns in self.options.schedule:
                 find_strata_columns(dataset.column_names, columns)
@@ -137,8 +138,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     @property
     def is_planned(self) -> bool:
-        """Whether batches follow a plan; an evaluation dataset without labels has the stock order."""
-        return self._stock is None
+        """Whether batches follow a plan; an evaluation dataset may have the stock order, a tiny one no batch."""
+        return self._stock is None and not self.is_left_out
 
     @property
     def plan(self) -> BatchPlan:
@@ -158,10 +159,10 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         return self._plans[strata]
 
     @property
-    def fills_no_batch(self) -> bool:
-        """Whether the dataset has too few rows for a single global batch, and may make no short one."""
+    def is_left_out(self) -> bool:
+        """Whether this is one of many datasets, too small for a global batch: it does not stop the others."""
         is_short = len(self.dataset) < self.batch_size * self.world_size
-        return self.is_planned and is_short and (self.world_size > 1 or self.drop_last)
+        return self._is_one_of_many and self._stock is None and is_short and (self.world_size > 1 or self.drop_last)
 
     @property
     def counts(self) -> PlanCounts:
@@ -183,6 +184,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         }
 
     def __len__(self) -> int:
+        if self.is_left_out:
+            return 0
         return len(self.plan if self._stock is None else self._stock)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -190,8 +193,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             if self.generator is not None:
                 self.generator.manual_seed(self.seed + self.epoch)
             yield from self._stock
-            return
-        yield from self.plan_epoch().batches(self.batch_size)
+        elif not self.is_left_out:
+            yield from self.plan_epoch().batches(self.batch_size)
 
     def plan_epoch(self) -> EpochPlan:
         """Return the batches of the current epoch, made when first asked for."""

@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from trainers import make_trainer, record_texts
 
-from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.columns import hide_labels
 
@@ -155,6 +155,20 @@ def test_evaluation_data_needs_no_labels(tmp_path: Path, labelled: Dataset, eval
     trainer.train()
     assert "eval_loss" in trainer.state.log_history[-2]
     assert {len(held_out)} <= {sum(len(batch) for batch in seen) - 300 - k * len(held_out) for k in range(9)}
+
+
+@pytest.mark.parametrize("mix", ["proportional", "round_robin", ClusterMultiDatasetBatchSampler])
+def test_a_tiny_dataset_does_not_stop_the_others(tmp_path: Path, mix: Any, caplog: pytest.LogCaptureFixture) -> None:
+    parts = DatasetDict({"large": label_pairs(make_pairs(100)), "tiny": label_pairs(make_pairs(5, 1))})
+    trainer = make_trainer(tmp_path, parts, multi_dataset_batch_sampler=mix, dataloader_drop_last=True)
+    seen = record_texts(trainer)
+    if mix == "round_robin":
+        with pytest.raises(ValueError, match="5 rows fill no batch of 16"):
+            trainer.train()
+        return
+    trainer.train()
+    assert sum(map(len, seen)) == 96
+    assert "number 1 with 5" in caplog.text or "Dataset 'tiny' is left out: its 5 rows" in caplog.text
 
 
 @pytest.mark.parametrize("n_rows", [3, 10, 33])
