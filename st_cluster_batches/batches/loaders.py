@@ -35,7 +35,7 @@ class Loader:
         if not (self.is_training and isinstance(trained, dict) and len(trained) > 1):
             return False
         # Round robin ends with the shortest dataset: with an empty one before the first step.
-        return self.trainer.args.multi_dataset_batch_sampler != MultiDatasetBatchSamplers.ROUND_ROBIN
+        return bool(self.trainer.args.multi_dataset_batch_sampler != MultiDatasetBatchSamplers.ROUND_ROBIN)
 
 
 def find_loader(dataset: Any) -> Loader:
