@@ -150,6 +150,8 @@ class Comparison:
         path = self.output / RUNS / f"{name}-{seed}-{fingerprint[:16]}.json"
         if path.exists():
             logger.info("%s with seed %d has been run before", name, seed)
+            # A kill between the record and the end of the run leaves its folder.
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         else:
             self._run(self.variants[name], seed, path)
         return json.loads(path.read_text()) if path.exists() else None

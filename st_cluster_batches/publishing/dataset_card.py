@@ -116,7 +116,10 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
         "| column | type | meaning |",
         "| --- | --- | --- |",
-        *(f"| `{name}` | {first.features[name].dtype} | {_MEANINGS.get(name, '')} |" for name in first.column_names),
+        *(
+            f"| `{name}` | {_name_type(first.features[name])} | {_MEANINGS.get(name, '')} |"
+            for name in first.column_names
+        ),
         "",
         *describe_clustering(manifest),
         *(f"![cluster sizes]({figure})\n" for figure in figures),
@@ -137,3 +140,11 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
     ]
     return wrap_block(lines)
+
+
+def _name_type(feature: Any) -> str:
+    """Name the type of a column as the Hub's data viewer does."""
+    inner = getattr(feature, "feature", None)
+    return (
+        f"list of {_name_type(inner)}" if inner is not None else str(getattr(feature, "dtype", type(feature).__name__))
+    )

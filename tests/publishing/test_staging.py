@@ -7,6 +7,7 @@ import mteb
 import pytest
 import yaml
 from builds import build, read_files
+from datasets import load_dataset, load_from_disk
 from examples import make_pairs
 from huggingface_hub import ModelCard
 from runs import ABOUT, make_records
@@ -77,3 +78,13 @@ def test_a_card_without_its_model_is_not_published(
         path.unlink()
     assert main(["publish", str(stage), "alice/model"]) == 2
     assert "holds no sentence-transformers model" in capsys.readouterr().err
+
+
+def test_labelled_data_are_described_column_by_column(workspace: Path) -> None:
+    attached = ["attach", str(workspace / "pairs.parquet"), str(workspace / "out"), "--n_clusters", "3"]
+    assert main([*attached, "--encoder", str(workspace / "encoder"), "--cache_dir", str(workspace / "cache")]) == 0
+    assert main(["build", str(workspace / "out"), "--output", str(workspace / "stage")]) == 0
+    card = (workspace / "stage" / "README.md").read_text(encoding="utf-8")
+    assert "| `cluster` | int64 |" in card and "| `false_negative_keys` | list of int64 | hashes" in card
+    data = load_dataset("parquet", data_files=str(workspace / "stage" / "data" / "*.parquet"), split="train")
+    assert data["false_negative_keys"][:] == load_from_disk(str(workspace / "out"))["false_negative_keys"][:]
