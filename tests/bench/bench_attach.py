@@ -29,7 +29,8 @@ from sentence_transformers import SentenceTransformer
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from st_cluster_batches import attach_clusters, kmeans
+from st_cluster_batches import attach_clusters
+from st_cluster_batches.clusters import kmeans
 from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.storage.cache import default_cache_dir
