@@ -16,6 +16,7 @@ from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, descri
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.repeats import explain_repeats
+from st_cluster_batches.columns import show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
     def __init__(self) -> None:
         self.plans: list[dict[str, Any]] = []
         self.run: dict[str, Any] = {}
+        self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
+        self._is_training = False
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
@@ -78,6 +81,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         Raises:
             ValueError: If labels, sizes or options are not those of the checkpoint.
         """
+        self._is_training = True
         outer, samplers = find_samplers(train_dataloader)
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
@@ -103,6 +107,22 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
         carry_block(extract_model_from_parallel(model), describe_batches(find_strategy(content), content))
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Show the labels again: what was hidden for the collator is still the user's dataset."""
+        self._is_training = False
+        for dataset in self.hidden:
+            show_labels(dataset)
+        self.hidden.clear()
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """Likewise, after an evaluation by itself."""
+        if not self._is_training:
+            self.on_train_end()
+
+    def on_predict(self, *_: Any, **__: Any) -> None:
+        """Likewise, after a prediction."""
+        self.on_evaluate()
 
     def on_epoch_begin(
         self,

@@ -27,6 +27,18 @@ class Loader:
     trainer: Any
     is_training: bool
 
+    @property
+    def trained(self) -> list[Any]:
+        """The datasets that the trainer trains on."""
+        return list_parts(getattr(self.trainer, "train_dataset", None))
+
+
+def list_parts(dataset: Any) -> list[Any]:
+    """Return the datasets of a dict, or the only one, or none."""
+    if dataset is None:
+        return []
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+
 
 def find_loader(dataset: Any) -> Loader:
     """Find who is building a sampler for a dataset.
@@ -46,6 +58,4 @@ def find_loader(dataset: Any) -> Loader:
         frame = frame.f_back
     if trainer is None:
         return Loader(None, is_training=True)
-    trained = trainer.train_dataset
-    parts = trained.values() if isinstance(trained, dict) else (trained,)
-    return Loader(trainer, is_training=any(dataset is one for one in parts))
+    return Loader(trainer, is_training=any(dataset is one for one in list_parts(trainer.train_dataset)))
