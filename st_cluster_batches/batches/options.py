@@ -58,6 +58,11 @@ class PlanOptions:
         """The strata as `check` takes them."""
         return dict(self.schedule) if self.names_strata else None
 
+    @property
+    def named(self) -> list[str]:
+        """The columns that someone has named."""
+        return self.columns if self.names_strata else [self.distinct] if self.distinct else []
+
     def without_source(self) -> PlanOptions:
         """Return the same options where the column `source` is no label: unless they name it, they leave it alone."""
         return self if self.names_strata else replace(self, schedule=((0, (CLUSTER,)),))

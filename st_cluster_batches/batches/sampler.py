@@ -77,7 +77,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
         loader = find_loader(dataset)
-        hides_source = is_source_hidden(dataset, loader)
+        hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader)
         if not hides_source:
             self.options = self.options.without_source()
         # Labels of ours, and what options name; but never what the loss is to learn from.

@@ -55,4 +55,12 @@ def is_source_hidden(dataset: Dataset, loader: Loader) -> bool:
     if SOURCE not in dataset.column_names:
         return False
     trained = [] if loader.is_training else [one for one in loader.trained if SOURCE in one.column_names]
-    return any(map(has_source_labels, trained or [dataset]))
+    is_hidden = any(map(has_source_labels, trained or [dataset]))
+    if loader.is_training and not is_hidden:
+        logger.info(
+            "%r is trained on as text, for no clusters lie in it; if it is a label, name it: "
+            "ClusterBatchSampler.configure(strata=(%r, ...)), or remove it",
+            SOURCE,
+            SOURCE,
+        )
+    return is_hidden

@@ -61,7 +61,13 @@ def label_rows(
         for one, own in zip(vectors, report.values(), strict=True):
             _tell_of_keys(one.pairs, own)
     labelled = [
-        join_labels(one.pairs.dataset, path, source=SOURCE if one.pairs.has_sources else None)
+        join_labels(
+            one.pairs.given,
+            path,
+            one.pairs.roles.shown,
+            SOURCE if one.pairs.has_sources else None,
+            one.pairs.given_names,
+        )
         for one, path in zip(vectors, paths, strict=True)
     ]
     return labelled, report
