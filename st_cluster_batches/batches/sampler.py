@@ -78,7 +78,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._stock: BatchSampler | None = None
         loader = find_loader(dataset)
         hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader)
-        if not hides_source:
+        if SOURCE in dataset.column_names and not hides_source:
             self.options = self.options.without_source()
         # Labels of ours, and what options name; but never what the loss is to learn from.
         labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else []), *self.options.columns}
@@ -231,5 +231,6 @@ def _find_callback(trainer: Any) -> PlanCallback:
         if isinstance(one, PlanCallback):
             return one
     callback = PlanCallback()
+    callback.trainer = trainer
     trainer.add_callback(callback)
     return callback

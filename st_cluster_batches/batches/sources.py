@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +13,6 @@ from st_cluster_batches.columns import CLUSTER, SOURCE
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 _SAMPLE = 4096  # rows that are looked at
 _FEW = 20  # sources that any number of rows may have
@@ -55,12 +52,4 @@ def is_source_hidden(dataset: Dataset, loader: Loader) -> bool:
     if SOURCE not in dataset.column_names:
         return False
     trained = [] if loader.is_training else [one for one in loader.trained if SOURCE in one.column_names]
-    is_hidden = any(map(has_source_labels, trained or [dataset]))
-    if loader.is_training and not is_hidden:
-        logger.info(
-            "%r is trained on as text, for no clusters lie in it; if it is a label, name it: "
-            "ClusterBatchSampler.configure(strata=(%r, ...)), or remove it",
-            SOURCE,
-            SOURCE,
-        )
-    return is_hidden
+    return any(map(has_source_labels, trained or [dataset]))

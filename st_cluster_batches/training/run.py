@@ -261,7 +261,7 @@ def build_trainer(
         ValueError: If batches are to be of one source, and there is none.
     """
     if arguments.strategy == SOURCE and SOURCE not in labels:
-        raise ValueError("batch_sampler: source needs a column `source` that names where a row comes from")
+        raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
     if arguments.strategy == "random":
         hidden = [column for column in find_columns(dataset) if column in labels]
         dataset = dataset.remove_columns(hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from trainers import make_trainer, record_texts
 
 from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.sources import has_source_labels
 
 
@@ -136,3 +138,36 @@ def test_a_dict_of_losses_hides_labels_and_gives_them_back(tmp_path: Path) -> No
     trainer.train()
     assert all(list(row) == ["query", "passage", "dataset_name"] for batch in seen for row in batch)
     assert all("cluster" in part[0] for part in train.values())
+
+
+@pytest.mark.parametrize("kind", ["dataset", "transform", "dict", "text called source"])
+def test_the_trainers_card_tells_of_texts_alone(tmp_path: Path, kind: str) -> None:
+    names = [f"site of {topic}" for topic in sorted(TOPICS)]
+    pairs = label_pairs(make_pairs(64))
+    sources = [names[one] for one in pairs["cluster"]]
+    train: Any = pairs.remove_columns("source").add_column("source", sources).add_column("topic", sources)
+    train = train.select_columns(["source", "query", "topic", "passage", "cluster", "false_negative_keys"])
+    texts = ["query", "passage"]
+    if kind == "transform":
+        train = train.with_transform(dict)
+    elif kind == "dict":
+        train = DatasetDict({"a": train, "b": train})
+    elif kind == "text called source":
+        train, texts = (
+            make_translations(64).add_column("cluster", pairs["cluster"][:]),
+            ["source", "target", "negative"],
+        )
+    configured = ClusterBatchSampler.configure(strata=None if kind == "text called source" else ("topic", "cluster"))
+    trainer = make_trainer(tmp_path, train, eval_dataset=train, batch_sampler=configured, max_steps=2)
+    trainer.model.model_card_data.language = ["en"]
+    before = random.getstate()
+    forget_labels(trainer.model.model_card_data, trainer, ["topic"])
+    assert random.getstate() == before
+    trainer.train()
+    trainer.model.save(str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    columns = [f"<code>{name}</code>" for name in texts]
+    listed = " and ".join(columns) if len(columns) == 2 else f"{', '.join(columns[:-1])}, and {columns[-1]}"
+    assert card.count(f"Columns: {listed}\n") >= 2
+    assert "site of" not in card and "<code>cluster</code>" not in card and "false_negative_keys |" not in card
+    assert trainer.model.model_card_data.widget and trainer.model.model_card_data.usage_examples
