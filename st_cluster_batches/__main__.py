@@ -109,7 +109,10 @@ def _add_attach(add: _Add) -> None:
         "--global_batch_size", type=int, default=1024, metavar="N", help="for --n_clusters auto: eight of it a cluster"
     )
     attach.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
-    attach.add_argument("--source_column", default="source", metavar="NAME", help="column that names a row's source")
+    _add_columns(attach)
+    attach.add_argument(
+        "--source_column", default="source", metavar="NAME", help="column that names a row's source, or none"
+    )
     attach.add_argument("--seed", type=int, default=0, metavar="N")
     attach.add_argument(
         "--false_negative_threshold",
@@ -123,6 +126,15 @@ def _add_attach(add: _Add) -> None:
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
 
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="query, positive and negatives, in order; by default all columns of text, in theirs",
+    )
+
+
 def _add_inspect(add: _Add) -> None:
     inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
     inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
@@ -132,6 +144,7 @@ def _add_inspect(add: _Add) -> None:
     inspect.add_argument(
         "--key", choices=("query", "passage", "both"), default="query", help="text that was clustered"
     )
+    _add_columns(inspect)
     inspect.add_argument("--seed", type=int, default=0, metavar="N")
     inspect.add_argument(
         "--sample_rows", type=int, default=2048, metavar="N", help="rows to embed of each kind of batch"

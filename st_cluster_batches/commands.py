@@ -72,7 +72,8 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
                 arguments.key,
                 arguments.seed,
             ),
-            arguments.source_column,
+            arguments.columns,
+            None if arguments.source_column == "none" else arguments.source_column,
             arguments.false_negative_threshold,
             arguments.truncate_dim,
             arguments.batch_size,
@@ -90,7 +91,8 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         counts = (one["rows"], one["clusters"], min(one["sizes"]), max(one["sizes"]))
         lines.append(f"{name:<24}" + "".join(f"{count:>10,}" for count in counts) + f"{one['objective']:>12.3f}")
     lines.append(f"Labelled data and clustering are in {arguments.out}")
-    return {"output": str(arguments.out), "statistics": statistics}, "\n".join(lines)
+    described = {"output": str(arguments.out), "columns": clustering.manifest["columns"], "statistics": statistics}
+    return described, "\n".join(lines)
 
 
 def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
@@ -115,6 +117,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             batch_size=arguments.batch_size,
             world_size=arguments.world_size,
             key=arguments.key,
+            columns=arguments.columns,
             seed=arguments.seed,
             sample_rows=arguments.sample_rows,
         )

@@ -13,9 +13,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, describe_batches, find_strategy
+from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.repeats import explain_repeats
+from st_cluster_batches.columns import SOURCE, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class PlannedSampler(Protocol):
 
     dataset: Any
     world_size: int
+    hidden_columns: list[str]
 
     @property
     def plan(self) -> BatchPlan:
@@ -59,6 +62,9 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
     def __init__(self) -> None:
         self.plans: list[dict[str, Any]] = []
         self.run: dict[str, Any] = {}
+        self.trainer: Any = None
+        self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
+        self._is_training = False
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
@@ -78,6 +84,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         Raises:
             ValueError: If labels, sizes or options are not those of the checkpoint.
         """
+        self._is_training = True
         outer, samplers = find_samplers(train_dataloader)
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
@@ -97,13 +104,40 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             )
         counts = [sampler.counts for sampler in samplers]
         for sampler, one in zip(samplers, counts, strict=True):
+            if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
+                logger.info(
+                    "The column %r is trained on as text, since clusters do not lie within its values. If it is a "
+                    "label, name it: ClusterBatchSampler.configure(strata=(%r, ...))",
+                    SOURCE,
+                    SOURCE,
+                )
             logger.info("Cluster batches of one epoch: %s", one)
             if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
                 logger.warning(*explain_repeats(sampler.dataset, sampler.plan.labels.keys, one))
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
-        carry_block(extract_model_from_parallel(model), describe_batches(find_strategy(content), content))
+        model = extract_model_from_parallel(model)
+        if self.trainer is not None:
+            names = {name for sampler in samplers for name in sampler.hidden_columns}
+            forget_labels(model.model_card_data, self.trainer, names)
+        carry_block(model, describe_batches(find_strategy(content), content))
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Show the labels again: what was hidden for the collator is still the user's dataset."""
+        self._is_training = False
+        for dataset in self.hidden:
+            show_labels(dataset)
+        self.hidden.clear()
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """Likewise, after an evaluation by itself."""
+        if not self._is_training:
+            self.on_train_end()
+
+    def on_predict(self, *_: Any, **__: Any) -> None:
+        """Likewise, after a prediction."""
+        self.on_evaluate()
 
     def on_epoch_begin(
         self,

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.batches.options import Strata
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def export_batches(
     world_size: int = 1,
     epochs: int = 1,
     *,
-    strata: Strata = (SOURCE, CLUSTER),
+    strata: Strata | None = None,
     distinct: str | None = FALSE_NEGATIVE_KEYS,
     random_fraction: float = 0.0,
     seed: int = 0,

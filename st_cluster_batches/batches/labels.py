@@ -161,6 +161,12 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
         raise ValueError(f"Label column {name!r} has {column.null_count} nulls, the first in row {row}")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if column.type == pa.string_view():
+        column = column.cast(pa.large_string())
+    elif pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    elif pa.types.is_temporal(column.type):
+        column = column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64())
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         # Codes first: the strings of all rows together may be more than Arrow can address.
         encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()

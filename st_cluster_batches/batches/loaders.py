@@ -37,6 +37,18 @@ class Loader:
         # Round robin ends with the shortest dataset: with an empty one before the first step.
         return bool(self.trainer.args.multi_dataset_batch_sampler != MultiDatasetBatchSamplers.ROUND_ROBIN)
 
+    @property
+    def trained(self) -> list[Any]:
+        """The datasets that the trainer trains on."""
+        return list_parts(getattr(self.trainer, "train_dataset", None))
+
+
+def list_parts(dataset: Any) -> list[Any]:
+    """Return the datasets of a dict, or the only one, or none."""
+    if dataset is None:
+        return []
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+
 
 def find_loader(dataset: Any) -> Loader:
     """Find who is building a sampler for a dataset.
@@ -56,6 +68,4 @@ def find_loader(dataset: Any) -> Loader:
         frame = frame.f_back
     if trainer is None:
         return Loader(None, is_training=True)
-    trained = trainer.train_dataset
-    parts = trained.values() if isinstance(trained, dict) else (trained,)
-    return Loader(trainer, is_training=any(dataset is one for one in parts))
+    return Loader(trainer, is_training=any(dataset is one for one in list_parts(trainer.train_dataset)))

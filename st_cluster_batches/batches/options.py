@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from st_cluster_batches.columns import CLUSTER, SOURCE
 
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
 
@@ -16,19 +18,24 @@ class PlanOptions:
         schedule: (first epoch, columns) pairs: from which epoch on a batch shares which columns.
         distinct: Column of keys that a global batch repeats only where it must, or None.
         random_fraction: Share of the global batches that is drawn across all strata.
+        names_strata: Whether someone has said what batches share; `source` is in the default only where it is a label.
     """
 
     schedule: tuple[tuple[int, tuple[str, ...]], ...]
     distinct: str | None
     random_fraction: float
+    names_strata: bool = True
 
     @classmethod
-    def check(cls, strata: Strata, distinct: str | None, random_fraction: float) -> PlanOptions:
-        """Check options as users write them.
+    def check(cls, strata: Strata | None, distinct: str | None, random_fraction: float) -> PlanOptions:
+        """Check options as users write them; strata of None are those of the paper, `(source, cluster)`.
 
         Raises:
             ValueError: If one has no meaning.
         """
+        names_strata = strata is not None
+        if strata is None:
+            strata = (SOURCE, CLUSTER)
         stages = strata if isinstance(strata, Mapping) else {0: strata}
         schedule = tuple(
             (epoch, (columns,) if isinstance(columns, str) else tuple(columns))
@@ -44,7 +51,21 @@ class PlanOptions:
             raise ValueError(
                 f"random_fraction={random_fraction} must be in [0, 1); for random batches alone use the stock sampler"
             )
-        return cls(schedule, distinct, float(random_fraction))
+        return cls(schedule, distinct, float(random_fraction), names_strata)
+
+    @property
+    def strata(self) -> dict[int, tuple[str, ...]] | None:
+        """The strata as `check` takes them."""
+        return dict(self.schedule) if self.names_strata else None
+
+    @property
+    def named(self) -> list[str]:
+        """The columns that someone has named."""
+        return self.columns if self.names_strata else [self.distinct] if self.distinct else []
+
+    def without_source(self) -> PlanOptions:
+        """Return the same options where the column `source` is no label: unless they name it, they leave it alone."""
+        return self if self.names_strata else replace(self, schedule=((0, (CLUSTER,)),))
 
     @property
     def columns(self) -> list[str]:

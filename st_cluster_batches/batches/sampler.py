@@ -18,7 +18,8 @@ from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.loaders import Loader, find_loader
 from st_cluster_batches.batches.options import PlanOptions, Strata
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, hide_labels
+from st_cluster_batches.batches.sources import is_source_hidden
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS, hide_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,8 +44,9 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         valid_label_columns: Not used; part of the trainer's protocol.
         generator: Used for the stock order alone; the plan has its own generator.
         seed: Seed of the plan.
-        strata: Columns that a batch shares, coarse to fine. `("source",)` gives single-source batches. A dict from
-            first epochs to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
+        strata: Columns that a batch shares, coarse to fine; `("source", "cluster")` by default, where `source` is a
+            label and no text. `("source",)` gives single-source batches. A dict from first epochs to columns makes a
+            curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         world_size: Processes that step together; by default those that are running.
@@ -62,7 +64,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         generator: torch.Generator | None = None,
         seed: int | None = 0,
         *,
-        strata: Strata = (SOURCE, CLUSTER),
+        strata: Strata | None = None,
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         world_size: int | None = None,
@@ -75,18 +77,24 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
         loader = find_loader(dataset)
+        hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader)
+        if SOURCE in dataset.column_names and not hides_source:
+            self.options = self.options.without_source()
+        # Labels of ours, and what options name; but never what the loss is to learn from.
+        labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else []), *self.options.columns}
+        self.hidden_columns = sorted(labels - set(TARGET_COLUMNS))
         self._fit_to_trainer(loader)
         self._is_one_of_many = loader.is_one_of_many
         if loader.is_training:
             for _, columns in self.options.schedule:
                 find_strata_columns(dataset.column_names, columns)
-            if loader.trainer is not None:
-                _keep_in_step(loader.trainer)
         elif not self._can_evaluate():
             # Never fewer rows than the set has: accelerate evens out a short last batch, unless it is told to drop it.
             self.drop_last = False
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
-        hide_labels(dataset, [*LABEL_COLUMNS, *self.options.columns])
+        if loader.trainer is not None:
+            _find_callback(loader.trainer).hidden.append(dataset)
+        hide_labels(dataset, self.hidden_columns)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
         """Take the number of processes from what accelerate will do with the batches."""
@@ -117,7 +125,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     def configure(
         cls,
         *,
-        strata: Strata = (SOURCE, CLUSTER),
+        strata: Strata | None = None,
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
     ) -> ConfiguredSampler:
@@ -215,12 +223,18 @@ class ConfiguredSampler:
         return ClusterBatchSampler(
             dataset,
             **kwargs,
-            strata=dict(options.schedule),
+            strata=options.strata,
             distinct=options.distinct,
             random_fraction=options.random_fraction,
         )
 
 
-def _keep_in_step(trainer: Any) -> None:
-    if not any(isinstance(one, PlanCallback) for one in trainer.callback_handler.callbacks):
-        trainer.add_callback(PlanCallback())
+def _find_callback(trainer: Any) -> PlanCallback:
+    """Return the trainer's callback of ours, which it gets with its first sampler."""
+    for one in trainer.callback_handler.callbacks:
+        if isinstance(one, PlanCallback):
+            return one
+    callback = PlanCallback()
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    return callback

@@ -14,7 +14,8 @@ from st_cluster_batches.clusters.labelling import label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key, prepare_parts
+from st_cluster_batches.data.pairs import Key, as_datasets, prepare_parts
+from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def attach_clusters(
     max_cluster_size: int | None = None,
     global_batch_size: int = 1024,
     key: Key = "query",
+    columns: Columns | None = None,
     source_column: str | None = SOURCE,
     false_negative_threshold: float | None = None,
     seed: int = 0,
@@ -54,6 +56,7 @@ def attach_clusters(
     """
     options = AttachOptions(
         ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter),
+        columns,
         source_column,
         false_negative_threshold,
         truncate_dim,
@@ -75,8 +78,8 @@ def cluster_dataset(
     all get the labels that one process would have given; they need to see the same cache folder.
 
     Args:
-        dataset: Pairs, triplets or longer tuples of text, in the column order that sentence-transformers expects:
-            query, positive, negatives. In a DatasetDict each dataset is a source, or holds sources of its own.
+        dataset: Pairs, triplets or longer tuples of text; see `find_roles` for which column is what. In a DatasetDict,
+            or a dict, each dataset is a source, or holds sources of its own.
         encoder: A SentenceTransformer, its path or Hub id, or `static:` and one of these, to distil it first.
         options: How to read, cluster and label the rows.
 
@@ -88,17 +91,13 @@ def cluster_dataset(
         ImportError: If faiss is missing.
         OSError: If the cache folder cannot be written, or the disk is full.
     """
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
-    if not isinstance(dataset, (Dataset, DatasetDict)):
-        raise TypeError(
-            f"attach_clusters takes a Dataset or a DatasetDict, not {type(dataset).__name__}; for a stream, fit on a "
-            "sample first: fit_clusters(sample, encoder).attach(stream)"
-        )
+    dataset = as_datasets(dataset, "attach_clusters")
     require_faiss()
     key, threshold = options.clusters.key, options.false_negative_threshold
     with SharedCache.open(options.cache_dir, options.show_progress_bar) as cache:
-        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
@@ -117,6 +116,7 @@ def fit_clusters(
     max_cluster_size: int | None = None,
     global_batch_size: int = 1024,
     key: Key = "query",
+    columns: Columns | None = None,
     source_column: str | None = SOURCE,
     seed: int = 0,
     niter: int = 20,
@@ -136,6 +136,7 @@ def fit_clusters(
         max_cluster_size: Rows of a cluster at most.
         global_batch_size: Rows of a global batch, for `auto`.
         key: The text that decides the cluster.
+        columns: Query, positive, negatives, in order.
         source_column: Column that names the source of a row.
         seed: Seed of k-means.
         niter: Iterations of k-means.
@@ -152,9 +153,10 @@ def fit_clusters(
         ValueError: If rows, columns or options do not fit; before anything is embedded.
     """
     clusters = ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter)
-    options = AttachOptions(clusters, source_column, overwrite=overwrite)
+    options = AttachOptions(clusters, columns, source_column, overwrite=overwrite)
+    dataset = as_datasets(dataset, "fit_clusters")
     require_faiss()
     with SharedCache.open(cache_dir, show_progress_bar) as cache:
-        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
         loaded = Encoder(encoder, cache.folder, truncate_dim, batch_size)
         return fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)

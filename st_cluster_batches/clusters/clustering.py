@@ -21,7 +21,8 @@ from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.stream import label_stream
 from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key, prepare_parts, sides_of
+from st_cluster_batches.data.pairs import Key, as_datasets, prepare_parts, sides_of
+from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -61,6 +62,7 @@ class Clustering:
         self,
         dataset: AnyDataset,
         *,
+        columns: Columns | None = None,
         source_column: str | None = SOURCE,
         false_negative_threshold: float | None = None,
         batch_size: int | None = None,
@@ -72,6 +74,7 @@ class Clustering:
 
         Args:
             dataset: Pairs, triplets or longer tuples of text. An IterableDataset is labelled as it is read.
+            columns: Query, positive, negatives, in order; see `attach_clusters`.
             source_column: Column that names the source of a row. Its values must be known to the clustering.
             false_negative_threshold: See `attach_clusters`; not for an IterableDataset.
             batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
@@ -93,10 +96,13 @@ class Clustering:
             if false_negative_threshold is not None:
                 raise ValueError("false_negative_threshold= needs all rows at once; an IterableDataset has no such")
             assign = replace(self, encoder=encoder).assign
-            return label_stream(dataset, assign, key, source_column, overwrite)
-        options = AttachOptions(ClusterOptions(key=key), source_column, false_negative_threshold, overwrite=overwrite)
+            return label_stream(dataset, assign, key, columns, source_column, overwrite)
+        options = AttachOptions(
+            ClusterOptions(key=key), columns, source_column, false_negative_threshold, overwrite=overwrite
+        )
+        dataset = as_datasets(dataset, "Clustering.attach")
         with SharedCache.open(cache_dir, show_progress_bar) as cache:
-            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]

@@ -20,6 +20,7 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
         f"The rows were clustered by their `{manifest['key']}`, embedded with `{manifest['encoder']}` "
         f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), by spherical k-means with seed "
         f"{manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
+        *_describe_columns(manifest.get("columns")),
         "",
     ]
     table = [
@@ -35,3 +36,15 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
         summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
         table = [summary, "", *table, "", "</details>"]
     return [*lines, *table, ""]
+
+
+def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[str]:
+    """Return lines on which column is what; none for a clustering that does not know."""
+    named = columns if isinstance(columns, dict) else {"": columns} if columns else {}
+    lines = []
+    for name, texts in named.items():
+        roles = [f"{role} `{text}`" for role, text in zip(("query", "positive"), texts, strict=False)]
+        negatives = ", ".join(f"`{text}`" for text in texts[2:])
+        roles += [f"negatives {negatives}"] if negatives else []
+        lines += ["", f"Columns{f' of `{name}`' if name else ''}: {', '.join(roles)}."]
+    return lines

@@ -20,13 +20,14 @@ from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.data.pairs import Pairs
 from st_cluster_batches.storage.cache import hash_values
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
-_FIT_VERSION = 3  # to be raised by any change here that changes centroids
+_FIT_VERSION = 4  # to be raised by any change here that changes centroids
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "datasets")
 
 _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
@@ -218,10 +219,18 @@ def _describe(
     return {
         **asdict(options),
         **vectors[0].encoder.describe(),
+        "columns": describe_columns([one.pairs for one in vectors]),
         "statistics": statistics,
         "dim": next(iter(centroids.values())).shape[1],
         "versions": {"faiss": require_faiss().__version__, **{package: version(package) for package in _VERSIONED}},
     }
+
+
+def describe_columns(parts: Sequence[Pairs]) -> list[str] | dict[str, list[str]]:
+    """Return query, positive and negatives by name; of each dataset, if they differ."""
+    found = {one.name: one.text_columns for one in parts}
+    first = parts[0].text_columns
+    return first if all(columns == first for columns in found.values()) else found
 
 
 def _warn_of_giant(source: str, sizes: npt.NDArray[np.int64], options: ClusterOptions) -> None:

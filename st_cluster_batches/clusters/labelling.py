@@ -14,7 +14,7 @@ from st_cluster_batches.clusters.assigning import assign_rows, digest_array, rea
 from st_cluster_batches.clusters.false_negatives import find_keys, warn_of_meetings
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, join_labels, write_labels
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, join_labels, write_labels
 from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -64,7 +64,17 @@ def label_rows(
     if cache.processes.is_main:
         for one, own in zip(vectors, report.values(), strict=True):
             _tell_of_keys(one.pairs, own)
-    return [join_labels(one.pairs.dataset, path) for one, path in zip(vectors, paths, strict=True)], report
+    labelled = [
+        join_labels(
+            one.pairs.given,
+            path,
+            one.pairs.roles.shown,
+            SOURCE if one.pairs.has_sources else None,
+            one.pairs.given_names,
+        )
+        for one, path in zip(vectors, paths, strict=True)
+    ]
+    return labelled, report
 
 
 def _make_labels(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
+from st_cluster_batches.data.roles import Columns
 
 _BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
 _DEFAULT_CLUSTERS = 10
@@ -68,8 +69,10 @@ class AttachOptions:
 
     Args:
         clusters: What decides the clusters.
+        columns: Query, positive, negatives, in order; the labelled dataset shows these, training labels and labels. By
+            default those that a trainer would take, in its order, unless names that people use say another one.
         source_column: Column that names the source of a row; renamed to `source`. The default one may be absent.
-            None takes all rows for one source.
+            None takes all rows for one source, and leaves a column `source` where it is, as text.
         false_negative_threshold: Passages of one cluster whose cosine similarity under the encoder is above it are
             false negatives of one another. None: equal texts alone. Costs the embedding of the passages where `key`
             is the query.
@@ -81,6 +84,7 @@ class AttachOptions:
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    columns: Columns | None = None
     source_column: str | None = SOURCE
     false_negative_threshold: float | None = None
     truncate_dim: int | None = None
@@ -102,7 +106,7 @@ class AttachOptions:
             needs_passages = f"key={self.clusters.key!r}"
         elif self.false_negative_threshold is not None:
             needs_passages = "false_negative_threshold="
-        return PairOptions(self.source_column, self.overwrite, needs_passages)
+        return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns)
 
 
 def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.false_negatives import list_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
 from st_cluster_batches.data.pairs import WHOLE, Key, sides_of
+from st_cluster_batches.data.roles import Columns, Roles, assign_roles, describe_feature, hold_first_row, tell_roles
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 # Finds the clusters of texts, or of (query, passage) tuples, whose sources are given too: `Clustering.assign`.
 Assign = Callable[[Sequence[Any], str | Sequence[str]], npt.NDArray[np.int64]]
 
-_TEXT_TYPES = ("string", "large_string")
 _BATCH = 1024  # rows that are read ahead and embedded at once
 
 
 def label_stream(
-    dataset: IterableDataset, assign: Assign, key: Key, source_column: str | None, overwrite: bool
+    dataset: IterableDataset,
+    assign: Assign,
+    key: Key,
+    columns: Columns | None,
+    source_column: str | None,
+    overwrite: bool,
 ) -> IterableDataset:
     """Attach labels lazily: the cluster, and the keys that a row shares with its false negatives.
 
@@ -31,6 +36,7 @@ def label_stream(
         dataset: Pairs or longer tuples of text.
         assign: Finds the clusters of texts.
         key: The text that decides the cluster.
+        columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
         source_column: Column that names the source of a row; the default one may be absent.
         overwrite: Whether to replace label columns that the dataset has.
 
@@ -42,6 +48,30 @@ def label_stream(
     """
     from datasets import Features, List, Value
 
+    dataset, roles, has_sources = _choose_columns(dataset, columns, source_column, overwrite)
+    has_targets = any(name in TARGET_COLUMNS for name in roles.targets)
+    if len(roles.texts) < len(sides_of(key)):
+        raise ValueError(f"The stream has the columns of text {list(roles.texts)}; key={key!r} needs more")
+    features, class_names = dataset.features, None
+    if features is not None:
+        class_names = getattr(features.get(SOURCE), "names", None)
+        keys = {} if has_targets else {FALSE_NEGATIVE_KEYS: List(Value("int64"))}
+        features = Features({**features, CLUSTER: Value("int64"), **keys})
+    arguments = {
+        "assign": assign,
+        "key": key,
+        "columns": list(roles.texts),
+        "by_source": has_sources,
+        "class_names": class_names,
+        "has_targets": has_targets,
+    }
+    return dataset.map(_label_batch, batched=True, batch_size=_BATCH, features=features, fn_kwargs=arguments)
+
+
+def _choose_columns(
+    dataset: IterableDataset, columns: Columns | None, source_column: str | None, overwrite: bool
+) -> tuple[IterableDataset, Roles, bool]:
+    """Find out which column is what, and keep texts, training labels and a column `source`, in this order."""
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError("The stream has no rows; there is nothing to label")
@@ -49,34 +79,31 @@ def label_stream(
         if not overwrite:
             raise ValueError(f"The stream has the columns {present} already; pass overwrite=True to replace them")
         dataset = dataset.remove_columns(present)
+        first = {name: value for name, value in first.items() if name not in present}
+    if source_column not in (None, SOURCE) and source_column not in first:
+        raise ValueError(f"The stream has no column {source_column!r}, only {list(first)}")
+    if source_column == SOURCE and (SOURCE not in first or SOURCE in (columns or ())):
+        source_column = None
+    holds = hold_first_row(first)
+    if dataset.features is not None:  # a first row may lack a text
+        holds = {name: describe_feature(one) for name, one in dataset.features.items()}
+    roles = assign_roles(holds, columns, [source_column] if source_column else [], "The stream")
+    tell_roles([roles])
+    shown = [*(roles.shown or [*roles.texts, *roles.targets]), *([source_column] if source_column else [])]
+    dataset = dataset.select_columns(shown)
     if source_column not in (None, SOURCE):
-        if source_column not in first:
-            raise ValueError(f"The stream has no column {source_column!r}, only {list(first)}")
         dataset = dataset.rename_column(source_column, SOURCE)
-    not_text = {*LABEL_COLUMNS, *TARGET_COLUMNS, source_column}
-    features = dataset.features
-    is_text = {name: isinstance(value, str) for name, value in first.items()}
-    if features is not None:  # a first row may lack a text
-        is_text = {name: getattr(one, "dtype", None) in _TEXT_TYPES for name, one in features.items()}
-    columns = [name for name, is_one in is_text.items() if is_one and name not in not_text]
-    has_targets = any(name in TARGET_COLUMNS for name in first)
-    if len(columns) < len(sides_of(key)):
-        raise ValueError(f"The stream has the columns of text {columns}; key={key!r} needs more")
-    if features is not None:
-        keys = {} if has_targets else {FALSE_NEGATIVE_KEYS: List(Value("int64"))}
-        features = Features({**features, CLUSTER: Value("int64"), **keys})
-    arguments = {
-        "assign": assign,
-        "key": key,
-        "columns": columns,
-        "by_source": source_column is not None,
-        "has_targets": has_targets,
-    }
-    return dataset.map(_label_batch, batched=True, batch_size=_BATCH, features=features, fn_kwargs=arguments)
+    return dataset, roles, source_column is not None
 
 
 def _label_batch(
-    batch: dict[str, list[Any]], assign: Assign, key: Key, columns: list[str], by_source: bool, has_targets: bool
+    batch: dict[str, list[Any]],
+    assign: Assign,
+    key: Key,
+    columns: list[str],
+    by_source: bool,
+    class_names: list[str] | None,
+    has_targets: bool,
 ) -> dict[str, Any]:
     for name in columns:
         if missing := [at for at, text in enumerate(batch[name]) if not (text or "").strip()]:
@@ -85,11 +112,10 @@ def _label_batch(
             )
     sides = sides_of(key)
     texts = [batch[columns[0 if side == "query" else 1]] for side in sides]
-    has_source = by_source and SOURCE in batch
-    clusters = assign(
-        list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0],
-        [str(one) for one in batch[SOURCE]] if has_source else WHOLE,
-    )
+    sources: str | list[str] = WHOLE
+    if by_source:
+        sources = [str(one) if class_names is None else class_names[one] for one in batch[SOURCE]]
+    clusters = assign(list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0], sources)
     if has_targets:
         return {CLUSTER: clusters}
     return {CLUSTER: clusters, FALSE_NEGATIVE_KEYS: list_keys([batch[name] for name in columns])}

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.data.duplicates import group_equal
-from st_cluster_batches.data.texts import check_texts, find_text_columns
+from st_cluster_batches.data.roles import Columns, find_roles
+from st_cluster_batches.data.sources import read_sources
+from st_cluster_batches.data.texts import check_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,7 +22,7 @@ HELD_OUT_FOLDER = "_held_out"
 
 
 def hold_out(
-    dataset: Dataset, n_queries: int, n_documents: int, seed: int = 0
+    dataset: Dataset, n_queries: int, n_documents: int, seed: int = 0, columns: Columns | None = None
 ) -> tuple[Dataset, dict[str, Collection]]:
     """Hold out some queries of each source, with all that repeats them.
 
@@ -33,6 +35,7 @@ def hold_out(
         n_queries: Queries to hold out of each source, a tenth of its rows at most.
         n_documents: Documents of each collection, or as many as the source has.
         seed: Seed of the choice.
+        columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
 
     Returns:
         The pairs that are left for training, and a collection for each source, by name.
@@ -40,14 +43,15 @@ def hold_out(
     Raises:
         ValueError: If the dataset has no second column of text, or a text is missing.
     """
-    columns = find_text_columns(dataset)[:2]
-    if len(columns) < 2:
-        raise ValueError(f"Holding out queries needs two columns of text, query and passage, not {columns}")
-    check_texts(dataset, columns, show_progress_bar=False)
-    names, source_of_row = np.array(["held_out"]), np.zeros(len(dataset), dtype=int)
-    if SOURCE in dataset.column_names:
-        names, source_of_row = np.unique(np.asarray(dataset[SOURCE][:]), return_inverse=True)
-    groups = group_equal(dataset, columns, show_progress_bar=False)
+    has_sources = SOURCE in dataset.column_names and SOURCE not in (columns or ())
+    texts = list(find_roles(dataset, columns, [SOURCE] if has_sources else []).texts[:2])
+    if len(texts) < 2:
+        raise ValueError(f"Holding out queries needs two columns of text, query and passage, not {texts}")
+    check_texts(dataset, texts, show_progress_bar=False)
+    names, source_of_row = ["held_out"], np.zeros(len(dataset), dtype=np.int32)
+    if has_sources:
+        names, source_of_row = read_sources(dataset)
+    groups = group_equal(dataset, texts, show_progress_bar=False)
     rng = np.random.default_rng(seed)
     is_held_out = np.zeros(len(dataset), dtype=bool)
     collections = {}
@@ -60,7 +64,7 @@ def hold_out(
         is_held_out |= np.isin(groups, chosen)
         if len(held_out):
             others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
-            collections[str(name)] = _make_collection(dataset, columns, held_out, others, n_queries)
+            collections[name] = _make_collection(dataset, texts, held_out, others, n_queries)
     return dataset.select(np.flatnonzero(~is_held_out)), collections
 
 

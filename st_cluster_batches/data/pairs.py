@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,10 @@ import numpy.typing as npt
 import xxhash
 
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
-from st_cluster_batches.data.texts import check_texts, find_text_columns, iterate_tables
+from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
+from st_cluster_batches.data.roles import Columns, Roles, find_roles, read_as_columns, tell_roles
+from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.storage.cache import hash_values
 
 if TYPE_CHECKING:
@@ -34,15 +38,40 @@ class PairOptions:
     """How a dataset of pairs is to be read.
 
     Args:
-        source_column: Column that names the source of a row; renamed to `source`. The default one may be absent.
-            None takes all rows for one source.
+        source_column: Column that names the source of a row; renamed to `source`. The default one may be absent, and
+            is text if `columns` names it. None takes all rows for one source, and a column `source` for text.
         overwrite: Whether to replace label columns that the dataset has.
         needs_passages: Whatever needs a passage beside the query, as an error message names it; None if nothing does.
+        columns: Query, positive, negatives, in order; by default those that a trainer would take. See `find_roles`.
     """
 
     source_column: str | None = SOURCE
     overwrite: bool = False
     needs_passages: str | None = None
+    columns: Columns | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, list):
+            object.__setattr__(self, "columns", tuple(self.columns))  # so that options can be compared and hashed
+
+    def find_source(self, dataset: Dataset, where: str) -> str | None:
+        """Return the column of sources, if there is one.
+
+        Raises:
+            ValueError: If a column is named and is not there, or is a text too.
+        """
+        column = self.source_column
+        if column is None or (column == SOURCE and column not in dataset.column_names):
+            return None
+        if column not in dataset.column_names:
+            raise ValueError(f"{where} has no column {column!r}, only {dataset.column_names}")
+        if column in (self.columns or ()):
+            if column == SOURCE:
+                return None
+            raise ValueError(
+                f"{column!r} is named as a text by columns= and as source_column= too; it can be only one"
+            )
+        return column
 
 
 @dataclass(frozen=True)
@@ -51,17 +80,22 @@ class Pairs:
 
     Args:
         name: Its name in a DatasetDict, or an empty string.
-        dataset: The rows; the source column is called `source`.
-        has_sources: Whether there is such a column and it counts.
-        text_columns: Query, positive, then any negatives.
+        dataset: The rows, with their texts as columns; the source column is called `source`.
+        given: The rows as they are to be labelled: in the user's format, perhaps with a transform that makes the
+            texts.
+        has_sources: Whether there is a column of sources.
+        roles: Which column is what.
         text_hashes: Hash of all texts of a column in order, by column.
+        given_names: By the name under which a transform knows a column, its name now, where these differ.
     """
 
     name: str
     dataset: Dataset
+    given: Dataset
     has_sources: bool
-    text_columns: list[str]
+    roles: Roles
     text_hashes: dict[str, str]
+    given_names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, name: str, dataset: Dataset, options: PairOptions, show_progress_bar: bool = True) -> Pairs:
@@ -77,43 +111,51 @@ class Pairs:
             if not options.overwrite:
                 raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
             dataset = dataset.remove_columns(present)
-        source_column = options.source_column
-        if source_column is not None and source_column not in dataset.column_names and source_column != SOURCE:
-            raise ValueError(f"{where} has no column {source_column!r}, only {dataset.column_names}")
-        if source_column not in (None, SOURCE):
-            dataset = dataset.rename_column(source_column, SOURCE)
-        text_columns = find_text_columns(dataset)
-        if len(text_columns) < 2 and options.needs_passages:
+        source = options.find_source(dataset, where)
+        roles = find_roles(dataset, options.columns, [source] if source else [], where)
+        if len(roles.texts) < 2 and options.needs_passages:
             raise ValueError(
-                f"{where} has one column of text, {text_columns}; {options.needs_passages} needs a passage beside it"
+                f"{where} has one column of text, {list(roles.texts)}; {options.needs_passages} needs a passage "
+                "beside it"
             )
-        text_hashes = check_texts(dataset, text_columns, show_progress_bar)
+        given, given_names = _rename_source(dataset, source, roles)
+        read = read_as_columns(dataset, roles.texts, [source] if source else [])
+        read = read if source in (None, SOURCE) else read.rename_column(source, SOURCE)
+        if not roles.is_given:
+            check_meaning(read, roles.texts, where)
+            check_text_called_source(read, roles.texts, where)
         pairs = cls(
-            name, dataset, source_column is not None and SOURCE in dataset.column_names, text_columns, text_hashes
+            name,
+            read,
+            given,
+            source is not None,
+            roles,
+            check_texts(read, roles.texts, show_progress_bar),
+            given_names,
         )
-        n_sources = len(pairs.sources)
-        if n_sources > max(20, len(dataset) // 2):
-            raise ValueError(
-                f"{where} has {n_sources} values of {SOURCE!r} in {len(dataset)} rows: that is no source but text. "
-                f"Rename the column: dataset.rename_column({SOURCE!r}, ...)"
-            )
+        refuse_text(len(pairs.sources), len(dataset), str(source), where)
         return pairs
 
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def text_columns(self) -> list[str]:
+        """Query, positive, then any negatives."""
+        return list(self.roles.texts)
+
     def column_of(self, side: Side) -> str:
         """Return the column that holds the queries or the passages."""
-        return self.text_columns[0 if side == "query" else 1]
+        return self.roles.texts[0 if side == "query" else 1]
 
     @property
     def targets(self) -> list[str]:
         """The columns with labels or scores: with these, a loss takes no other rows of a batch for negatives."""
-        return [name for name in self.dataset.column_names if name in TARGET_COLUMNS]
+        return [name for name in self.roles.targets if name in TARGET_COLUMNS]
 
     @cached_property
     def text_hash(self) -> str:
-        """Hash of all texts, with their columns."""
+        """Hash of all texts, with their columns in order."""
         return hash_values(self.text_hashes)
 
     @cached_property
@@ -133,30 +175,62 @@ class Pairs:
 
     @cached_property
     def _sources(self) -> tuple[list[str], npt.NDArray[np.int32]]:
-        prefix = [self.name] if self.name else []
-        codes = np.zeros(len(self.dataset), dtype=np.int32)
         if not self.has_sources:
-            return prefix or [WHOLE], codes
-        code_of_value: dict[Any, int] = {}
-        first = 0
-        for table in iterate_tables(self.dataset, [SOURCE], "Reading sources", False):
-            encoded = table[SOURCE].combine_chunks().dictionary_encode()
-            if encoded.null_count:
-                raise ValueError(
-                    f"Column {SOURCE!r} has no value in row {first + encoded.is_null().index(True).as_py()}; every "
-                    "row needs a source"
-                )
-            values = [code_of_value.setdefault(one, len(code_of_value)) for one in encoded.dictionary.to_pylist()]
-            codes[first : first + len(encoded)] = np.asarray(values, dtype=np.int32)[encoded.indices.to_numpy()]
-            first += len(encoded)
-        names = ["/".join([*prefix, str(value)]) for value in code_of_value]
-        order = np.argsort(names)
-        return [names[at] for at in order], np.argsort(order).astype(np.int32)[codes]
+            return [self.name or WHOLE], np.zeros(len(self.dataset), dtype=np.int32)
+        return read_sources(self.dataset, prefix=f"{self.name}/" if self.name else "")
 
 
-def prepare_parts(dataset: Dataset | DatasetDict, options: PairOptions, show_progress_bar: bool = True) -> list[Pairs]:
-    """Check the datasets of a dict, or the only one; see `Pairs.prepare`."""
+def _rename_source(dataset: Dataset, source: str | None, roles: Roles) -> tuple[Dataset, dict[str, str]]:
+    """Call the column of sources `source`, and remember its name for a transform that reads it."""
+    if source in (None, SOURCE):
+        return dataset, {}
+    if SOURCE in dataset.column_names:
+        if SOURCE in roles.texts:
+            raise ValueError(
+                f"source_column={source!r} is to become {SOURCE!r}, which is a text: rename the text first, "
+                f"dataset.rename_column({SOURCE!r}, ...)"
+            )
+        dataset = dataset.remove_columns(SOURCE)
+    return dataset.rename_column(source, SOURCE), {str(source): SOURCE}
+
+
+def as_datasets(dataset: Any, caller: str) -> Any:
+    """Return a Dataset or a DatasetDict, which a plain dict of datasets becomes.
+
+    Args:
+        dataset: What the user passes.
+        caller: The call, for the message.
+
+    Raises:
+        TypeError: If it is anything else, with what to do.
+    """
+    from datasets import Dataset, DatasetDict
+
+    if isinstance(dataset, Dataset | DatasetDict):
+        return dataset
+    if isinstance(dataset, dict) and dataset and all(isinstance(one, Dataset) for one in dataset.values()):
+        return DatasetDict({str(name): one for name, one in dataset.items()})
+    raise TypeError(
+        f"{caller} takes a Dataset, a DatasetDict or a dict of Datasets, not {type(dataset).__name__}; for a stream, "
+        "fit on a sample first: fit_clusters(sample, encoder).attach(stream)"
+    )
+
+
+def prepare_parts(
+    dataset: Dataset | DatasetDict, options: PairOptions, show_progress_bar: bool = True, tells: bool = True
+) -> list[Pairs]:
+    """Check the datasets of a dict, or the only one, and log which column is what; see `Pairs.prepare`.
+
+    Args:
+        dataset: The rows.
+        options: How to read them.
+        show_progress_bar: Whether to show progress.
+        tells: Whether this process is to log.
+    """
     from datasets import DatasetDict
 
     named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
-    return [Pairs.prepare(name, one, options, show_progress_bar) for name, one in named.items()]
+    parts = [Pairs.prepare(name, one, options, show_progress_bar) for name, one in named.items()]
+    if tells:
+        tell_roles([one.roles for one in parts])
+    return parts

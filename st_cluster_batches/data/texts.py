@@ -1,4 +1,4 @@
-"""The texts of a dataset as Arrow holds them: which columns they are, whether all are there, and their hashes."""
+"""The texts of a dataset as Arrow holds them: whether all are there, and their hashes."""
 
 from __future__ import annotations
 
@@ -13,30 +13,11 @@ import pyarrow.compute as pc
 import xxhash
 from tqdm.auto import tqdm
 
-from st_cluster_batches.columns import LABEL_COLUMNS, TARGET_COLUMNS
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _CHUNK = 4096  # rows read at once: few enough that folding their texts stays in the cache of the processor
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses no bit
-
-
-def find_text_columns(dataset: Dataset) -> list[str]:
-    """Return the columns that a trainer would tokenise, in order: query, positive, then any negatives.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    columns = [
-        name
-        for name, feature in dataset.features.items()
-        if getattr(feature, "dtype", None) in ("string", "large_string")
-        and name not in (*LABEL_COLUMNS, *TARGET_COLUMNS)
-    ]
-    if not columns:
-        raise ValueError(f"The dataset has no column of text, only {dict(dataset.features)}; a query column is needed")
-    return columns
 
 
 def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True) -> dict[str, str]:

@@ -24,7 +24,8 @@ from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, fingerprint_model
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
-from st_cluster_batches.data.texts import check_texts, find_text_columns
+from st_cluster_batches.data.roles import Columns, find_roles
+from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants
@@ -33,7 +34,7 @@ from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import EVALUATION_FOLDER
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
-from st_cluster_batches.training.run import build_run, find_columns, label_pairs, load_pairs
+from st_cluster_batches.training.run import build_run, find_labels, label_pairs, load_pairs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,7 +117,8 @@ class Comparison:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         pairs, tasks = load_pairs(next(iter(recipes.values())), output / HELD_OUT_FOLDER)
-        if VARIANTS not in read_values(path) and SOURCE not in find_columns(pairs):
+        columns = next(iter(recipes.values())).data.columns
+        if VARIANTS not in read_values(path) and SOURCE not in find_labels(pairs, columns):
             logger.info("The pairs have no column %r: nothing to compare single-source batches on", SOURCE)
             del recipes["source"]
         if not tasks:
@@ -125,7 +127,7 @@ class Comparison:
             )
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
-            "data": _hash_texts(pairs),
+            "data": _hash_texts(pairs, columns),
             "tasks": [identify_task(task) for task in load_tasks(tasks).values()],
             "versions": versions,
         }
@@ -221,6 +223,7 @@ def _hide_place(word: str) -> str:
     return prefix + path.name if path.exists() else word
 
 
-def _hash_texts(pairs: Dataset | DatasetDict) -> list[dict[str, str]]:
+def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:
     parts = pairs.values() if isinstance(pairs, DatasetDict) else [pairs]
-    return [check_texts(part, find_text_columns(part), show_progress_bar=False) for part in parts]
+    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in parts]
+    return [check_texts(part, roles.texts, show_progress_bar=False) for part, roles in found]

@@ -130,6 +130,7 @@ class Inspection:
         seed: Seed of plan and sample; training with another one draws other batches.
         encoder: Name of the model that measured similarity.
         key: The text that decided the clusters.
+        columns: The texts: query, positive, then any negatives.
         sources: Cluster sizes, source by source.
         plans: What an epoch is made of, for `cluster` and, where there are sources, `source` batches.
         hardness: In-batch negatives of `cluster`, `source` and `random` batches.
@@ -151,6 +152,7 @@ class Inspection:
     seed: int
     encoder: str
     key: Key
+    columns: list[str]
     sources: list[SourceSizes]
     plans: dict[str, PlanCounts]
     hardness: dict[str, BatchHardness]

@@ -15,7 +15,8 @@ from st_cluster_batches.batches.repeats import find_largest_key
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.vectors import join_sides
-from st_cluster_batches.data.pairs import Key, sides_of
+from st_cluster_batches.data.pairs import Key, as_datasets, sides_of
+from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.inspection.advice import give_advice
 from st_cluster_batches.inspection.findings import ClusterTopic, Inspection, SharedKeys, SourceSizes
 from st_cluster_batches.inspection.negatives import find_near_duplicates, find_worst_pairs
@@ -44,6 +45,7 @@ def inspect(
     batch_size: int = 128,
     world_size: int = 1,
     key: Key = "query",
+    columns: Columns | None = None,
     seed: int = 0,
     sample_rows: int = 2048,
     cache_dir: str | Path | None = None,
@@ -62,6 +64,7 @@ def inspect(
         batch_size: Rows of a batch on one device.
         world_size: Devices that will step together.
         key: The text that decided the clusters; a clustering knows it.
+        columns: Query, positive, negatives, in order; by default as `attach_clusters` finds them.
         seed: Seed of plan and sample.
         sample_rows: Rows to embed for the batches of each kind.
         cache_dir: Where `attach_clusters` has kept its embeddings: what is there is not embedded again.
@@ -76,7 +79,7 @@ def inspect(
     if sample_rows < 2:
         raise ValueError(f"sample_rows={sample_rows} must be at least 2")
     loaded, key = _find_encoder(encoder, clustering, key)
-    pairs = LabelledPairs.read(dataset)
+    pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed)
     sample.embed(loaded, SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar))
     key_vectors = join_sides([getattr(sample, f"{side}_vectors") for side in sides_of(key)])
@@ -89,6 +92,7 @@ def inspect(
         seed=seed,
         encoder=loaded.name,
         key=key,
+        columns=pairs.text_columns,
         sources=_describe_sources(pairs, topics),
         plans={name: sampler.counts for name, sampler in sample.samplers.items()},
         hardness=_measure_hardness(sample),

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import read_labels
+from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
-from st_cluster_batches.clusters.assigning import find_position
+from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
-from st_cluster_batches.columns import CLUSTER, SOURCE
-from st_cluster_batches.data.pairs import Side
-from st_cluster_batches.data.texts import find_text_columns, hash_rows
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.pairs import WHOLE, Side
+from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns, select_roles, tell_roles
+from st_cluster_batches.data.sources import read_sources
+from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class LabelledPairs:
     Args:
         dataset: All rows.
         text_columns: Query, passage, then any negatives.
+        has_sources: Whether `dataset` has a column `source`, of numbers of sources.
         source_names: The sources.
         source_of_row: (n,) which of them a row is of.
         clusters: (n,) places of the clusters in their source, for people to read; `strata` tell them apart.
@@ -48,6 +51,7 @@ class LabelledPairs:
 
     dataset: Dataset
     text_columns: list[str]
+    has_sources: bool
     source_names: list[str]
     source_of_row: Integers
     clusters: Integers
@@ -55,34 +59,49 @@ class LabelledPairs:
     keys: Keys | None
 
     @classmethod
-    def read(cls, dataset: Dataset | DatasetDict) -> LabelledPairs:
+    def read(cls, dataset: Dataset | DatasetDict, columns: Columns | None = None) -> LabelledPairs:
         """Read labels and find the texts.
+
+        Args:
+            dataset: As `attach_clusters` leaves it.
+            columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
 
         Raises:
             ValueError: If labels or passages are missing.
         """
         from datasets import DatasetDict, concatenate_datasets
 
-        if isinstance(dataset, DatasetDict):
-            parts = [
-                part if SOURCE in part.column_names else part.add_column(SOURCE, [name] * len(part))
-                for name, part in ((name, part.with_format(None)) for name, part in dataset.items())
-            ]
-            dataset = concatenate_datasets(parts)
-        dataset = dataset.with_format(None)
-        columns = find_text_columns(dataset)
-        if len(columns) < 2:
-            raise ValueError(f"The dataset has one column of text, {columns}; in-batch negatives need passages too")
-        labels = read_labels(dataset)
-        names = [CLUSTER, SOURCE]
-        table = dataset.with_format("arrow", columns=[one for one in names if one in dataset.column_names])[:]
-        source_names = ["all"]
-        source_of_row: Integers = np.zeros(len(dataset), dtype=np.int64)
-        if SOURCE in table.column_names:
-            values, source_of_row = np.unique(np.asarray(table[SOURCE].to_pylist(), dtype=str), return_inverse=True)
-            source_names = values.tolist()
-        clusters = find_position(table[CLUSTER].to_numpy())
-        return cls(dataset, columns, source_names, source_of_row, clusters, labels.strata, labels.keys)
+        named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
+        parts, found = [], []
+        names: list[list[str]] = []
+        codes: list[Integers] = []
+        for name, part in named.items():
+            find_strata_columns(part.column_names, (CLUSTER,))
+            is_label = SOURCE not in (columns or ()) and has_source_labels(part)
+            where = f"Dataset {name!r}" if name else "The dataset"
+            roles = replace(find_roles(part, columns, [SOURCE] if is_label else [], where), targets=())
+            found.append(roles)
+            own_names, own_codes = read_sources(part) if is_label else ([name or WHOLE], np.zeros(len(part), np.int32))
+            names.append(own_names)
+            codes.append(own_codes)
+            labels = [one for one in (CLUSTER, FALSE_NEGATIVE_KEYS) if one in part.column_names]
+            parts.append(select_roles(read_as_columns(part, roles.texts, labels), roles, labels))
+        texts = _check_texts([roles.texts for roles in found])
+        tell_roles(found)
+        source_names = sorted(set().union(*names))
+        numbers = [np.searchsorted(source_names, own)[code] for own, code in zip(names, codes, strict=True)]
+        return cls._join(concatenate_datasets(parts), texts, source_names, np.concatenate(numbers))
+
+    @classmethod
+    def _join(
+        cls, dataset: Dataset, texts: list[str], source_names: list[str], source_of_row: Integers
+    ) -> LabelledPairs:
+        has_sources = len(source_names) > 1 and SOURCE not in texts
+        if has_sources:
+            dataset = dataset.add_column(SOURCE, source_of_row)
+        labels = read_labels(dataset, (SOURCE, CLUSTER) if has_sources else (CLUSTER,))
+        clusters = dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy()
+        return cls(dataset, texts, has_sources, source_names, source_of_row, clusters, labels.strata, labels.keys)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -157,8 +176,8 @@ class Sample:
     def draw(cls, pairs: LabelledPairs, batch_size: int, world_size: int, n_rows: int, seed: int) -> Sample:
         """Plan the batches, and draw those that are measured."""
         rng = np.random.default_rng(seed)
-        strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER)}
-        if len(pairs.source_names) > 1:
+        strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER) if pairs.has_sources else (CLUSTER,)}
+        if pairs.has_sources:
             strata["source"] = (SOURCE,)
         samplers = {
             name: ClusterBatchSampler(
@@ -201,3 +220,17 @@ class Sample:
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""
         return np.searchsorted(self.rows, rows)
+
+
+def _check_texts(found: list[tuple[str, ...]]) -> list[str]:
+    """Return the texts of all datasets, which are to be the same."""
+    for texts in found:
+        if len(texts) < 2:
+            raise ValueError(
+                f"The dataset has one column of text, {list(texts)}; in-batch negatives need passages too"
+            )
+        if texts != found[0]:
+            raise ValueError(
+                f"The datasets have different columns, {list(found[0])} and {list(texts)}; inspect one at a time"
+            )
+    return list(found[0])

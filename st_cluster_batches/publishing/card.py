@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from st_cluster_batches.batches.card_block import END, describe_batches, insert_block, remove_block, wrap_block
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import LABEL_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, TARGET_COLUMNS
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
@@ -41,7 +42,9 @@ def make_card(
     Returns:
         The card, the same for the same arguments.
     """
-    return mark_block(lambda base: _fill_in(base, contents, about, figures), _clean(text, about), edited)
+    return mark_block(
+        lambda base: _fill_in(base, contents, about, figures), _clean(text, about, _find_labels(contents)), edited
+    )
 
 
 def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> str:
@@ -115,21 +118,28 @@ def _describe_scores(contents: CardContents) -> list[str]:
     return [*lines, ""]
 
 
-def _clean(text: str, about: Description) -> str:
+def _find_labels(contents: CardContents) -> set[str]:
+    """Return the columns that batches were made of; a text may be called `source`, and then no plan names it."""
+    named = {name for plan in contents.plans for columns in plan["strata"].values() for name in columns}
+    return {CLUSTER, FALSE_NEGATIVE_KEYS, *named} - set(TARGET_COLUMNS)
+
+
+def _clean(text: str, about: Description, labels: set[str]) -> str:
     """Remove training rows, and columns that are labels of ours, from what the trainer wrote."""
     if not text:
         return "---\nlibrary_name: sentence-transformers\n---\n\n# SentenceTransformer\n"
-    text = re.sub(r"(?m)^(\* Approximate statistics.*\n)((?:  \|.*\n)+)", _drop_label_columns, text)
+    drop = partial(_drop_label_columns, labels=labels)
+    text = re.sub(r"(?m)^(\* Approximate statistics.*\n)((?:  \|.*\n)+)", drop, text)
     if about.include_samples:
         return text
     text = re.sub(r"(?m)^\* Samples:\n(?:  \|.*\n)+", "", text)
     return re.sub(r"(?s)(# Run inference\n)(.*?)(\n```)", _replace_examples, text, count=1)
 
 
-def _drop_label_columns(found: re.Match[str]) -> str:
+def _drop_label_columns(found: re.Match[str], labels: set[str]) -> str:
     """Drop the columns that batches are made of: the trainer counts every value of an integer column."""
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in found[2].splitlines()]
-    kept = [at for at, name in enumerate(rows[0]) if name not in LABEL_COLUMNS]
+    kept = [at for at, name in enumerate(rows[0]) if name not in labels]
     if len(kept) == len(rows[0]):
         return found[0]
     return found[1] + "".join(f"  | {' | '.join(row[at] for at in kept)} |\n" for row in rows)

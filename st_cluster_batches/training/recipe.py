@@ -37,6 +37,10 @@ class DataArguments:
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
     )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Query, positive, negatives, in order; default: all columns of text, as they stand."},
+    )
     max_rows_per_source: int | None = field(
         default=None, metadata={"help": "Take this many rows of each source at most, at random."}
     )
@@ -134,8 +138,8 @@ class ClusterArguments:
     def __post_init__(self) -> None:
         self.options()
 
-    def options(self, show_progress_bar: bool = True) -> AttachOptions:
-        """Return the options of attaching clusters, checked."""
+    def options(self, columns: list[str] | None = None, show_progress_bar: bool = True) -> AttachOptions:
+        """Return the options of attaching clusters, checked; `columns` are those of the data."""
         return AttachOptions(
             ClusterOptions(
                 parse_n_clusters(self.n_clusters),
@@ -145,6 +149,7 @@ class ClusterArguments:
                 self.key,
                 self.cluster_seed,
             ),
+            columns,
             false_negative_threshold=self.false_negative_threshold,
             truncate_dim=self.truncate_dim,
             batch_size=self.encoder_batch_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,16 @@ from st_cluster_batches.batches.card_block import (
     describe_batches,
     find_strategy,
 )
+from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS
+from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
 from st_cluster_batches.data.loading import load_training_data
+from st_cluster_batches.data.meaning import check_meaning
+from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
+from st_cluster_batches.data.sources import read_sources, refuse_text
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
@@ -135,15 +140,53 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
     """
     data, seed = recipe.data, recipe.training.data_seed or 0
     dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed)
+    dataset = _choose_columns(dataset, data.columns)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
-    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed)
+    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
     with PartialState().main_process_first():
         for name, collection in collections.items():
             collection.write(held_out / name)
     return dataset, [str(held_out / name) for name in collections]
+
+
+def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> Dataset | DatasetDict:
+    """Let rows show query, positive and negatives in this order, whatever the strategy, and log which is which."""
+    found = []
+
+    def choose(part: Dataset) -> Dataset:
+        labels = find_labels(part, columns)
+        if SOURCE in labels:
+            refuse_text(len(read_sources(part)[0]), len(part), SOURCE)
+        roles = find_roles(part, columns, labels)
+        if not roles.is_given:
+            check_meaning(part, roles.texts)
+        found.append(roles)
+        return select_roles(part, roles, labels)
+
+    chosen = (
+        DatasetDict({name: choose(part) for name, part in dataset.items()})
+        if isinstance(dataset, DatasetDict)
+        else choose(dataset)
+    )
+    if PartialState().is_main_process:
+        tell_roles(found)
+    return chosen
+
+
+def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list[str]:
+    """Return the columns of a dataset, or of the first one in a DatasetDict, that are labels of ours.
+
+    Args:
+        dataset: The pairs.
+        columns: The columns that the recipe names as texts, if it does: `source` may be one.
+    """
+    part = next(iter(dataset.values())) if isinstance(dataset, DatasetDict) else dataset
+    is_label = {name: name in part.column_names for name in LABEL_COLUMNS}
+    is_label[SOURCE] &= SOURCE not in (columns or ()) and (not is_label[CLUSTER] or has_source_labels(part))
+    return [name for name, is_one in is_label.items() if is_one]
 
 
 def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
@@ -166,7 +209,7 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     return cluster_dataset(
         dataset,
         clusters.encoder or recipe.model.model_name_or_path,
-        clusters.options(show_progress_bar=not recipe.training.disable_tqdm),
+        clusters.options(recipe.data.columns, show_progress_bar=not recipe.training.disable_tqdm),
     )
 
 
@@ -188,7 +231,8 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
         if isinstance(dataset, DatasetDict)
         else dataset.with_format(None)
     )
-    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model))
+    labels = find_labels(plain, recipe.data.columns)
+    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model), labels)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe)
@@ -199,6 +243,7 @@ def build_trainer(
     dataset: Dataset | DatasetDict,
     arguments: TrainingArguments,
     loss: torch.nn.Module | None = None,
+    labels: Sequence[str] = LABEL_COLUMNS,
 ) -> SentenceTransformerTrainer | SparseEncoderTrainer:
     """Build a stock trainer.
 
@@ -207,12 +252,18 @@ def build_trainer(
         dataset: Pairs or longer tuples; label columns are dropped where the strategy is not to see them.
         arguments: The trainer's arguments with a strategy.
         loss: A loss; the in-batch negatives loss by default.
+        labels: The columns that are labels; the others are trained on.
 
     Returns:
         A trainer that is ready to train.
+
+    Raises:
+        ValueError: If batches are to be of one source, and there is none.
     """
+    if arguments.strategy == SOURCE and SOURCE not in labels:
+        raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
     if arguments.strategy == "random":
-        hidden = [column for column in find_columns(dataset) if column in LABEL_COLUMNS]
+        hidden = [column for column in find_columns(dataset) if column in labels]
         dataset = dataset.remove_columns(hidden)
     trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
     return trainer(

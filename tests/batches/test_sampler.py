@@ -108,7 +108,7 @@ def test_hiding_twice_and_training_twice_change_nothing(tmp_path: Path, labelled
             seen = record_texts(trainer)
             trainer.train()
             assert all(list(row) == ["query", "passage"] for batch in seen for row in batch)
-    assert transformed.format["format_kwargs"]["transform"].keywords["transform"] is shout
+    assert transformed.format["format_kwargs"]["transform"] is shout
 
 
 def test_other_label_columns_stay_visible(tmp_path: Path, labelled: Dataset) -> None:

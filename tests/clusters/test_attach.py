@@ -42,7 +42,6 @@ def with_topics(n_rows: int = 300) -> Dataset:
         ),
         pytest.param({"score": [at / 300 for at in range(300)]}, id="scores"),
         pytest.param({"label": [at % 2 for at in range(300)]}, id="labels"),
-        pytest.param({"weights": [[1.0, 2.0]] * 300}, id="lists"),
     ],
 )
 def test_the_users_columns_pass_through_untouched(cache: Path, extra: dict[str, list[Any]]) -> None:
@@ -306,7 +305,7 @@ def test_unsuitable_datasets_are_refused(cache: Path) -> None:
     with pytest.raises(TypeError, match="not IterableDataset"):
         attach(make_pairs(5).to_iterable_dataset(), cache)
     with pytest.raises(ValueError, match="no column of text"):
-        attach(Dataset.from_dict({"x": [1, 2]}), cache)
+        attach(Dataset.from_dict({"label": [1, 2]}), cache)
     with pytest.raises(ValueError, match="needs a passage beside it"):
         attach(make_pairs(5).select_columns("query"), cache, key="passage")
 

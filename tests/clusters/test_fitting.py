@@ -72,7 +72,7 @@ def test_parts_of_a_split_cluster_stay_neighbours(cache: Path) -> None:
 
 
 def test_equal_texts_cannot_be_split_and_are_told(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    same = Dataset.from_dict({"query": ["soup salt"] * 90 + ["mast rope"] * 20, "passage": ["x"] * 110})
+    same = Dataset.from_dict({"query": ["soup salt"] * 90 + ["mast rope"] * 20, "passage": ["x", "y"] * 55})
     clustering = fit(cache, same, n_clusters=2, max_cluster_size=50)
     assert sorted(clustering.manifest["statistics"]["all"]["sizes"]) == [20, 90]
     assert "has 90 rows that are too alike to be split" in caplog.text
@@ -80,7 +80,7 @@ def test_equal_texts_cannot_be_split_and_are_told(cache: Path, caplog: pytest.Lo
 
 def test_a_cluster_of_most_rows_is_warned_of(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = Dataset.from_dict(
-        {"query": ["soup salt"] * 90 + ["mast rope", "queen king", "oven"], "passage": ["x"] * 93}
+        {"query": ["soup salt"] * 90 + ["mast rope", "queen king", "oven"], "passage": ["x", "y", "z"] * 31}
     )
     fit(cache, rows, n_clusters=3)
     assert "One of the 3 clusters of source 'all' holds 90 of its 93 rows; max_cluster_size= splits it" in caplog.text

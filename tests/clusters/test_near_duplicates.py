@@ -122,7 +122,8 @@ def test_a_threshold_needs_passages(cache: Path) -> None:
 
 def test_a_cluster_full_of_duplicates_fits_in_memory(cache: Path) -> None:
     same = Dataset.from_dict({"query": [f"soup {at}" for at in range(3000)], "passage": ["salt"] * 3000})
-    keys = [set(one) for one in attach(same, cache, 0.9)["false_negative_keys"]]
+    labelled = attach(same, cache, 0.9, columns=("query", "passage"))  # named, or one value for all would be refused
+    keys = [set(one) for one in labelled["false_negative_keys"]]
     assert set.intersection(*keys)
 
 

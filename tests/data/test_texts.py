@@ -2,12 +2,7 @@ from __future__ import annotations
 
 from datasets import Dataset
 
-from st_cluster_batches.data.texts import check_texts, find_text_columns, hash_rows
-
-
-def test_targets_and_labels_are_no_text() -> None:
-    row = {"source": "s", "question": "q", "label": "yes", "answer": "a", "id": 3, "score": 0.5, "cluster": 1}
-    assert find_text_columns(Dataset.from_list([row])) == ["question", "answer"]
+from st_cluster_batches.data.texts import check_texts, hash_rows
 
 
 def test_the_hash_is_of_the_texts_in_their_order() -> None:

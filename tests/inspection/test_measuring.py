@@ -169,15 +169,15 @@ def test_every_source_and_its_largest_cluster_are_described_however_many_cluster
     # One cluster of b, and one of c that holds most of its rows: 500 evenly spaced ones of 1,401 leave both out.
     sizes = {"a": [1] * 700, "b": [1], "c": [1, 900, *[1] * 698]}
     sources = [name for name, own in sizes.items() for size in own for _ in range(size)]
-    clusters = [at for own in sizes.values() for at, size in enumerate(own) for _ in range(size)]
+    clusters = [at for at, size in enumerate(size for own in sizes.values() for size in own) for _ in range(size)]
     data = relabel(label_pairs(make_pairs(len(sources))), cluster=clusters, source=sources)
     found = look(data, sample_rows=64)
     assert [one.name for one in found.sources] == ["a", "b", "c"]
     assert all(np.isfinite(one.coherence) for one in found.sources)
     assert 500 <= len(found.clusters) <= 503
-    assert ("b", 0) in {(one.source, one.cluster) for one in found.clusters}
+    assert ("b", 700) in {(one.source, one.cluster) for one in found.clusters}
     (line,) = [line for line in found.advice if "max_cluster_size" in line]
-    assert line.startswith("Cluster 1 (") and f"holds {900 / 1599:.0%} of the rows of 'c'" in line
+    assert line.startswith("Cluster 702 (") and f"holds {900 / 1599:.0%} of the rows of 'c'" in line
 
 
 def test_only_a_sample_is_embedded(labelled: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,271 @@
+"""Which column of a dataset is what: query, positive, negatives; by their order, by name, or as the user says."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, TARGET_COLUMNS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+Columns = Sequence[str]
+
+TEXT = "texts"  # what a column holds that can be embedded
+
+_TEXT_TYPES = ("string", "large_string", "string_view")
+_ROLES = ("query", "positive", "negative")
+# Names that people give to queries, positives and negatives.
+_NAMES = [
+    re.compile(r"query|anchor|question|sentence_?1|text_?1"),
+    re.compile(r"positive|passage|pos|answer|context|document|sentence_?2|text_?2"),
+    re.compile(r"(hard_?)?(negatives?|negs?)([_-]?\d.*)?|negative.*|neg_.*"),
+]
+_IDS = re.compile(r"(.*_)?(id|ids|idx)|uuid|guid|__index_level_\d+__")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of a dataset are what.
+
+    Args:
+        texts: Query, positive, then any negatives.
+        targets: Training labels, and the name of the dataset: what a batch shows beside the texts.
+        left_out: The columns that are left out, because `columns=` names others.
+        guessed: What was guessed and may be wrong; empty if nothing was.
+        is_in_place: Whether the rows show these texts in this order as they are.
+        is_given: Whether the user has named them.
+    """
+
+    texts: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    guessed: str = ""
+    is_in_place: bool = True
+    is_given: bool = False
+
+    @property
+    def shown(self) -> list[str] | None:
+        """The columns that rows are to show, or None if they show them already."""
+        return None if self.is_in_place and not self.is_given else [*self.texts, *self.targets]
+
+
+def find_roles(
+    dataset: Dataset, columns: Columns | None = None, labels: Collection[str] = (SOURCE,), where: str = "The dataset"
+) -> Roles:
+    """Find out which column of a dataset is what, without reading more than a row.
+
+    Args:
+        dataset: The rows; what counts is what they show to a collator.
+        columns: Query, positive, negatives in order, as the user names them; by default all texts that are shown, in
+            their order, unless names that people use say another one.
+        labels: The columns that are labels beside `cluster` and the keys.
+        where: How messages call the dataset.
+
+    Raises:
+        ValueError: If a column is missing, holds no texts, or has no role; with the call that mends it.
+        TypeError: If `columns` is no sequence of names.
+    """
+    return assign_roles(hold_columns(dataset), columns, labels, where, dataset.column_names)
+
+
+def assign_roles(
+    holds: Mapping[str, str],
+    columns: Columns | None,
+    labels: Collection[str],
+    where: str,
+    column_names: Sequence[str] = (),
+) -> Roles:
+    """Give roles to columns by their names and what they hold.
+
+    Args:
+        holds: By name of a column that the rows show, in order, what it holds.
+        columns: As for `find_roles`.
+        labels: As for `find_roles`.
+        where: How messages call the dataset.
+        column_names: All columns of the data, shown or not.
+    """
+    labels = {*labels, CLUSTER, FALSE_NEGATIVE_KEYS}
+    targets = tuple(name for name in holds if name in NO_TEXT_COLUMNS)
+    others = [name for name in holds if name not in labels and name not in targets]
+    if columns is not None:
+        chosen = _check_columns(columns, holds, where)
+        rest = [name for name in dict.fromkeys([*holds, *column_names]) if name not in (*chosen, *targets, *labels)]
+        return Roles(chosen, targets, tuple(rest), is_in_place=others == list(chosen), is_given=True)
+    texts = [name for name in others if holds[name] == TEXT]
+    for name in others:
+        if name not in texts:
+            raise ValueError(explain_fault(where, name, f"holds {holds[name]}", texts))
+        if _IDS.fullmatch(name):
+            raise ValueError(explain_fault(where, name, "holds ids by its name", texts))
+    if not texts:
+        raise ValueError(f"{where} shows no column of text, only {list(holds)}; a query column is needed")
+    ordered = tuple(_order_by_name(texts))
+    is_in_place = ordered == tuple(texts)
+    return Roles(ordered, targets, guessed=_explain_guess(ordered, texts), is_in_place=is_in_place)
+
+
+def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> str:
+    """Return the message on a column that cannot be text, with the calls that mend it."""
+    remedy = ""
+    if "lists of texts" in fault:
+        remedy = "Give each text of the list a row, or a column, of its own. "
+    kept = [one for one in texts if one != name]
+    kept = kept if len(kept) > 1 else ["query", "positive"]
+    return (
+        f"{where} shows the column {name!r}, which {fault}: that is no text to be embedded and trained on. {remedy}"
+        f"Say which columns are query, positive and negatives, such as columns={tuple(kept)!r}, or take it out: "
+        f"dataset.remove_columns([{name!r}])"
+    )
+
+
+def hold_columns(dataset: Dataset) -> dict[str, str]:
+    """Return the columns that the rows of a dataset show, in order, and what each holds."""
+    state = dataset.format
+    if state["type"] == "custom":
+        return {
+            name: _describe_value(value)
+            if value is not None or name not in dataset.features
+            else describe_feature(dataset.features[name])
+            for name, value in dataset[0].items()
+        }
+    shown = dataset.column_names if state["output_all_columns"] else state["columns"]
+    return {name: describe_feature(dataset.features[name]) for name in dataset.column_names if name in shown}
+
+
+def describe_feature(feature: Any) -> str:
+    """Say what a column of some type holds."""
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, list):
+        inner = feature[0]
+    if inner is not None:
+        return f"lists of {describe_feature(inner)}"
+    if isinstance(feature, dict):
+        return "structs"
+    kind = type(feature).__name__
+    if kind != "Value":
+        return {"ClassLabel": "classes"}.get(kind, f"values of type {kind}")
+    return TEXT if feature.dtype in _TEXT_TYPES else f"values of type {feature.dtype}"
+
+
+def hold_first_row(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the columns of a row hold, where nothing else is known of them."""
+    return {name: _describe_value(value) for name, value in row.items()}
+
+
+def _describe_value(value: Any) -> str:
+    if isinstance(value, str):
+        return TEXT
+    if isinstance(value, list | tuple):
+        return f"lists of {_describe_value(value[0])}" if value else "lists"
+    return "structs" if isinstance(value, Mapping) else f"values of type {type(value).__name__}"
+
+
+def tell_roles(found: Collection[Roles]) -> None:
+    """Log which column is what, once for all datasets that are alike."""
+    for roles in dict.fromkeys(found):
+        line = describe_roles(roles.texts)
+        if roles.guessed:
+            logger.warning("%s: %s. %s", "Columns", line, roles.guessed)
+        else:
+            logger.info("%s: %s", "Columns", line)
+        if roles.left_out:
+            logger.info("These columns are left out: %s", ", ".join(map(repr, roles.left_out)))
+
+
+def describe_roles(texts: Sequence[str]) -> str:
+    """Return texts with their roles, in words."""
+    parts = [f"{role} {name!r}" for role, name in zip(_ROLES, texts[:2], strict=False)]
+    if negatives := texts[2:]:
+        parts.append(f"negative{'s' if len(negatives) > 1 else ''} {', '.join(map(repr, negatives))}")
+    return ", ".join(parts)
+
+
+def select_roles(dataset: Dataset, roles: Roles, labels: Sequence[str]) -> Dataset:
+    """Return a dataset of texts in the order of their roles, training labels, and labels of ours.
+
+    Args:
+        dataset: The rows, without a transform.
+        roles: From `find_roles`.
+        labels: The labels.
+    """
+    return dataset.with_format(None).select_columns([*roles.texts, *roles.targets, *labels])
+
+
+def read_as_columns(dataset: Dataset, texts: Sequence[str], others: Sequence[str]) -> Dataset:
+    """Return a dataset without a format that has some texts as columns, also where a transform makes them of ids.
+
+    Args:
+        dataset: The rows.
+        texts: Columns of text.
+        others: Further columns to keep in that case; otherwise all are there.
+    """
+    from datasets import concatenate_datasets
+
+    plain, state = dataset.with_format(None), dataset.format
+    if all(name in plain.column_names and describe_feature(plain.features[name]) == TEXT for name in texts):
+        return plain
+    # `datasets` keeps what the transform gives on disk, so that no text is made twice.
+    read = plain.select_columns(state["columns"])
+    made = read.map(state["format_kwargs"]["transform"], batched=True, remove_columns=read.column_names)
+    made = made.select_columns(list(texts))
+    return concatenate_datasets([made, plain.select_columns(list(others))], axis=1) if others else made
+
+
+def has_role_name(name: str) -> bool:
+    """Return whether a column has a name that people give to queries, positives or negatives."""
+    return _rank(name) is not None
+
+
+def _check_columns(columns: Columns, holds: Mapping[str, str], where: str) -> tuple[str, ...]:
+    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
+        raise TypeError(f"columns={columns!r} must be names of columns, such as columns=('query', 'passage')")
+    chosen = tuple(columns)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"columns={chosen!r} must name query, positive and any negatives, each once")
+    for name in chosen:
+        if name in (*TARGET_COLUMNS, "dataset_name", CLUSTER, FALSE_NEGATIVE_KEYS):
+            raise ValueError(f"columns={chosen!r}: {name!r} is a label and no text; rename the column if it is one")
+        if name not in holds:
+            raise ValueError(f"{where} has no column {name!r}, only {list(holds)}; columns= names those with texts")
+        if holds[name] != TEXT:
+            raise ValueError(
+                explain_fault(where, name, f"holds {holds[name]}", [one for one in chosen if one != name])
+            )
+    return chosen
+
+
+def _rank(name: str) -> int | None:
+    """Return the role that a name stands for: 0 query, 1 positive, 2 negative."""
+    return next((rank for rank, names in enumerate(_NAMES) if names.fullmatch(name.lower())), None)
+
+
+def _order_by_name(texts: list[str]) -> list[str]:
+    """Order texts by the names that are known, if these stand in another order than their roles."""
+    ranks = [_rank(name) for name in texts]
+    known = [rank for rank in ranks if rank is not None]
+    if known == sorted(known):
+        return texts
+    # Names that say nothing go between the first positive and the negatives.
+    return sorted(texts, key=lambda name: 1.5 if (rank := _rank(name)) is None else rank)
+
+
+def _explain_guess(ordered: Sequence[str], texts: Sequence[str]) -> str:
+    """Say what was guessed; nothing where order and names agree."""
+    said = f"columns={tuple(texts)!r}"
+    if list(ordered) != list(texts):
+        return f"That is by their names; they stand as {list(texts)}. If that is their order, say {said}"
+    for at, name in enumerate(ordered):
+        rank = _rank(name)
+        if rank is not None and rank != min(at, 2):
+            return (
+                f"That is by their order, though {name!r} is a name for a {_ROLES[rank]}. If it is right, say {said}, "
+                "else name them in another order, or fewer of them"
+            )
+    return ""

@@ -1,0 +1,173 @@
+"""Which columns the loss gets: never a label of ours, never less than the user's texts and training labels."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+from examples import TOPICS, label_pairs, make_pairs, make_static_model
+from sentence_transformers.sentence_transformer.losses import (
+    BatchAllTripletLoss,
+    CoSENTLoss,
+    MultipleNegativesRankingLoss,
+)
+from trainers import make_trainer, record_texts
+
+from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches.batches.card_columns import forget_labels
+from st_cluster_batches.batches.sources import has_source_labels
+
+
+def make_translations(n_rows: int, seed: int = 0) -> Dataset:
+    """Make triplets whose first column of text is called `source`."""
+    pairs = make_pairs(n_rows, seed).rename_columns({"query": "source", "passage": "target"})
+    return pairs.add_column("negative", [f"keel {at}" for at in range(n_rows)])
+
+
+def label_topics(texts: list[str]) -> list[int]:
+    topic_of = {word: topic for topic, words in enumerate(TOPICS.values()) for word in words}
+    return [topic_of[text.split()[0]] for text in texts]
+
+
+def train_and_record(folder: Path, train: Dataset, **options: Any) -> list[dict[str, Any]]:
+    trainer = make_trainer(folder, train, **options)
+    seen = record_texts(trainer)
+    trainer.train()
+    return [row for batch in seen for row in batch]
+
+
+@pytest.mark.parametrize("options", [{}, {"strata": ("cluster",)}, {"strata": ("topic",)}])
+def test_a_text_column_called_source_is_trained_on_in_its_place(tmp_path: Path, options: dict[str, Any]) -> None:
+    rows = make_translations(120)
+    label = "topic" if options.get("strata") == ("topic",) else "cluster"
+    labelled = rows.add_column(label, label_topics(rows["source"][:]))
+    seen = train_and_record(tmp_path, labelled, batch_sampler=ClusterBatchSampler.configure(**options))
+    assert all(list(row) == ["source", "target", "negative"] for row in seen)
+    assert sorted(map(str, seen)) == sorted(map(str, rows.to_list()))
+
+
+@pytest.mark.parametrize("clusters", [range(120), [at // 2 for at in range(120)], [0] * 120])
+def test_a_text_column_called_source_is_text_whatever_the_clusters(tmp_path: Path, clusters: Any) -> None:
+    labelled = make_translations(120).add_column("cluster", list(clusters))
+    assert not has_source_labels(labelled)
+    assert list(train_and_record(tmp_path, labelled)[0]) == ["source", "target", "negative"]
+
+
+def test_a_source_that_clusters_are_nested_in_is_a_label_of_whatever_type() -> None:
+    pairs = make_pairs(90)
+    for values in (["a", "b", "c"] * 30, [0, 1, 2] * 30, [True, False, True] * 30):
+        labelled = pairs.add_column("source", values)
+        assert not has_source_labels(labelled), "without clusters nothing says so"
+        nested = [2 * values.index(value) + at % 2 for at, value in enumerate(values)]
+        assert has_source_labels(labelled.add_column("cluster", nested))
+        assert not has_source_labels(labelled.add_column("cluster", [0] * 90))
+
+
+def test_an_evaluation_set_shows_what_the_training_data_shows(tmp_path: Path) -> None:
+    rows = make_translations(64)
+    labelled = rows.add_column("cluster", label_topics(rows["source"][:]))
+    trainer = make_trainer(tmp_path, labelled, eval_dataset=make_translations(20, seed=1), max_steps=1)
+    seen = record_texts(trainer)
+    trainer.evaluate()
+    assert [list(row) for batch in seen for row in batch] == [["source", "target", "negative"]] * 20
+    held_out = make_pairs(20, seed=2).add_column("source", ["all"] * 20)
+    trainer = make_trainer(tmp_path, label_pairs(make_pairs(64)), eval_dataset=held_out, max_steps=1)
+    seen = record_texts(trainer)
+    trainer.evaluate()
+    assert [list(row) for batch in seen for row in batch] == [["query", "passage"]] * 20
+
+
+@pytest.mark.parametrize("options", [{"strata": ("label",)}, {"strata": ("cluster",), "distinct": "label"}])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_training_labels_stay_visible_whatever_options_name_them(
+    tmp_path: Path, options: dict[str, Any], is_pair: bool
+) -> None:
+    labelled = label_pairs(make_pairs(96)).remove_columns("source").add_column("label", [0, 1, 2, 0, 1, 2] * 16)
+    labelled = labelled if is_pair else labelled.remove_columns("passage")
+    seen = train_and_record(
+        tmp_path,
+        labelled,
+        batch_sampler=ClusterBatchSampler.configure(**options),
+        loss=CoSENTLoss if is_pair else BatchAllTripletLoss,
+    )
+    texts = ["query", "passage"] if is_pair else ["query"]
+    assert all(sorted(row) == sorted([*texts, "label"]) for row in seen) and len(seen) == 96
+
+
+def test_after_training_and_after_evaluation_labels_can_be_read_again(tmp_path: Path) -> None:
+    train, held_out = label_pairs(make_pairs(64)), label_pairs(make_pairs(20, seed=1)).with_format("torch")
+    trainer = make_trainer(tmp_path, train, eval_dataset=held_out, eval_strategy="epoch")
+    seen = record_texts(trainer)
+    for _ in range(2):
+        trainer.train()
+        assert len(train["cluster"]) == 64 and len(held_out["cluster"]) == 20
+        assert held_out.format["type"] == "torch" and train.format["type"] is None
+        trainer.evaluate()
+        assert set(held_out[0]) == {"query", "passage", "source", "cluster", "false_negative_keys"}
+    assert all(list(row) == ["query", "passage"] for batch in seen for row in batch)
+
+
+def test_a_format_that_is_set_while_labels_are_hidden_is_left_alone(tmp_path: Path) -> None:
+    train = label_pairs(make_pairs(64))
+    trainer = make_trainer(tmp_path, train)
+    trainer.get_train_dataloader()
+    assert train.column_names != train.format["columns"]
+    train.set_format("numpy", columns=["query"])
+    trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+    assert train.format["type"] == "numpy" and train.format["columns"] == ["query"]
+
+
+def test_the_order_of_texts_survives_a_transform_of_one_column(tmp_path: Path) -> None:
+    def shout(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+        assert list(batch) == ["query"]
+        return {"query": [text.upper() for text in batch["query"]]}
+
+    labelled = label_pairs(make_pairs(64)).with_transform(shout, columns=["query"], output_all_columns=True)
+    assert all(list(row) == ["query", "passage"] for row in train_and_record(tmp_path, labelled))
+
+
+def test_a_dict_of_losses_hides_labels_and_gives_them_back(tmp_path: Path) -> None:
+    train = DatasetDict({name: label_pairs(make_pairs(64, seed)) for seed, name in enumerate("ab")})
+    model = make_static_model()
+    losses = {name: MultipleNegativesRankingLoss(model) for name in "ab"}
+    trainer = make_trainer(tmp_path, train, model=model, loss=losses)
+    seen = record_texts(trainer)
+    trainer.train()
+    assert all(list(row) == ["query", "passage", "dataset_name"] for batch in seen for row in batch)
+    assert all("cluster" in part[0] for part in train.values())
+
+
+@pytest.mark.parametrize("kind", ["dataset", "transform", "dict", "text called source"])
+def test_the_trainers_card_tells_of_texts_alone(tmp_path: Path, kind: str) -> None:
+    names = [f"site of {topic}" for topic in sorted(TOPICS)]
+    pairs = label_pairs(make_pairs(64))
+    sources = [names[one] for one in pairs["cluster"]]
+    train: Any = pairs.remove_columns("source").add_column("source", sources).add_column("topic", sources)
+    train = train.select_columns(["source", "query", "topic", "passage", "cluster", "false_negative_keys"])
+    texts = ["query", "passage"]
+    if kind == "transform":
+        train = train.with_transform(dict)
+    elif kind == "dict":
+        train = DatasetDict({"a": train, "b": train})
+    elif kind == "text called source":
+        train, texts = (
+            make_translations(64).add_column("cluster", pairs["cluster"][:]),
+            ["source", "target", "negative"],
+        )
+    configured = ClusterBatchSampler.configure(strata=None if kind == "text called source" else ("topic", "cluster"))
+    trainer = make_trainer(tmp_path, train, eval_dataset=train, batch_sampler=configured, max_steps=2)
+    trainer.model.model_card_data.language = ["en"]
+    before = random.getstate()
+    forget_labels(trainer.model.model_card_data, trainer, ["topic"])
+    assert random.getstate() == before
+    trainer.train()
+    trainer.model.save(str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    columns = [f"<code>{name}</code>" for name in texts]
+    listed = " and ".join(columns) if len(columns) == 2 else f"{', '.join(columns[:-1])}, and {columns[-1]}"
+    assert card.count(f"Columns: {listed}\n") >= 2
+    assert "site of" not in card and "<code>cluster</code>" not in card and "false_negative_keys |" not in card
+    assert trainer.model.model_card_data.widget and trainer.model.model_card_data.usage_examples
