@@ -13,6 +13,7 @@ from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.batches.sources import has_source_labels
+from st_cluster_batches.clusters.assigning import find_position
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
@@ -100,7 +101,7 @@ class LabelledPairs:
         if has_sources:
             dataset = dataset.add_column(SOURCE, source_of_row)
         labels = read_labels(dataset, (SOURCE, CLUSTER) if has_sources else (CLUSTER,))
-        clusters = dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy()
+        clusters = find_position(dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy())
         return cls(dataset, texts, has_sources, source_names, source_of_row, clusters, labels.strata, labels.keys)
 
     def __len__(self) -> int:
