@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from st_cluster_batches.data.texts import check_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 # A trainer with push_to_hub uploads its whole folder, training texts and all, but for names with an underscore.
 HELD_OUT_FOLDER = "_held_out"
@@ -32,7 +35,8 @@ def hold_out(
 
     Args:
         dataset: Pairs; the source column is called `source`, if there is one.
-        n_queries: Queries to hold out of each source, a tenth of its rows at most.
+        n_queries: Queries to hold out of each source. All that repeats them may take a tenth of its rows: a source
+            that cannot give so many within that gives fewer, with a warning.
         n_documents: Documents of each collection, or as many as the source has.
         seed: Seed of the choice.
         columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
@@ -52,20 +56,48 @@ def hold_out(
     if has_sources:
         names, source_of_row = read_sources(dataset)
     groups = group_equal(dataset, texts, show_progress_bar=False)
+    queries = group_equal(dataset, texts[:1], show_progress_bar=False)
     rng = np.random.default_rng(seed)
     is_held_out = np.zeros(len(dataset), dtype=bool)
     collections = {}
     for at, name in enumerate(names):
         own = rng.permutation(np.flatnonzero(source_of_row == at))
-        # Whole groups, in random order, until there are queries enough; groups may reach into other sources.
-        distinct, first = np.unique(groups[own], return_index=True)
-        chosen = distinct[np.argsort(first)][: min(n_queries, len(own) // 10)]
+        chosen = _choose_groups(groups[own], queries[own], n_queries)
+        if (n_found := len(np.unique(queries[own[np.isin(groups[own], chosen)]]))) < n_queries:
+            logger.warning(
+                "Source %r gives %d held-out queries of the %d asked for: with all that repeats them they may take a "
+                "tenth of its %d rows",
+                name,
+                n_found,
+                n_queries,
+                len(own),
+            )
         held_out = own[np.isin(groups[own], chosen)]
         is_held_out |= np.isin(groups, chosen)
         if len(held_out):
             others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
             collections[name] = _make_collection(dataset, texts, held_out, others, n_queries)
     return dataset.select(np.flatnonzero(~is_held_out)), collections
+
+
+def _choose_groups(
+    groups: npt.NDArray[np.int32], queries: npt.NDArray[np.int32], n_queries: int
+) -> npt.NDArray[np.int32]:
+    """Choose whole groups in the order of their first rows, until there are queries enough or a tenth of the rows.
+
+    Args:
+        groups: (n,) the group of each row of a source, in random order.
+        queries: (n,) numbers of their queries; a query is in one group.
+        n_queries: Queries that are wanted.
+    """
+    distinct, first, rows = np.unique(groups, return_index=True, return_counts=True)
+    group_of_query = groups[np.unique(queries, return_index=True)[1]]
+    asked = np.bincount(np.searchsorted(distinct, group_of_query), minlength=len(distinct))
+    order = np.argsort(first)
+    order = order[rows[order] <= len(groups) // 10]
+    is_within = np.cumsum(rows[order]) <= len(groups) // 10
+    is_wanted = np.cumsum(asked[order]) - asked[order] < n_queries
+    return distinct[order[is_within & is_wanted]]
 
 
 def _make_collection(

@@ -127,6 +127,8 @@ class Comparison:
             )
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
+            # Random batches have no plan that tells of it: on more processes a batch is a larger one.
+            "processes": ProcessGroup.current().size,
             "data": _hash_texts(pairs, columns),
             "tasks": [identify_task(task) for task in load_tasks(tasks).values()],
             "versions": versions,

@@ -177,16 +177,19 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
 
 
 def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list[str]:
-    """Return the columns of a dataset, or of the first one in a DatasetDict, that are labels of ours.
+    """Return the columns of a dataset, or of any in a DatasetDict, that are labels of ours.
 
     Args:
         dataset: The pairs.
         columns: The columns that the recipe names as texts, if it does: `source` may be one.
     """
-    part = next(iter(dataset.values())) if isinstance(dataset, DatasetDict) else dataset
-    is_label = {name: name in part.column_names for name in LABEL_COLUMNS}
-    is_label[SOURCE] &= SOURCE not in (columns or ()) and (not is_label[CLUSTER] or has_source_labels(part))
-    return [name for name, is_one in is_label.items() if is_one]
+    found: set[str] = set()
+    for part in dataset.values() if isinstance(dataset, DatasetDict) else [dataset]:
+        own = {name for name in LABEL_COLUMNS if name in part.column_names}
+        if SOURCE in (columns or ()) or (CLUSTER in own and not has_source_labels(part)):
+            own.discard(SOURCE)
+        found |= own
+    return [name for name in LABEL_COLUMNS if name in found]
 
 
 def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
@@ -263,8 +266,7 @@ def build_trainer(
     if arguments.strategy == SOURCE and SOURCE not in labels:
         raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
     if arguments.strategy == "random":
-        hidden = [column for column in find_columns(dataset) if column in labels]
-        dataset = dataset.remove_columns(hidden)
+        dataset = _drop(dataset, labels)
     trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
     return trainer(
         model=model,
@@ -274,8 +276,16 @@ def build_trainer(
     )
 
 
+def _drop(dataset: Dataset | DatasetDict, labels: Sequence[str]) -> Dataset | DatasetDict:
+    """Drop label columns from every dataset that has them: a collator would take what is left for texts."""
+    if isinstance(dataset, DatasetDict):
+        return DatasetDict({name: _drop(part, labels) for name, part in dataset.items()})
+    return dataset.remove_columns([name for name in dataset.column_names if name in labels])
+
+
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:
-    return CLUSTER in find_columns(dataset)
+    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
+    return all(CLUSTER in part.column_names for part in parts)
 
 
 def find_columns(dataset: Any) -> list[str]:

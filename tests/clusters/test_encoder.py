@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from examples import make_static_model
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers.normalizers import Lowercase
 
 from st_cluster_batches.clusters.encoder import fingerprint_model, load_encoder
 
@@ -23,6 +27,33 @@ def test_a_fingerprint_is_of_what_decides_the_embeddings(tiny_bert: Path) -> Non
     changed[3].similarity_fn_name = "dot"
     next(changed[4].parameters()).data[0, 0] += 1e-3
     assert len({reference, *map(fingerprint_model, changed)}) == 6
+
+
+def test_the_same_weights_with_another_tokenizer_or_pooling_are_another_model(tiny_bert: Path, tmp_path: Path) -> None:
+    reference = SentenceTransformer(str(tiny_bert), device="cpu")
+    reference.encode(["soup salt", "mast"])  # which sets padding and truncation
+    assert fingerprint_model(reference) == fingerprint_model(SentenceTransformer(str(tiny_bert), device="cpu"))
+    other = shutil.copytree(tiny_bert, tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    vocabulary["soup"], vocabulary["salt"] = vocabulary["salt"], vocabulary["soup"]
+    (other / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    found = {fingerprint_model(SentenceTransformer(str(path), device="cpu")) for path in (tiny_bert, other)}
+    cased = SentenceTransformer(str(tiny_bert), device="cpu")
+    cased.tokenizer.backend_tokenizer.normalizer = None
+    from_the_left = SentenceTransformer(str(tiny_bert), device="cpu")
+    from_the_left.tokenizer.truncation_side = "left"
+    pooled = SentenceTransformer(str(tiny_bert), device="cpu")
+    pooled[1] = Pooling(16, pooling_mode="cls")
+    half = SentenceTransformer(str(tiny_bert), device="cpu").half()
+    found |= {fingerprint_model(one) for one in (cased, from_the_left, pooled, half)}
+    assert len(found) == 6
+
+
+def test_a_static_model_is_told_by_its_tokenizer_too() -> None:
+    one, other = make_static_model(), make_static_model()
+    other[0].tokenizer.normalizer = Lowercase()
+    assert fingerprint_model(one) != fingerprint_model(other)
 
 
 def test_weights_that_numpy_does_not_know_have_a_fingerprint() -> None:

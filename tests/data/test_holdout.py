@@ -56,6 +56,16 @@ def test_at_most_a_tenth_of_a_source_is_asked_for(pairs: Dataset) -> None:
     assert len(hold_out(pairs, 1000, 1000)[1]["a"].queries) <= 10
 
 
+def test_few_answers_to_many_questions_leave_a_source_its_rows(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"query": f"question {at}", "passage": f"intent {at % 77}"} for at in range(1000)]
+    left, collections = hold_out(Dataset.from_list(rows), 100, 1000)
+    assert len(left) >= 900
+    assert 50 <= len(collections["held_out"].queries) <= 100
+    assert "of the 100 asked for" in caplog.text
+    one = [{"query": f"question {at}", "passage": "yes"} for at in range(100)]
+    assert len(hold_out(Dataset.from_list(one), 10, 100)[0]) == 100, "its only group is all of it"
+
+
 def test_queries_alone_cannot_be_held_out(pairs: Dataset) -> None:
     with pytest.raises(ValueError, match="two columns of text"):
         hold_out(pairs.select_columns(["query", "source"]), 5, 10)
