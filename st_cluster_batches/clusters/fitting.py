@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -54,32 +53,24 @@ def fit_vectors(vectors: Sequence[PairVectors], options: ClusterOptions, cache: 
         return replace(Clustering.load(artefact), encoder=encoder)
     for one in vectors:
         one.embed(options.key)
-    drafts = [cache.folder / f"draft-{name}-0"]
-    centroids = _keep(drafts[0], lambda: _train_sources(vectors, options, cache), cache)
+    # Drafts and assignments stay: another job may be reading them, and they are small beside the vectors.
+    centroids = _keep(cache.folder / f"draft-{name}-0", lambda: _train_sources(vectors, options, cache), cache)
     for number in range(1, _MAX_ROUNDS):
         nearest = [assign_rows(one, options.key, centroids) for one in vectors]
-        drafts.append(cache.folder / f"draft-{name}-{number}")
-        refined = _keep(drafts[-1], lambda: _refine_sources(vectors, nearest, centroids, options), cache)  # noqa: B023
+        draft = cache.folder / f"draft-{name}-{number}"
+        refined = _keep(draft, lambda: _refine_sources(vectors, nearest, centroids, options), cache)  # noqa: B023
         is_settled = all(np.array_equal(refined[source], centroids[source]) for source in centroids)
         if is_settled or number == _MAX_ROUNDS - 1:  # rows that are too alike to be split may go on for ever
             break
         centroids = refined
-        cache.processes.once(lambda: _remove(nearest), None)  # noqa: B023
 
     def save() -> None:
         manifest = _describe(vectors, nearest, centroids, options)
         manifest["data_hash"] = data_hash
         Clustering(centroids, manifest).save(artefact)
-        for draft in drafts:
-            shutil.rmtree(draft, ignore_errors=True)
 
     cache.processes.once(save, None)
     return replace(Clustering.load(artefact), encoder=encoder)
-
-
-def _remove(arrays: Sequence[ChunkedArray]) -> None:
-    for array in arrays:
-        array.remove()
 
 
 def _is_whole(artefact: Path) -> bool:

@@ -104,8 +104,6 @@ def _make_labels(
             write_labels(path, len(one), columns)
             reports[one.pairs.name or "all"] = report
         seal(list(paths), seal_path, reports)
-        for assigned in nearest:
-            assigned.remove()
 
     cache.processes.once(write, None)
 

@@ -125,10 +125,6 @@ class ChunkedArray:
         for chunk in range(self.n_chunks):
             yield *self.bounds(chunk), self.read(chunk)
 
-    def remove(self) -> None:
-        """Remove the array from disk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _find(self) -> None:
         self._paths = {int(path.name.split("-")[0]): path for path in self.folder.glob("*-*.npy")}
 

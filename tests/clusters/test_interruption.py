@@ -105,3 +105,18 @@ def test_a_cache_that_cannot_be_written_is_refused_before_work(tmp_path: Path) -
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Nothing can be written to the cache folder (Not a directory); pass cache_dir=" in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_jobs_at_once_share_a_cache(tmp_path: Path, quiet: str) -> None:
+    for delay in (0.0, 0.5, 1.0):
+        cache = tmp_path / str(delay)
+        jobs = [start(cache, "--pause", "0.02")]
+        time.sleep(delay)
+        jobs.append(start(cache))
+        killed = start(cache, "--pause", "0.05")
+        time.sleep(4)
+        killed.kill()
+        killed.communicate()
+        assert [finish(job)[1] for job in jobs] == [quiet, quiet]
+        assert finish(start(cache)) == (0, quiet)
