@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
-from st_cluster_batches.batches.card_block import BEGIN, PLAN_FILE
+from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
+from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files, replace_folder
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
@@ -121,24 +122,20 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
         The folder.
 
     Raises:
-        ValueError: If the folder holds something else, or a file holds a token or a local path.
+        ValueError: If the folder holds anything that no build left there as it is, or a file holds a token or a local
+            path.
     """
     card = output / CARD
     earlier = card.read_text(encoding="utf-8") if card.is_file() else None
-    if (
-        output.exists()
-        and (not output.is_dir() or any(output.iterdir()))
-        and (earlier is None or BEGIN not in earlier)
-    ):
-        raise ValueError(f"{output} holds something that no build left there; give another --output, or remove it")
+    refuse_other_files(output, CARD)
     stage = temporary_name(output)
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     try:
         fill(stage, earlier)
         refuse_private_content(stage)
-        shutil.rmtree(output, ignore_errors=True)
-        stage.rename(output)
+        list_built_files(stage)
+        replace_folder(stage, output)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return output
@@ -176,7 +173,7 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not {".git", ".cache"} & set(path.relative_to(folder).parts)
+        if path.is_file() and not {".git", ".cache", BUILT_FILES} & set(path.relative_to(folder).parts)
     )
 
 

@@ -12,7 +12,7 @@ from hub_client import HubClient
 from loopback_hub import CUT, CUT_AFTER, LoopbackHub, open_black_hole
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches.publishing.staging import build_model
+from st_cluster_batches.publishing.staging import build_model, list_files
 
 MODEL = "alice/model"
 TEXTS = ["soup bread", "king rook"]
@@ -70,7 +70,7 @@ def files_of(hub: LoopbackHub, repo: str = MODEL, revision: str = "main", kind: 
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in list_files(folder)}
 
 
 def assert_published(hub: LoopbackHub, stage: Path, repo: str = MODEL, revision: str = "main") -> None:

@@ -122,7 +122,9 @@ def try_private_model(stage: str, texts: list[str]) -> dict[str, Any]:
         found["uploaded again"] = push(Path(stage), repo, private=True).uploaded
         found["private"] = api.model_info(repo).private
         folder = Path(api.snapshot_download(repo))
-        files = [path.relative_to(stage) for path in Path(stage).rglob("*") if path.is_file()]
+        from st_cluster_batches.publishing.staging import list_files
+
+        files = [path.relative_to(stage) for path in list_files(Path(stage))]
         found["different"] = [
             str(path) for path in files if (folder / path).read_bytes() != Path(stage, path).read_bytes()
         ]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from st_cluster_batches.publishing.built_files import list_built_files, refuse_other_files, replace_folder
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    folder = tmp_path / "built"
+    (folder / "results").mkdir(parents=True)
+    (folder / "README.md").write_text("card")
+    (folder / "results" / "summary.json").write_text("{}")
+    list_built_files(folder)
+    return folder
+
+
+def test_what_a_build_left_may_be_replaced_and_its_card_edited(built: Path) -> None:
+    refuse_other_files(built, "README.md")
+    (built / "README.md").write_text("card, with a person's words")
+    (built / "results" / "summary.json").unlink()
+    refuse_other_files(built, "README.md")
+    refuse_other_files(built / "new", "README.md")
+
+
+@pytest.mark.parametrize("name", [".git/config", "notes.txt", "results/mine.json"])
+def test_a_persons_own_file_stops_a_build(built: Path, name: str) -> None:
+    (built / name).parent.mkdir(exist_ok=True)
+    (built / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {name}, which no build left there"):
+        refuse_other_files(built, "README.md")
+
+
+def test_a_changed_file_an_unlisted_folder_and_a_file_stop_a_build(built: Path, tmp_path: Path) -> None:
+    (built / "results" / "summary.json").write_text("changed")
+    with pytest.raises(ValueError, match="was changed since it was built"):
+        refuse_other_files(built, "README.md")
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    with pytest.raises(ValueError, match="folders that no build left"):
+        refuse_other_files(tmp_path / "mine", "README.md")
+    with pytest.raises(ValueError, match="is a file"):
+        refuse_other_files(built / "README.md", "README.md")
+
+
+def test_a_failed_replacement_leaves_the_old_folder_whole(built: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in built.rglob("*"))
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "missing", built)
+    assert sorted(path.name for path in built.rglob("*")) == before
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a").write_text("a")
+    replace_folder(tmp_path / "new", built)
+    assert [path.name for path in built.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["built"]
