@@ -96,7 +96,7 @@ def cluster_dataset(
     dataset = as_datasets(dataset, "attach_clusters")
     require_faiss()
     key, threshold = options.clusters.key, options.false_negative_threshold
-    with SharedCache.open(options.cache_dir, options.show_progress_bar) as cache:
+    with SharedCache.open(options.cache_dir, options.show_progress_bar, "attach_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
@@ -156,7 +156,7 @@ def fit_clusters(
     options = AttachOptions(clusters, columns, source_column, overwrite=overwrite)
     dataset = as_datasets(dataset, "fit_clusters")
     require_faiss()
-    with SharedCache.open(cache_dir, show_progress_bar) as cache:
+    with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
         loaded = Encoder(encoder, cache.folder, truncate_dim, batch_size)
         return fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)

@@ -101,7 +101,7 @@ class Clustering:
             ClusterOptions(key=key), columns, source_column, false_negative_threshold, overwrite=overwrite
         )
         dataset = as_datasets(dataset, "Clustering.attach")
-        with SharedCache.open(cache_dir, show_progress_bar) as cache:
+        with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
             parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
             for part in parts:
                 self.check_sources(part.sources)
