@@ -97,7 +97,7 @@ def cluster_dataset(
     require_faiss()
     key, threshold = options.clusters.key, options.false_negative_threshold
     with SharedCache.open(options.cache_dir, options.show_progress_bar, "attach_clusters") as cache:
-        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
+        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
@@ -159,6 +159,6 @@ def fit_clusters(
     dataset = as_datasets(dataset, "fit_clusters")
     require_faiss()
     with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
-        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
+        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         return fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)

@@ -104,7 +104,7 @@ class Clustering:
         )
         dataset = as_datasets(dataset, "Clustering.attach")
         with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
-            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
+            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]

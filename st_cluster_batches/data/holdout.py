@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
@@ -66,6 +68,14 @@ def hold_out(
             others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
             collections[name] = _make_collection(dataset, texts, held_out, others, n_queries)
     return dataset.select(np.flatnonzero(~is_held_out)), collections
+
+
+def name_folder(source: str) -> str:
+    """Return a name for the folder of a source: its own, or a safe one if files cannot be called so."""
+    if re.fullmatch(r"[\w -][\w. -]{0,79}", source):
+        return source
+    safe = re.sub(r"[^\w-]+", "_", source)[:40]
+    return f"{safe}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
 
 
 def _make_collection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,7 +169,9 @@ def _describe_value(value: Any) -> str:
 
 
 def tell_roles(found: Collection[Roles]) -> None:
-    """Log which column is what, once for all datasets that are alike."""
+    """Log which column is what, once for all datasets that are alike, in the first process of a launch."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     for roles in dict.fromkeys(found):
         line = describe_roles(roles.texts)
         if roles.guessed:
