@@ -91,7 +91,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             # Never fewer rows than the set has: accelerate evens out a short last batch when it evaluates.
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
         if loader.trainer is not None:
-            _find_callback(loader.trainer).hidden.append(dataset)
+            _find_callback(loader.trainer).watch(dataset)
         hide_labels(dataset, self.hidden_columns)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
