@@ -52,9 +52,9 @@ class ClusterOptions:
             if value is not None and value != "auto":
                 # Numbers of numpy become Python's, so that they can be written into a manifest.
                 object.__setattr__(self, name, as_count(name, value))
-        object.__setattr__(self, "seed", as_count("seed", self.seed, least=0))
-        if self.seed >= 1 << 31:
-            raise ValueError(f"seed={self.seed} must be in [0, 2^31)")
+        object.__setattr__(self, "seed", as_count("seed", self.seed, least=-(1 << 63)))
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
 
     def count_clusters(self, n_rows: int) -> int:
         """Return k for a source of `n_rows` rows."""

@@ -120,7 +120,8 @@ class Pairs:
             )
         given, given_names = _rename_source(dataset, source, roles)
         read = read_as_columns(dataset, roles.texts, [source] if source else [])
-        read = read if source in (None, SOURCE) else read.rename_column(source, SOURCE)
+        if source not in (None, SOURCE):
+            read = read.select_columns([*roles.texts, source]).rename_column(source, SOURCE)
         if not roles.is_given:
             check_meaning(read, roles.texts, where)
             check_text_called_source(read, roles.texts, where)

@@ -29,7 +29,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path, options: dict[str, Any]) -> None:
     clustering = fit_clusters(
-        make_pairs(100),
+        make_pairs(100, 79),
         make_static_model(),
         n_clusters=np.int64(3),
         max_cluster_size=np.int32(50),
@@ -42,7 +42,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path, options: dict[str, Any]) -
     clustering.save(tmp_path / "saved")
     assert Clustering.load(tmp_path / "saved").manifest == clustering.manifest
     labelled = clustering.attach(
-        make_pairs(100), batch_size=np.int64(8), false_negative_threshold=np.float32(0.9), **options
+        make_pairs(100, 79), batch_size=np.int64(8), false_negative_threshold=np.float32(0.9), **options
     )
     exported = {"batch_size": np.int64(8), "world_size": np.int64(2), "epochs": np.int64(1), "seed": np.int64(3)}
     assert export_batches(labelled, tmp_path / "batches", show_progress_bar=False, **exported) == 6
