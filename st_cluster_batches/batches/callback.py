@@ -66,6 +66,11 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
         self._is_training = False
 
+    def watch(self, dataset: Any) -> None:
+        """Remember a dataset whose labels are hidden, to show them again in the end."""
+        if not any(one is dataset for one in self.hidden):
+            self.hidden.append(dataset)
+
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
         return {"args": {}, "attributes": {"plans": self.plans, "run": self.run}}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
@@ -20,7 +20,9 @@ from tqdm.auto import tqdm
 from st_cluster_batches.batches.options import Strata
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
+from st_cluster_batches.data.roles import find_roles
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.numbers import as_count
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +40,7 @@ def export_batches(
     world_size: int = 1,
     epochs: int = 1,
     *,
+    columns: Sequence[str] | None = None,
     strata: Strata | None = None,
     distinct: str | None = FALSE_NEGATIVE_KEYS,
     random_fraction: float = 0.0,
@@ -63,6 +66,7 @@ def export_batches(
         batch_size: Rows of a batch on one process.
         world_size: Processes that will read the stream.
         epochs: Epochs to write; each has batches of its own.
+        columns: Query, positive, negatives, in order; written beside training labels. By default all that it shows.
         strata: As for `ClusterBatchSampler`.
         distinct: As for `ClusterBatchSampler`.
         random_fraction: As for `ClusterBatchSampler`.
@@ -77,14 +81,10 @@ def export_batches(
         ValueError: If the dataset has no labels or computes its rows by a transform, a number is not positive, or the
             folder holds other batches.
     """
-    if epochs < 1 or rows_per_shard < 1:
-        raise ValueError(f"epochs={epochs} and rows_per_shard={rows_per_shard} must be positive")
-    if dataset.format["type"] == "custom":
-        raise ValueError(
-            "The dataset has a transform, which files cannot keep; apply it first: dataset.map(transform)"
-        )
-    # A copy of the view, since the sampler hides the labels of the dataset it is given.
-    shown = dataset.with_format("arrow", columns=dataset.format["columns"])
+    batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
+    epochs, rows_per_shard = as_count("epochs", epochs), as_count("rows_per_shard", rows_per_shard)
+    seed = as_count("seed", seed, least=0)
+    shown = _choose_columns(dataset, columns)
     sampler = ClusterBatchSampler(
         shown,
         batch_size,
@@ -98,7 +98,8 @@ def export_batches(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     steps_per_shard = -(-rows_per_shard // batch_size)
-    described = {**sampler.describe(), "epochs": epochs, "steps_per_shard": steps_per_shard}
+    described: dict[str, Any] = {**sampler.describe(), "epochs": epochs, "steps_per_shard": steps_per_shard}
+    described["columns"] = None if columns is None else list(columns)
     _claim(directory, described)
     for temporary in directory.glob("*.tmp"):
         temporary.unlink()  # half of a file, left by a call that was killed
@@ -115,6 +116,32 @@ def export_batches(
     counts = asdict(sampler.counts)
     write_atomically(directory / PLAN_FILE, json.dumps({**described, "steps": steps, "counts": counts}, indent=2))
     return epochs * steps
+
+
+def _choose_columns(dataset: Dataset, columns: Sequence[str] | None) -> Dataset:
+    """Return a copy of the dataset that shows, as Arrow tables, what is to be written, and labels."""
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"export_batches takes one Dataset, not a {type(dataset).__name__}; of several, export each into a folder "
+            "of its own: for name, part in dataset.items(): export_batches(part, folder / name, ...)"
+        )
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            "The dataset has a transform, which files cannot keep; apply it first: dataset.map(transform)"
+        )
+    # A copy of the view, since the sampler hides the labels of the dataset it is given.
+    shown = dataset.with_format("arrow", columns=dataset.format["columns"])
+    if columns is None:
+        return shown
+    roles = find_roles(dataset.with_format(None), columns, [])
+    kept = dict.fromkeys([*roles.texts, *roles.targets])
+    # All else stays in the data, where options may name it, and is hidden.
+    ordered = dataset.with_format(None).select_columns(
+        [*kept, *(one for one in dataset.column_names if one not in kept)]
+    )
+    return ordered.with_format("arrow", columns=list(kept))
 
 
 def _claim(directory: Path, described: dict[str, object]) -> None:

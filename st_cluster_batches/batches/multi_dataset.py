@@ -17,6 +17,7 @@ from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
 from st_cluster_batches.batches.loaders import find_loader
+from st_cluster_batches.batches.options import refuse_arguments
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 
 logger = logging.getLogger(__name__)
@@ -69,15 +70,18 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
                 sampler.seed = self.seed + _SEED_STEP * at
 
     @classmethod
-    def configure(cls, *, alpha: float) -> ConfiguredMultiDatasetSampler:
+    def configure(cls, *misplaced: Any, alpha: float = 1.0, **unknown: Any) -> ConfiguredMultiDatasetSampler:
         """Return a picklable variant for `multi_dataset_batch_sampler`.
 
         Args:
+            misplaced: Nothing; only a trainer that was given `configure` without its call passes a dataset.
             alpha: Exponent of the sizes.
+            unknown: Nothing either.
 
         Returns:
             A callable that makes the sampler.
         """
+        refuse_arguments("multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler.configure", misplaced, unknown)
         if alpha < 0:
             raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
         return ConfiguredMultiDatasetSampler(alpha)

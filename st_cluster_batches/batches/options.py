@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from st_cluster_batches.columns import CLUSTER, SOURCE
 
@@ -76,3 +77,21 @@ class PlanOptions:
     def strata_of(self, epoch: int) -> tuple[str, ...]:
         """Return what a batch shares in an epoch."""
         return [columns for first, columns in self.schedule if first <= epoch][-1]
+
+
+def refuse_arguments(call: str, misplaced: Sequence[Any], unknown: Mapping[str, Any]) -> None:
+    """Refuse what a `configure` does not take.
+
+    Args:
+        call: The call as a trainer was given it.
+        misplaced: Arguments by position: of a trainer that calls `configure` in place of what it returns.
+        unknown: Arguments by names that mean nothing.
+
+    Raises:
+        TypeError: If there is any.
+    """
+    if misplaced or "batch_size" in unknown or "generator" in unknown:
+        raise TypeError(f"{call} was passed without its call; pass {call.partition('=')[2]}(), or the class itself")
+    if unknown:
+        name = next(iter(unknown))
+        raise TypeError(f"{call.partition('=')[2]} got an unexpected keyword argument {name!r}")

@@ -16,7 +16,7 @@ from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.loaders import Loader, find_loader
-from st_cluster_batches.batches.options import PlanOptions, Strata
+from st_cluster_batches.batches.options import PlanOptions, Strata, refuse_arguments
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
 from st_cluster_batches.batches.sources import is_source_hidden
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS, hide_labels
@@ -93,7 +93,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             self.drop_last = False
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
         if loader.trainer is not None:
-            _find_callback(loader.trainer).hidden.append(dataset)
+            _find_callback(loader.trainer).watch(dataset)
         hide_labels(dataset, self.hidden_columns)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
@@ -124,24 +124,29 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @classmethod
     def configure(
         cls,
-        *,
+        *misplaced: Any,
         strata: Strata | None = None,
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
+        **unknown: Any,
     ) -> ConfiguredSampler:
         """Return a picklable variant for `batch_sampler`, with other options than the defaults.
 
         Args:
+            misplaced: Nothing; only a trainer that was given `configure` without its call passes a dataset.
             strata: Columns that a batch shares, or a dict of them by first epoch; as for the sampler.
             distinct: Column of keys that a global batch repeats only where it must; or None.
             random_fraction: Share of the global batches that is drawn across all strata.
+            unknown: Nothing either.
 
         Returns:
             A callable that makes the sampler; unlike a lambda it can be saved with the training arguments.
 
         Raises:
             ValueError: If an option has no meaning.
+            TypeError: If there is no such option, or this was passed to a trainer without its call.
         """
+        refuse_arguments("batch_sampler=ClusterBatchSampler.configure", misplaced, unknown)
         return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction))
 
     @property

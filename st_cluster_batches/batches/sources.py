@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from st_cluster_batches.batches.loaders import Loader
-from st_cluster_batches.columns import CLUSTER, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAMPLE = 4096  # rows that are looked at
 _FEW = 20  # sources that any number of rows may have
+_ROWS_OF_A_SOURCE = 10  # at least, of a column that stands before texts
 
 
 def has_source_labels(dataset: Dataset) -> bool:
@@ -31,15 +32,26 @@ def has_source_labels(dataset: Dataset) -> bool:
         return False
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
     table = dataset.with_format("arrow", columns=[SOURCE, CLUSTER])[rows]
-    if pa.types.is_nested(table[SOURCE].type):
+    if any(pa.types.is_nested(kind) or pa.types.is_binary(kind) for kind in table.schema.types):
         return False
     sources = pc.rank(table[SOURCE].cast(pa.large_string()), tiebreaker="min")
     numbered = pa.table({SOURCE: sources, CLUSTER: table[CLUSTER].combine_chunks()})
     in_cluster = numbered.group_by(CLUSTER).aggregate([(SOURCE, "count_distinct")])[f"{SOURCE}_count_distinct"]
     n_sources = pc.count_distinct(sources).as_py()
-    # Where every row has a cluster of its own, each lies in one source whatever there is.
-    is_repeated = n_sources < len(rows) or n_sources == 1
-    return bool(is_repeated and n_sources <= max(_FEW, len(rows) // 2) and pc.max(in_cluster).as_py() == 1)
+    is_nested = pc.max(in_cluster).as_py() == 1
+    return bool(is_nested and n_sources <= _count_sources_at_most(dataset.column_names, len(rows)))
+
+
+def _count_sources_at_most(columns: list[str], n_rows: int) -> int:
+    """Return how many values a column of sources can have: fewer where it stands in the place of a text.
+
+    A text that stands in several rows may well be alone in its cluster, where clusters are small; and where every row
+    has a cluster of its own, each lies in one source whatever there is.
+    """
+    after = columns[columns.index(SOURCE) + 1 :]
+    if after[:1] == [CLUSTER] or all(name in (CLUSTER, FALSE_NEGATIVE_KEYS, *NO_TEXT_COLUMNS) for name in after):
+        return 1 if n_rows == 1 else min(max(_FEW, n_rows // 2), n_rows - 1)
+    return n_rows // _ROWS_OF_A_SOURCE
 
 
 def is_source_hidden(dataset: Dataset, loader: Loader) -> bool:

@@ -27,7 +27,7 @@ AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict")
 
 def attach_clusters(
     dataset: AnyDataset,
-    encoder: str | SentenceTransformer,
+    encoder: str | Path | SentenceTransformer,
     *,
     n_clusters: int | Literal["auto"] | None = None,
     cluster_size: int | None = None,
@@ -69,7 +69,7 @@ def attach_clusters(
 
 
 def cluster_dataset(
-    dataset: AnyDataset, encoder: str | SentenceTransformer, options: AttachOptions
+    dataset: AnyDataset, encoder: str | Path | SentenceTransformer, options: AttachOptions
 ) -> tuple[AnyDataset, Clustering]:
     """Embed the pairs, split every source by spherical k-means, and attach the labels.
 
@@ -96,8 +96,8 @@ def cluster_dataset(
     dataset = as_datasets(dataset, "attach_clusters")
     require_faiss()
     key, threshold = options.clusters.key, options.false_negative_threshold
-    with SharedCache.open(options.cache_dir, options.show_progress_bar) as cache:
-        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
+    with SharedCache.open(options.cache_dir, options.show_progress_bar, "attach_clusters") as cache:
+        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
@@ -109,7 +109,7 @@ def cluster_dataset(
 
 def fit_clusters(
     dataset: Dataset | DatasetDict,
-    encoder: str | SentenceTransformer,
+    encoder: str | Path | SentenceTransformer,
     *,
     n_clusters: int | Literal["auto"] | None = None,
     cluster_size: int | None = None,
@@ -153,10 +153,12 @@ def fit_clusters(
         ValueError: If rows, columns or options do not fit; before anything is embedded.
     """
     clusters = ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter)
-    options = AttachOptions(clusters, columns, source_column, overwrite=overwrite)
+    options = AttachOptions(
+        clusters, columns, source_column, truncate_dim=truncate_dim, batch_size=batch_size, overwrite=overwrite
+    )
     dataset = as_datasets(dataset, "fit_clusters")
     require_faiss()
-    with SharedCache.open(cache_dir, show_progress_bar) as cache:
-        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
-        loaded = Encoder(encoder, cache.folder, truncate_dim, batch_size)
+    with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
+        parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+        loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         return fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)

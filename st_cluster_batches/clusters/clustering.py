@@ -24,6 +24,7 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, as_datasets, prepare_parts, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Clustering:
         from datasets import DatasetDict, IterableDataset
 
         key: Key = self.manifest["key"]
+        batch_size = None if batch_size is None else as_count("batch_size", batch_size)
         encoder = replace(self.get_encoder(), batch_size=batch_size)
         if isinstance(dataset, IterableDataset):
             if false_negative_threshold is not None:
@@ -101,12 +103,12 @@ class Clustering:
             ClusterOptions(key=key), columns, source_column, false_negative_threshold, overwrite=overwrite
         )
         dataset = as_datasets(dataset, "Clustering.attach")
-        with SharedCache.open(cache_dir, show_progress_bar) as cache:
-            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar, cache.processes.is_main)
+        with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
+            parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]
-            labelled, _ = label_rows(vectors, self.centroids, key, false_negative_threshold, cache)
+            labelled, _ = label_rows(vectors, self.centroids, key, options.false_negative_threshold, cache)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
         return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
 
@@ -151,7 +153,7 @@ class Clustering:
             raise ValueError("The clustering has no encoder: its manifest names none; fit one: fit_clusters(...)")
         return self.encoder
 
-    def with_encoder(self, encoder: str | SentenceTransformer) -> Clustering:
+    def with_encoder(self, encoder: str | Path | SentenceTransformer) -> Clustering:
         """Return the clustering with its encoder from another place, checked.
 
         Args:
@@ -207,7 +209,7 @@ class Clustering:
                 self.encoder.model.save(str(temporary), create_model_card=False)
 
     @classmethod
-    def load(cls, name: str | Path, *, encoder: str | SentenceTransformer | None = None) -> Clustering:
+    def load(cls, name: str | Path, *, encoder: str | Path | SentenceTransformer | None = None) -> Clustering:
         """Read a clustering that `save` wrote.
 
         Args:

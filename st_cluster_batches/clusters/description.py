@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 _MAX_SHOWN_SOURCES = 10
+_MAX_SHOWN_CHARACTERS = 80
 
 
 def describe_clustering(manifest: dict[str, Any]) -> list[str]:
@@ -30,12 +32,21 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
     for name, one in manifest["statistics"].items():
         sizes = one["sizes"]
         counts = (one["rows"], one["clusters"], min(sizes), round(float(np.median(sizes))), max(sizes))
-        table.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |")
+        table.append(
+            f"| {escape_cell(name)} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |"
+        )
     if len(manifest["statistics"]) > _MAX_SHOWN_SOURCES:
         # Folded away: the block would be longer than the rest of the card.
         summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
         table = [summary, "", *table, "", "</details>"]
     return [*lines, *table, ""]
+
+
+def escape_cell(name: str) -> str:
+    """Return a name as text of a cell of a Markdown table, whatever characters it has; a very long one is cut."""
+    name = " ".join(name.split())
+    name = name if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]}…"
+    return re.sub(r"([\\`*_{}\[\]<>|~$#])", r"\\\1", name) if re.search(r"[\\`*{}\[\]<>|~$#]", name) else name
 
 
 def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,7 @@ STATIC_PREFIX = "static:"
 _BATCH_SIZE = 32
 _STATIC_BATCH_SIZE = 2048
 _ROWS_IN_A_PART = 1024
+_NEEDED = "clustering needs one dense vector of each text, so pass a SentenceTransformer, or the path or Hub id of one"
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,29 @@ class Encoder:
             maximal length of then, and any other model is refused.
     """
 
-    given: str | SentenceTransformer
+    given: str | Path | SentenceTransformer
     cache_dir: Path = field(repr=False)
     truncate_dim: int | None = None
     batch_size: int | None = None
     manifest: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.given, os.PathLike):
+            object.__setattr__(self, "given", os.fspath(self.given))
+        if not isinstance(self.given, str):
+            check_encoder(self.given)
 
     @cached_property
     def model(self) -> SentenceTransformer:
         """The model in evaluation mode; its query and document prompts are used.
 
         Raises:
-            ValueError: If it is not the one of the manifest.
+            ValueError: If it is not the one of the manifest, or has fewer dimensions than are to be kept.
         """
         if self.manifest is None:
-            return load_encoder(self.given, self.cache_dir)
+            model = load_encoder(self.given, self.cache_dir)
+            _check_truncation(model, self.truncate_dim)
+            return model
         try:
             model = load_encoder(self.given, self.cache_dir)
         except OSError as error:
@@ -89,10 +99,11 @@ class Encoder:
     @property
     def name(self) -> str:
         """Its id, which says nothing of where it lies on this machine."""
-        if not isinstance(self.given, str):
+        if not isinstance(self.given, str | Path):
             return str(self.given.model_card_data.base_model or type(self.given).__name__)
-        prefix = STATIC_PREFIX if self.given.startswith(STATIC_PREFIX) else ""
-        name = self.given.removeprefix(prefix)
+        given = str(self.given)
+        prefix = STATIC_PREFIX if given.startswith(STATIC_PREFIX) else ""
+        name = given.removeprefix(prefix)
         return prefix + (Path(name).resolve().name if Path(name).exists() else name)
 
     def describe(self) -> dict[str, Any]:
@@ -158,7 +169,39 @@ def choose_batch_size(model: SentenceTransformer) -> int:
     return _STATIC_BATCH_SIZE if isinstance(model[0], StaticEmbedding) else _BATCH_SIZE
 
 
-def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
+def check_encoder(encoder: Any) -> None:
+    """Check that a model embeds a text as one dense vector.
+
+    Raises:
+        TypeError: If it does something else, with what to pass.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    if not isinstance(encoder, SentenceTransformer):
+        raise TypeError(f"The encoder is a {type(encoder).__name__}; {_NEEDED}")
+
+
+def _load_dense(name: str) -> SentenceTransformer:
+    """Load a model by name; one of another kind would be made a dense one in silence, with vectors of no meaning."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import load_file_path
+
+    config = load_file_path(name, "config_sentence_transformers.json")
+    kind = json.loads(Path(config).read_text(encoding="utf-8")).get("model_type") if config else None
+    if kind in ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder"):
+        raise TypeError(f"The encoder {name!r} is a {kind}; {_NEEDED}")
+    return SentenceTransformer(name)
+
+
+def _check_truncation(model: SentenceTransformer, truncate_dim: int | None) -> None:
+    dimensions = model.get_embedding_dimension()
+    if truncate_dim is not None and dimensions is not None and truncate_dim > dimensions:
+        raise ValueError(
+            f"truncate_dim={truncate_dim} is more than the {dimensions} dimensions of the encoder; pass fewer, or none"
+        )
+
+
+def load_encoder(encoder: str | Path | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
     """Load the model that embeds the texts to be clustered.
 
     Args:
@@ -173,13 +216,18 @@ def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> Sentenc
         ImportError: If model2vec is needed and missing.
     """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    if not isinstance(encoder, str):
+    if not isinstance(encoder, str | os.PathLike):
+        check_encoder(encoder)
         return encoder.eval()
+    encoder = os.fspath(encoder)
     if not encoder.startswith(STATIC_PREFIX):
-        return SentenceTransformer(encoder).eval()
+        return _load_dense(encoder).eval()
     name = encoder.removeprefix(STATIC_PREFIX)
-    teacher = SentenceTransformer(name)
+    teacher = _load_dense(name)
+    if isinstance(teacher[0], StaticEmbedding):
+        return teacher.eval()  # there is nothing to distil
     target = cache_dir / f"static-{fingerprint_model(teacher)[:16]}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

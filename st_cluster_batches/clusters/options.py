@@ -9,6 +9,7 @@ from typing import Literal
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
+from st_cluster_batches.storage.numbers import as_count
 
 _BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
 _DEFAULT_CLUSTERS = 10
@@ -44,12 +45,14 @@ class ClusterOptions:
             raise ValueError(
                 f"n_clusters={self.n_clusters} and cluster_size={self.cluster_size} exclude each other; give one"
             )
+        if isinstance(self.n_clusters, str) and self.n_clusters != "auto":
+            raise ValueError(f"n_clusters={self.n_clusters!r} is neither a number nor 'auto'")
         for name in ("n_clusters", "cluster_size", "max_cluster_size", "global_batch_size", "niter"):
             value = getattr(self, name)
-            if isinstance(value, str) and (name, value) != ("n_clusters", "auto"):
-                raise ValueError(f"{name}={value!r} is neither a number nor 'auto'")
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+            if value is not None and value != "auto":
+                # Numbers of numpy become Python's, so that they can be written into a manifest.
+                object.__setattr__(self, name, as_count(name, value))
+        object.__setattr__(self, "seed", as_count("seed", self.seed, least=-(1 << 63)))
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
 
@@ -94,9 +97,14 @@ class AttachOptions:
     show_progress_bar: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("truncate_dim", "batch_size"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_count(name, value))
         threshold = self.false_negative_threshold
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"false_negative_threshold={threshold} must be in (0, 1)")
+        if threshold is not None:
+            object.__setattr__(self, "false_negative_threshold", float(threshold))
 
     @property
     def pairs(self) -> PairOptions:

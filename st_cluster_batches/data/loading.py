@@ -46,7 +46,11 @@ def load_data(name: str | Path) -> Dataset | DatasetDict:
 
 
 def load_training_data(
-    names: Sequence[str], data_dir: str | None = None, max_rows_per_source: int | None = None, seed: int = 0
+    names: Sequence[str],
+    data_dir: str | None = None,
+    max_rows_per_source: int | None = None,
+    seed: int = 0,
+    has_sources: bool = True,
 ) -> Dataset | DatasetDict:
     """Load pairs from several places as one dataset.
 
@@ -55,6 +59,7 @@ def load_training_data(
         data_dir: Folder that relative names start from.
         max_rows_per_source: Rows to take of each source at most, at random.
         seed: Seed of that choice.
+        has_sources: Whether a column `source` names sources; otherwise it is a text.
 
     Returns:
         One dataset. Where several are joined, one without a column `source` gets it, with its file name.
@@ -84,16 +89,16 @@ def load_training_data(
         if differing := [part.column_names for part in parts if part.column_names != parts[0].column_names]:
             raise ValueError(f"{names[0]} has the columns {parts[0].column_names}, another one {differing[0]}")
         joined = concatenate_datasets(parts)
-    return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed)
+    return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed, has_sources)
 
 
-def _cap_sources(dataset: Dataset | DatasetDict, max_rows: int, seed: int) -> Dataset | DatasetDict:
+def _cap_sources(dataset: Dataset | DatasetDict, max_rows: int, seed: int, has_sources: bool) -> Dataset | DatasetDict:
     from datasets import DatasetDict
 
     if isinstance(dataset, DatasetDict):
-        return DatasetDict({name: _cap_sources(part, max_rows, seed) for name, part in dataset.items()})
+        return DatasetDict({name: _cap_sources(part, max_rows, seed, has_sources) for name, part in dataset.items()})
     source = np.zeros(len(dataset), dtype=int)
-    if SOURCE in dataset.column_names:
+    if has_sources and SOURCE in dataset.column_names:
         source = np.unique(np.asarray(dataset[SOURCE][:]), return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     kept = [rng.permutation(np.flatnonzero(source == one))[:max_rows] for one in range(source.max(initial=-1) + 1)]

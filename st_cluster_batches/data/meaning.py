@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS_OF_A_CODE = 3  # rows for each different value, from which on single words are codes
+_ROWS_OF_A_SOURCE = 10  # likewise, of a column called `source`
 _MAX_CODES = 1000
 _SAMPLE = 4096  # rows of a column `source` that are looked at
 
@@ -90,13 +91,13 @@ def check_text_called_source(dataset: Dataset, columns: Sequence[str], where: st
     """Check that a column `source` that is taken for text is none of sources, by a sample of it.
 
     Raises:
-        ValueError: If most of its values stand in several rows.
+        ValueError: If its values stand in many rows each.
     """
     if SOURCE not in columns:
         return
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
     values = dataset.with_format("arrow", columns=[SOURCE])[rows][SOURCE]
-    if _ROWS_OF_A_CODE * pc.count_distinct(values).as_py() <= len(rows):
+    if _ROWS_OF_A_SOURCE * pc.count_distinct(values).as_py() <= len(rows):
         raise ValueError(explain_fault(where, SOURCE, "holds few different values, as sources are", columns))
 
 

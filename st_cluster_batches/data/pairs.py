@@ -120,7 +120,8 @@ class Pairs:
             )
         given, given_names = _rename_source(dataset, source, roles)
         read = read_as_columns(dataset, roles.texts, [source] if source else [])
-        read = read if source in (None, SOURCE) else read.rename_column(source, SOURCE)
+        if source not in (None, SOURCE):
+            read = read.select_columns([*roles.texts, source]).rename_column(source, SOURCE)
         if not roles.is_given:
             check_meaning(read, roles.texts, where)
             check_text_called_source(read, roles.texts, where)
@@ -216,21 +217,11 @@ def as_datasets(dataset: Any, caller: str) -> Any:
     )
 
 
-def prepare_parts(
-    dataset: Dataset | DatasetDict, options: PairOptions, show_progress_bar: bool = True, tells: bool = True
-) -> list[Pairs]:
-    """Check the datasets of a dict, or the only one, and log which column is what; see `Pairs.prepare`.
-
-    Args:
-        dataset: The rows.
-        options: How to read them.
-        show_progress_bar: Whether to show progress.
-        tells: Whether this process is to log.
-    """
+def prepare_parts(dataset: Dataset | DatasetDict, options: PairOptions, show_progress_bar: bool = True) -> list[Pairs]:
+    """Check the datasets of a dict, or the only one, and log which column is what; see `Pairs.prepare`."""
     from datasets import DatasetDict
 
     named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
     parts = [Pairs.prepare(name, one, options, show_progress_bar) for name, one in named.items()]
-    if tells:
-        tell_roles([one.roles for one in parts])
+    tell_roles([one.roles for one in parts])
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,10 @@ def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> st
     if "lists of texts" in fault:
         remedy = "Give each text of the list a row, or a column, of its own. "
     kept = [one for one in texts if one != name]
-    kept = kept if len(kept) > 1 else ["query", "positive"]
+    if len(kept) < 2 and name in texts and len(texts) > 1:
+        kept = list(texts)  # to name a column is to say that it is text
+    elif len(kept) < 2 or (remedy and not all(map(has_role_name, kept))):
+        kept = ["query", "positive"]
     return (
         f"{where} shows the column {name!r}, which {fault}: that is no text to be embedded and trained on. {remedy}"
         f"Say which columns are query, positive and negatives, such as columns={tuple(kept)!r}, or take it out: "
@@ -168,7 +172,9 @@ def _describe_value(value: Any) -> str:
 
 
 def tell_roles(found: Collection[Roles]) -> None:
-    """Log which column is what, once for all datasets that are alike."""
+    """Log which column is what, once for all datasets that are alike, in the first process of a launch."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     for roles in dict.fromkeys(found):
         line = describe_roles(roles.texts)
         if roles.guessed:

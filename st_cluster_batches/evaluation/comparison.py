@@ -179,7 +179,7 @@ class Comparison:
             write_atomically(path, json.dumps(record) + "\n")
             shutil.rmtree(working)
 
-        ProcessGroup.current().once(finish, None)
+        ProcessGroup.current("compare").once(finish, None)
 
     @cached_property
     def _encoder(self) -> Encoder:

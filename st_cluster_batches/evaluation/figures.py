@@ -12,6 +12,8 @@ STRATEGIES_FIGURE = "ndcg_by_strategy"
 HARDNESS_FIGURE = "hardness"
 COLLECTIONS_FIGURE = "differences_by_collection"
 
+_MAX_LABEL = 40  # characters
+
 
 def draw_figures(results: dict[str, Any], folder: Path) -> list[Path]:
     """Draw all figures, as PNG and SVG.
@@ -64,12 +66,19 @@ def draw_cluster_sizes(sizes: dict[str, list[int]], path: Path) -> None:
     with rc_context({"font.size": 9}):
         figure = Figure((6.0, 3.0), layout="constrained")
         axes = figure.subplots()
-        axes.hist(list(parts.values()), bins=20, stacked=True, label=list(parts))
+        axes.hist(list(parts.values()), bins=20, stacked=True, label=list(map(label_plainly, parts)))
         axes.set_xlabel("rows of a cluster")
         axes.set_ylabel("clusters")
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def label_plainly(name: str) -> str:
+    """Return a name as a legend can show it: no mathematics, one line, not too long, and none that is left out."""
+    name = " ".join(name.split())
+    name = (name if len(name) <= _MAX_LABEL else f"{name[:_MAX_LABEL]}…").replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _draw_strategies(axes: Axes, results: dict[str, Any]) -> None:

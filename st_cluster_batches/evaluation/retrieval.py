@@ -73,7 +73,7 @@ def evaluate(
             store.remove_others(scores)
         return scores
 
-    return ProcessGroup.current().once(evaluate_all, {})
+    return ProcessGroup.current("evaluate").once(evaluate_all, {})
 
 
 def _run_task(

@@ -67,7 +67,9 @@ def measure_run(
     Returns:
         Steps, times, counts of batches, hardness, and nDCG@10 by task and by query.
     """
-    hardness = ProcessGroup.current().once(lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None)
+    hardness = ProcessGroup.current("compare").once(
+        lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
+    )
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     train_seconds = time.perf_counter() - start
@@ -107,4 +109,4 @@ def report_runs(records: Sequence[Record], about: dict[str, Any], folder: Path) 
         write_report(results, folder)
         return results
 
-    return ProcessGroup.current().once(report, {})
+    return ProcessGroup.current("compare").once(report, {})

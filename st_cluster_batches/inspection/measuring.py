@@ -23,6 +23,7 @@ from st_cluster_batches.inspection.negatives import find_near_duplicates, find_w
 from st_cluster_batches.inspection.sample import LabelledPairs, Sample
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
 from st_cluster_batches.storage.cache import default_cache_dir, open_cache
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _TOPIC_ROWS = 25_000  # rows whose words are counted, over all clusters
 
 def inspect(
     dataset: Dataset | DatasetDict,
-    encoder: str | SentenceTransformer | None = None,
+    encoder: str | Path | SentenceTransformer | None = None,
     *,
     clustering: Clustering | None = None,
     batch_size: int = 128,
@@ -76,8 +77,8 @@ def inspect(
     Raises:
         ValueError: If there is neither encoder nor clustering, or the dataset has no labels or no passages.
     """
-    if sample_rows < 2:
-        raise ValueError(f"sample_rows={sample_rows} must be at least 2")
+    sample_rows, seed = as_count("sample_rows", sample_rows, least=2), as_count("seed", seed, least=0)
+    batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
     loaded, key = _find_encoder(encoder, clustering, key)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed)
@@ -107,7 +108,7 @@ def inspect(
 
 
 def _find_encoder(
-    encoder: str | SentenceTransformer | None, clustering: Clustering | None, key: Key
+    encoder: str | Path | SentenceTransformer | None, clustering: Clustering | None, key: Key
 ) -> tuple[Encoder, Key]:
     if clustering is not None:
         clustering = clustering if encoder is None else clustering.with_encoder(encoder)

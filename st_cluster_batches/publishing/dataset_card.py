@@ -108,6 +108,9 @@ def _make_card(
 def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str]) -> str:
     first = next(iter(parts.values()))
     rows = sum(map(len, parts.values()))
+    columns = manifest.get("columns", [])
+    texts = columns if isinstance(columns, list) else next(iter(columns.values()))
+    meanings = {**_MEANINGS, **dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False))}
     taken = f" of {', '.join(f'`{one}`' for one in about.datasets)}" if about.datasets else ""
     lines = [
         "## Cluster labels",
@@ -116,10 +119,7 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
         "| column | type | meaning |",
         "| --- | --- | --- |",
-        *(
-            f"| `{name}` | {_name_type(first.features[name])} | {_MEANINGS.get(name, '')} |"
-            for name in first.column_names
-        ),
+        *(f"| `{name}` | {_name_type(one)} | {meanings.get(name, '')} |" for name, one in first.features.items()),
         "",
         *describe_clustering(manifest),
         *(f"![cluster sizes]({figure})\n" for figure in figures),

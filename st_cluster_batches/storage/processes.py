@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
+from itertools import count
+from threading import Timer
 from types import TracebackType
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
+logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0  # seconds that a process waits for others before it says so
+
 # Embedding and evaluation take hours; the default time-out of a collective is some minutes.
 _LONGEST_WAIT = timedelta(days=30)
+_calls = count()  # of all processes alike, if all make the same ones
 
 
 @dataclass
@@ -21,28 +30,44 @@ class ProcessGroup:
     """The processes of a torchrun or accelerate launch, from one on a laptop to those of many nodes.
 
     All of them make the same calls of `once` and `wait` in the same order. As a context manager it tells the others
-    when this process fails, so that they stop with its message instead of waiting for it.
+    when this process fails, so that they stop with its message instead of waiting for it. A process that waits for
+    long says for which, and in which call.
 
     Args:
         rank: Number of this process.
         size: How many there are.
+        call: What all of them have been asked to do, as the user wrote it.
     """
 
     rank: int = 0
     size: int = 1
+    call: str = "this call"
+    _number: int = field(default=-1, repr=False)
+    _exchanges: int = field(default=0, repr=False)
+    _has_told: bool = field(default=False, repr=False)
     _has_failed: bool = field(default=False, repr=False)
 
     @classmethod
-    def current(cls) -> ProcessGroup:
-        """Find the processes that this one was launched with; torch.distributed is set up if it is not yet."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls()
+    def current(cls, call: str = "this call") -> ProcessGroup:
+        """Find the processes that this one was launched with; torch.distributed is set up if it is not yet.
+
+        Args:
+            call: What all of them are asked to do, for a message on those that do not come.
+        """
+        n_launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if n_launched == 1:
+            return cls(call=call)
         import torch
         from accelerate import PartialState
 
-        # Without a hint, accelerate takes two processes on a CPU for two runs that know nothing of each other.
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        return cls(state.process_index, state.num_processes)
+        group = cls(int(os.environ.get("RANK", "0")), n_launched, call, next(_calls))
+        with group._telling():
+            # Without a hint, accelerate takes two processes on a CPU for two runs that know nothing of each other.
+            state = PartialState(cpu=not torch.accelerator.is_available())
+        group.rank, group.size = state.process_index, state.num_processes
+        if group.size > 1:
+            group._arrive("call")
+        return group
 
     def __enter__(self) -> ProcessGroup:
         return self
@@ -108,12 +133,75 @@ class ProcessGroup:
         found: list[tuple[str | None, Any]] = [(None, None)] * self.size
         own = None if error is None else f"{type(error).__name__}: {error}"
         self._has_failed = True  # also if the exchange itself fails, since another process has died
-        torch.distributed.all_gather_object(found, (own, value), group=_make_patient_group())
+        self._exchanges += 1
+        self._arrive(f"exchange {self._exchanges}")
+        with self._telling():
+            torch.distributed.all_gather_object(found, (own, value), group=_make_patient_group())
         failures = [(rank, one) for rank, (one, _) in enumerate(found) if one is not None]
         self._has_failed = bool(failures)
         if own is None and failures:
             raise RuntimeError(f"Process {failures[0][0]} of {self.size} failed, so this one stops: {failures[0][1]}")
         return found[0][1]
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say whom this process waits for, once, if it waits for long."""
+        timer = Timer(PATIENCE, self._tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _tell(self) -> None:
+        if self._has_told:
+            return
+        self._has_told = True
+        missing = self._find_missing("call")
+        if missing == []:  # all have come, and some are at work
+            others = _name(self._find_missing(f"exchange {self._exchanges}") or [])
+            logger.info("Process %d of %d waits in %s for %s at work", self.rank, self.size, self.call, others)
+            return
+        logger.warning(
+            "Process %d of %d has waited %.0f s in %s for %s. Every rank must make this call: not rank 0 alone, and "
+            "not within main_process_first(), where the other ranks wait for rank 0 in their turn",
+            self.rank,
+            self.size,
+            PATIENCE,
+            self.call,
+            "the others" if missing is None else f"{_name(missing)}, not there yet",
+        )
+
+    def _arrive(self, where: str) -> None:
+        """Leave word for the others that this process has come somewhere."""
+        if (store := _find_store()) is not None:
+            store.set(self._key(where, self.rank), "1")
+
+    def _find_missing(self, where: str) -> list[int] | None:
+        """Return the processes that have not come somewhere; None if there is no way to know."""
+        try:
+            store = _find_store().clone()  # a connection of its own: the other one may be waiting
+            return [rank for rank in range(self.size) if not store.check([self._key(where, rank)])]
+        except (AttributeError, RuntimeError, NotImplementedError):
+            return None
+
+    def _key(self, where: str, rank: int) -> str:
+        return f"st-cluster-batches/{self._number}/{where}/{rank}"
+
+
+def _name(ranks: Sequence[int]) -> str:
+    return f"process{'es' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _find_store() -> Any:
+    """Return where the processes of a launch leave word for each other, or None."""
+    try:
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        return _get_default_store()
+    except (ImportError, ValueError, RuntimeError):
+        return None
 
 
 @cache

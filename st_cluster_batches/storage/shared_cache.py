@@ -27,12 +27,15 @@ class SharedCache:
 
     @classmethod
     @contextmanager
-    def open(cls, cache_dir: str | Path | None, show_progress_bar: bool = True) -> Iterator[SharedCache]:
+    def open(
+        cls, cache_dir: str | Path | None, show_progress_bar: bool = True, call: str = "this call"
+    ) -> Iterator[SharedCache]:
         """Open the cache together with the other processes; if one of them fails within, all stop.
 
         Args:
             cache_dir: The folder; one inside the datasets cache by default.
             show_progress_bar: Whether the first process is to show progress.
+            call: What the processes are asked to do, for messages.
 
         Yields:
             The cache.
@@ -41,5 +44,5 @@ class SharedCache:
             OSError: If the folder cannot be written.
         """
         folder = open_cache(cache_dir)
-        with ProcessGroup.current() as processes:
+        with ProcessGroup.current(call) as processes:
             yield cls(folder, processes, show_progress_bar and processes.is_main)

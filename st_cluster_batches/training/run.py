@@ -34,7 +34,7 @@ from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE
-from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
+from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out, name_folder
 from st_cluster_batches.data.loading import load_training_data
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
@@ -139,17 +139,19 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         FileNotFoundError: If a file is missing.
     """
     data, seed = recipe.data, recipe.training.data_seed or 0
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed)
+    has_sources = SOURCE not in (data.columns or ())
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources)
     dataset = _choose_columns(dataset, data.columns)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
     dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
+    folders = {name: held_out / name_folder(name) for name in collections}
     with PartialState().main_process_first():
         for name, collection in collections.items():
-            collection.write(held_out / name)
-    return dataset, [str(held_out / name) for name in collections]
+            collection.write(folders[name])
+    return dataset, list(map(str, folders.values()))
 
 
 def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> Dataset | DatasetDict:
@@ -171,8 +173,7 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
         if isinstance(dataset, DatasetDict)
         else choose(dataset)
     )
-    if PartialState().is_main_process:
-        tell_roles(found)
+    tell_roles(found)
     return chosen
 
 

@@ -50,8 +50,14 @@ def test_a_text_column_called_source_is_trained_on_in_its_place(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("clusters", [range(120), [at // 2 for at in range(120)], [0] * 120])
-def test_a_text_column_called_source_is_text_whatever_the_clusters(tmp_path: Path, clusters: Any) -> None:
-    labelled = make_translations(120).add_column("cluster", list(clusters))
+@pytest.mark.parametrize("rows_of_a_text", [1, 4])
+def test_a_text_column_called_source_is_text_whatever_the_clusters(
+    tmp_path: Path, clusters: Any, rows_of_a_text: int
+) -> None:
+    rows = make_translations(120)
+    texts = [rows["source"][at // rows_of_a_text] for at in range(120)]
+    rows = rows.remove_columns("source").add_column("source", texts).select_columns(["source", "target", "negative"])
+    labelled = rows.add_column("cluster", list(clusters))
     assert not has_source_labels(labelled)
     assert list(train_and_record(tmp_path, labelled)[0]) == ["source", "target", "negative"]
 
@@ -64,6 +70,15 @@ def test_a_source_that_clusters_are_nested_in_is_a_label_of_whatever_type() -> N
         nested = [2 * values.index(value) + at % 2 for at, value in enumerate(values)]
         assert has_source_labels(labelled.add_column("cluster", nested))
         assert not has_source_labels(labelled.add_column("cluster", [0] * 90))
+
+
+def test_few_rows_are_told_by_the_place_of_the_column() -> None:
+    for n_rows in (1, 2, 10):
+        labelled = make_translations(n_rows).add_column("cluster", list(range(n_rows)))
+        assert not has_source_labels(labelled)
+    assert has_source_labels(label_pairs(make_pairs(1))) and has_source_labels(label_pairs(make_pairs(2)))
+    first = label_pairs(make_pairs(90)).select_columns(["source", "query", "passage", "cluster"])
+    assert has_source_labels(first)
 
 
 def test_an_evaluation_set_shows_what_the_training_data_shows(tmp_path: Path) -> None:

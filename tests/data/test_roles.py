@@ -20,7 +20,8 @@ from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.description import describe_clustering
 
 N = 60
-QUERIES, PASSAGES = make_pairs(N)["query"][:], make_pairs(N)["passage"][:]
+PAIRS = make_pairs(N, seed=77)  # of their own: vectors are shared between tests by the default cache
+QUERIES, PASSAGES = PAIRS["query"][:], PAIRS["passage"][:]
 NEGATIVES = [f"keel {at}" for at in range(N)]
 
 
@@ -217,6 +218,16 @@ def test_translations_keep_their_source_as_query(tmp_path: Path, options: dict[s
     assert export_batches(labelled, tmp_path / "exported", 16, show_progress_bar=False) == N // 16
     found = inspect(labelled, make_static_model(), batch_size=8, show_progress_bar=False)
     assert found.columns == ["source", "target", "negative"] and [one.name for one in found.sources] == ["all"]
+
+
+def test_another_column_of_sources_takes_the_place_of_a_column_source(tmp_path: Path) -> None:
+    rows = make(source=QUERIES, query=QUERIES, passage=PASSAGES, site=["a", "b"] * 30)
+    with pytest.raises(ValueError, match="rename the text first"):
+        attach(rows, tmp_path, source_column="site")
+    labelled = attach(rows, tmp_path, source_column="site", columns=("query", "passage"))
+    assert labelled["source"][:] == rows["site"][:]
+    with pytest.raises(ValueError, match="can be only one"):
+        attach(rows, tmp_path, source_column="site", columns=("query", "site"))
 
 
 def test_few_sources_are_no_text_without_a_word(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from workers import launch
 
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -33,6 +34,57 @@ def test_who_waits_hears_of_a_failure_and_one_does_what_all_wait_for(tmp_path: P
     assert sorted(done.stdout.splitlines()) == ["0 [0, 2, 4] by 0 done", "1 [1, 3] by 0 waited"]
     assert "1 KeyError 'no such thing'" in done.stderr
     assert "0 RuntimeError Process 1 of 2 failed, so this one stops: KeyError: 'no such thing'" in done.stderr
+
+
+WAITING = """
+import logging, os, sys, threading, time
+from accelerate import PartialState
+from st_cluster_batches.storage import processes
+
+logging.basicConfig(level=logging.INFO, format=f"rank {os.environ['RANK']} %(levelname)s %(message)s")
+processes.PATIENCE = 1.0
+rank = int(os.environ["RANK"])
+
+
+def call():
+    from examples import make_pairs, make_static_model
+    from st_cluster_batches import attach_clusters
+
+    threading.Timer(4, os._exit, [3]).start()  # else it would wait for days
+    attach_clusters(make_pairs(50), make_static_model(), n_clusters=2, cache_dir=sys.argv[1], show_progress_bar=False)
+
+
+if sys.argv[2] == "alone" and rank == 0:
+    call()
+elif sys.argv[2] == "first":
+    with PartialState(cpu=True).main_process_first():
+        call()
+elif sys.argv[2] == "at work":
+    with processes.ProcessGroup.current("attach_clusters") as group:
+        group.once(lambda: time.sleep(2.5), None)
+        group.once(lambda: time.sleep(1.5), None)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "first"])
+def test_who_waits_in_vain_says_for_whom_and_that_all_must_call(tmp_path: Path, how: str) -> None:
+    (tmp_path / "script.py").write_text(WAITING)
+    done = launch(tmp_path / "script.py", tmp_path / "cache", how)
+    whom = "the others" if how == "alone" else "process 1, not there yet"
+    line = (
+        f"rank 0 WARNING Process 0 of 2 has waited 1 s in attach_clusters for {whom}. Every rank must make this call"
+    )
+    assert done.stderr.count(line) == 1, done.stderr
+    assert done.stderr.count("has waited") == 1
+
+
+def test_who_waits_for_one_at_work_gives_no_warning(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(WAITING)
+    done = launch(tmp_path / "script.py", tmp_path / "cache", "at work")
+    assert done.returncode == 0 and "WARNING" not in done.stderr
+    assert done.stderr.count("rank 1 INFO Process 1 of 2 waits in attach_clusters for process 0 at work") == 1
 
 
 def test_one_process_waits_for_nobody() -> None:

@@ -1,0 +1,28 @@
+"""Numbers as people pass them: whole ones of Python or numpy, and one sentence for whatever is none."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+
+def as_count(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number as one of Python.
+
+    Args:
+        name: The argument, for the message.
+        value: What the user passes.
+        least: The least number that has a meaning.
+
+    Raises:
+        ValueError: If it is no whole number, or too small.
+    """
+    try:
+        if type(value).__name__ in ("bool", "bool_"):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} must be a whole number, such as {name}={max(least, 10)}") from None
+    if number < least:
+        raise ValueError(f"{name}={number} must be at least {least}")
+    return number
