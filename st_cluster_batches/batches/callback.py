@@ -17,7 +17,8 @@ from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.repeats import explain_repeats
-from st_cluster_batches.columns import SOURCE, show_labels
+from st_cluster_batches.batches.sources import count_few_values
+from st_cluster_batches.columns import CLUSTER, SOURCE, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -110,11 +111,15 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         counts = [sampler.counts for sampler in samplers]
         for sampler, one in zip(samplers, counts, strict=True):
             if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
-                logger.info(
-                    "The column %r is trained on as text, since clusters do not lie within its values. If it is a "
-                    "label, name it: ClusterBatchSampler.configure(strata=(%r, ...))",
+                n_values = count_few_values(sampler.dataset)
+                logger.log(
+                    logging.WARNING if n_values else logging.INFO,
+                    "The column %r%s is trained on as text, since clusters do not lie within its values. If it is a "
+                    "label, name it: ClusterBatchSampler.configure(strata=(%r, %r))",
                     SOURCE,
+                    f", of {n_values} values only," if n_values else "",
                     SOURCE,
+                    CLUSTER,
                 )
             logger.info("Cluster batches of one epoch: %s", one)
             if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):

@@ -42,6 +42,16 @@ def has_source_labels(dataset: Dataset) -> bool:
     return bool(is_nested and n_sources <= _count_sources_at_most(dataset.column_names, len(rows)))
 
 
+def count_few_values(dataset: Dataset) -> int:
+    """Return how many values a column `source` has that is trained on as a text; 0 if as many as texts have."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
+    column = dataset.with_format("arrow", columns=[SOURCE])[rows][SOURCE]
+    if pa.types.is_nested(column.type) or len(rows) <= 2 * _FEW:
+        return 0
+    n_values = int(pc.count_distinct(column).as_py())
+    return n_values if n_values <= _FEW else 0
+
+
 def _count_sources_at_most(columns: list[str], n_rows: int) -> int:
     """Return how many values a column of sources can have: fewer where it stands in the place of a text.
 

@@ -148,3 +148,13 @@ def test_the_innermost_samplers_are_found_behind_wrappers(tmp_path: Path, labell
     ).get_train_dataloader()
     outer, samplers = find_samplers(loader)
     assert isinstance(outer, ClusterMultiDatasetBatchSampler) and len(samplers) == 2
+
+
+def test_few_values_that_are_trained_on_as_text_are_warned_of(
+    tmp_path: Path, labelled: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Clusters that are numbered from 0 in each source do not lie within one.
+    renumbered = labelled.remove_columns("source").add_column("source", ["web", "wiki"] * 150)
+    train(tmp_path, renumbered, max_steps=1)
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "'source', of 2 values only, is trained on as text" in warning and "strata=('source', 'cluster')" in warning
