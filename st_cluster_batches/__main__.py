@@ -98,7 +98,7 @@ def _add_demo(add: _Add) -> None:
 
 def _add_attach(add: _Add) -> None:
     attach = add("attach", "label pairs with clusters and false-negative groups")
-    attach.add_argument("data", metavar="DATA", help="parquet file or folder, save_to_disk folder, or Hub id")
+    attach.add_argument("data", metavar="DATA", help="file or folder of rows, save_to_disk folder, or Hub id")
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
     attach.add_argument("--encoder", required=True, help="path or Hub id of a model; `static:` before it distils it")
     size = attach.add_mutually_exclusive_group()
@@ -117,15 +117,26 @@ def _add_attach(add: _Add) -> None:
         metavar="T",
         help="passages more similar than this are false negatives of one another; equal texts alone by default",
     )
+    _add_choice(attach)
+    attach.add_argument(
+        "--trust_remote_code", action="store_true", help="run the code that comes with the encoder, from the Hub"
+    )
     attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
     attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
 
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--split", metavar="S", help="split of DATA, or several joined by +; `train` by default")
+    command.add_argument("--config", metavar="NAME", help="configuration of DATA, on the Hub")
+    command.add_argument("--revision", metavar="R", help="branch, tag or commit of DATA, on the Hub")
+
+
 def _add_inspect(add: _Add) -> None:
     inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
     inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
+    _add_choice(inspect)
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
     inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
     inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_cluster_batches.data.loading import Choice
     from st_cluster_batches.inspection.findings import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
@@ -78,9 +79,11 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.batch_size,
             arguments.overwrite,
             arguments.cache_dir,
+            trust_remote_code=arguments.trust_remote_code,
         )
         _make_folder(arguments.out)
-        labelled, clustering = cluster_dataset(load_data(arguments.data), arguments.encoder, options)
+        data = load_data(arguments.data, _read_choice(arguments))
+        labelled, clustering = cluster_dataset(data, arguments.encoder, options)
     if is_main_process():
         labelled.save_to_disk(str(arguments.out))
         clustering.save(arguments.out)
@@ -103,7 +106,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 
         if arguments.output is not None:
             require_plots()
-        data, clustering = load_data(arguments.data), None
+        data, clustering = load_data(arguments.data, _read_choice(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
             clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
         elif arguments.encoder is None:
@@ -226,6 +229,15 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     lines = [f"{path} {verb} pushed" for path in done.uploaded] + [f"{path} {verb} removed" for path in done.removed]
     lines.append(done.url if lines else f"Nothing has changed since it was last published: {done.url}")
     return vars(done), "\n".join(lines)
+
+
+def _read_choice(arguments: argparse.Namespace) -> Choice:
+    from st_cluster_batches.data.loading import Choice
+
+    # Beside the embeddings where they are told where to go: the home folder may not be writable.
+    cache_dir = getattr(arguments, "cache_dir", None)
+    rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
+    return Choice(arguments.split, arguments.config, arguments.revision, rows)
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:

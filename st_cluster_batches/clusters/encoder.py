@@ -44,6 +44,7 @@ class Encoder:
         batch_size: Texts that the model sees at once; by the kind of model if None.
         manifest: Of a clustering that was made with this encoder. A model loaded by name gets the prompts and the
             maximal length of then, and any other model is refused.
+        trust_remote_code: Whether code that comes with the model may run.
     """
 
     given: str | SentenceTransformer
@@ -51,6 +52,7 @@ class Encoder:
     truncate_dim: int | None = None
     batch_size: int | None = None
     manifest: Mapping[str, Any] | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
     @cached_property
     def model(self) -> SentenceTransformer:
@@ -60,9 +62,9 @@ class Encoder:
             ValueError: If it is not the one of the manifest.
         """
         if self.manifest is None:
-            return load_encoder(self.given, self.cache_dir)
+            return load_encoder(self.given, self.cache_dir, self.trust_remote_code)
         try:
-            model = load_encoder(self.given, self.cache_dir)
+            model = load_encoder(self.given, self.cache_dir, self.trust_remote_code)
         except OSError as error:
             raise ValueError(
                 f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
@@ -158,13 +160,16 @@ def choose_batch_size(model: SentenceTransformer) -> int:
     return _STATIC_BATCH_SIZE if isinstance(model[0], StaticEmbedding) else _BATCH_SIZE
 
 
-def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
+def load_encoder(
+    encoder: str | SentenceTransformer, cache_dir: Path, trust_remote_code: bool = False
+) -> SentenceTransformer:
     """Load the model that embeds the texts to be clustered.
 
     Args:
         encoder: A model, or the path or Hub id of one. With the prefix `static:` the model is distilled to static
             token embeddings first (model2vec), hundreds of times as fast on a CPU, and kept in the cache.
         cache_dir: Where distilled models are kept.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Returns:
         A model in evaluation mode.
@@ -177,9 +182,9 @@ def load_encoder(encoder: str | SentenceTransformer, cache_dir: Path) -> Sentenc
     if not isinstance(encoder, str):
         return encoder.eval()
     if not encoder.startswith(STATIC_PREFIX):
-        return SentenceTransformer(encoder).eval()
+        return SentenceTransformer(encoder, trust_remote_code=trust_remote_code).eval()
     name = encoder.removeprefix(STATIC_PREFIX)
-    teacher = SentenceTransformer(name)
+    teacher = SentenceTransformer(name, trust_remote_code=trust_remote_code)
     target = cache_dir / f"static-{fingerprint_model(teacher)[:16]}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

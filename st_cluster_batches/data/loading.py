@@ -1,52 +1,177 @@
-"""Load pairs from parquet files, `save_to_disk` folders, and the Hub."""
+"""Load pairs from files, folders, `save_to_disk` folders, and the Hub."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.data.files import KINDS, find_kind, list_files, read_file
+from st_cluster_batches.data.joining import join_parts
+from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_source, sort_files
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+logger = logging.getLogger(__name__)
 
-def load_data(name: str | Path) -> Dataset | DatasetDict:
+
+@dataclass(frozen=True)
+class Choice:
+    """What to take of data that holds more than one thing.
+
+    Args:
+        split: Name of the split, or several joined by `+`; `train` if there are splits and none is named.
+        config: Name of the configuration, of a dataset on the Hub or a folder laid out like one.
+        revision: Branch, tag or commit on the Hub.
+        cache_dir: Where rows are kept as Arrow files; the cache of `datasets` by default.
+    """
+
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    cache_dir: str | None = None
+
+
+def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | DatasetDict:
     """Load a dataset.
 
     Args:
-        name: A parquet file, a folder of parquet files, a `save_to_disk` folder, or a Hub id.
+        name: A file, a folder of files, a `save_to_disk` folder, or a Hub id.
+        choice: What to take of it; of splits `train` by default. What is left aside is logged.
 
     Returns:
-        The dataset; of a Hub dataset with splits, the split `train`.
+        The dataset; a DatasetDict whose names are no splits is one of sources, and stays one.
 
     Raises:
         FileNotFoundError: If the name is a path without data, or no dataset at all.
+        ValueError: If files are damaged or do not fit together, or there is no such split.
     """
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import load_from_disk
 
-    path = Path(name)
+    path, choice = Path(name), choice or Choice()
+    if path.exists() and choice.revision is not None:
+        raise ValueError(f"{name} is here and not on the Hub, and has no revision {choice.revision!r}")
     if path.is_dir() and any((path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
-        return load_from_disk(str(path))
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    if files:
-        if any(file.suffix != ".parquet" for file in files):
-            raise ValueError(f"{name} is no parquet file")
-        return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    if path.exists():
-        raise FileNotFoundError(f"{name} holds neither parquet files nor a save_to_disk dataset")
+        if choice.config is not None:
+            raise ValueError(f"{name} was written by save_to_disk, and has no configuration {choice.config!r}")
+        return _take_split(load_from_disk(str(path)), choice, str(name))
+    if path.is_file():
+        if choice.split is not None:
+            raise ValueError(f"{name} is one file and has no splits; leave out --split {choice.split}")
+        return read_file(path, choice.cache_dir)
+    if path.is_dir() and (choice.config is not None or _has_configs(path)):
+        return _take_split(_load_by_name(str(path), choice), choice, str(name))
+    if path.is_dir():
+        return _load_folder(path, choice)
+    return _take_split(_load_by_name(str(name), choice), choice, str(name))
+
+
+def _load_folder(folder: Path, choice: Choice) -> Dataset:
+    """Load the files of a folder: those of one split, of all kinds."""
+    files, others = list_files(folder)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds neither a save_to_disk dataset nor files of rows: {KINDS}")
+    splits = sort_files([file.relative_to(folder) for file in files])
+    chosen = choose_splits({name or "(none)": one for name, one in splits.items()}, choice.split, str(folder))
+    taken = [folder / file for files in chosen.values() for file in files]
+    aside = [folder / file for file in (set(files) - set(taken))] if len(taken) < len(files) else []
+    if aside:
+        counts = ", ".join(f"{len(one)} of {name or 'no split'}" for name, one in splits.items() if name not in chosen)
+        logger.warning(
+            "%s: %d files are read, those of the split %s; left aside are %s, such as %s (--split chooses)",
+            folder,
+            len(taken),
+            "+".join(chosen),
+            counts,
+            sorted(aside)[0].relative_to(folder),
+        )
+    if others:
+        names = ", ".join(str(file.relative_to(folder)) for file in others[:5])
+        logger.warning("%s: %d other files are ignored, such as %s", folder, len(others), names)
+    if len(kinds := {find_kind(file) for file in taken}) > 1:
+        logger.info("%s: files of several kinds are joined: %s", folder, ", ".join(sorted(map(str, kinds))))
+    parts = [
+        (str(file.relative_to(folder)), name_source(file.relative_to(folder)), read_file(file, choice.cache_dir))
+        for file in taken
+    ]
+    return join_parts(parts)
+
+
+def _has_configs(folder: Path) -> bool:
+    """Return whether a folder is laid out like a repository of the Hub whose card says which file is what."""
+    from huggingface_hub import DatasetCard
+
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
     try:
-        loaded = load_dataset(str(name))
+        return bool(DatasetCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("configs"))
+    except (ValueError, UnicodeDecodeError):
+        return False  # a README that is no card
+
+
+def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
+    """Load a dataset of the Hub, or of a folder laid out like one, with all its splits."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return load_dataset(name, choice.config, revision=choice.revision, cache_dir=choice.cache_dir)
     except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{name} is neither a file or folder here nor a dataset that the Hub gives") from error
-    return loaded["train"] if isinstance(loaded, DatasetDict) and "train" in loaded else loaded
+        raise FileNotFoundError(
+            f"{name} is neither a file or folder here nor a dataset that the Hub gives ({_shorten(error)})"
+        ) from error
+    except DatasetGenerationError as error:
+        raise ValueError(f"{name} cannot be read: {_shorten(error.__cause__ or error)}") from error
+    except ValueError as error:
+        hint = "; choose one: --config NAME" if "config" in str(error).lower() else ""
+        raise ValueError(f"{name} cannot be loaded: {_shorten(error)}{hint}") from error
+    except RuntimeError as error:  # a dataset that is a script
+        raise ValueError(
+            f"{name} cannot be loaded: {_shorten(error)}. Where it has a version in parquet: "
+            "--revision refs/convert/parquet"
+        ) from error
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _take_split(loaded: Any, choice: Choice, where: str) -> Dataset | DatasetDict:
+    """Take the splits that are asked for; a DatasetDict of sources stays one."""
+    from datasets import Dataset, concatenate_datasets
+
+    if isinstance(loaded, Dataset):
+        if choice.split is not None:
+            raise ValueError(f"{where} has no splits; leave out --split {choice.split}")
+        return loaded
+    if choice.split is None and not are_splits(loaded) and not (TRAIN in loaded and not Path(where).exists()):
+        return loaded
+    chosen = choose_splits(dict(loaded), choice.split, where)
+    if aside := {name: f"{len(one):,} rows" for name, one in loaded.items() if name not in chosen}:
+        logger.warning(
+            "%s: the split %s is taken, %s rows; left aside are %s (--split chooses)",
+            where,
+            "+".join(chosen),
+            f"{sum(map(len, chosen.values())):,}",
+            ", ".join(f"{name} with {rows}" for name, rows in aside.items()),
+        )
+    parts = list(chosen.values())
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
 def load_training_data(
-    names: Sequence[str], data_dir: str | None = None, max_rows_per_source: int | None = None, seed: int = 0
+    names: Sequence[str],
+    data_dir: str | None = None,
+    max_rows_per_source: int | None = None,
+    seed: int = 0,
+    choice: Choice | None = None,
 ) -> Dataset | DatasetDict:
     """Load pairs from several places as one dataset.
 
@@ -55,6 +180,7 @@ def load_training_data(
         data_dir: Folder that relative names start from.
         max_rows_per_source: Rows to take of each source at most, at random.
         seed: Seed of that choice.
+        choice: What to take of each.
 
     Returns:
         One dataset. Where several are joined, one without a column `source` gets it, with its file name.
@@ -63,13 +189,13 @@ def load_training_data(
         FileNotFoundError: If a name leads to no data; before any is loaded.
         ValueError: If datasets to be joined have different columns.
     """
-    from datasets import Dataset, concatenate_datasets
+    from datasets import Dataset
 
     if data_dir is not None:
         if missing := [name for name in names if not (Path(data_dir) / name).exists()]:
             raise FileNotFoundError(f"There is no {missing[0]} in {data_dir}")
         names = [str(Path(data_dir) / name) for name in names]
-    loaded = [load_data(name) for name in names]
+    loaded = [load_data(name, choice) for name in names]
     if len(loaded) == 1:
         joined = loaded[0]
     else:
@@ -78,12 +204,8 @@ def load_training_data(
             if not isinstance(part, Dataset):
                 raise ValueError(f"{name} holds several datasets and cannot be joined with others; give it alone")
             part = part.remove_columns([one for one in LABEL_COLUMNS if one in part.column_names and one != SOURCE])
-            parts.append(
-                part if SOURCE in part.column_names else part.add_column(SOURCE, [Path(name).stem] * len(part))
-            )
-        if differing := [part.column_names for part in parts if part.column_names != parts[0].column_names]:
-            raise ValueError(f"{names[0]} has the columns {parts[0].column_names}, another one {differing[0]}")
-        joined = concatenate_datasets(parts)
+            parts.append((name, name_source(Path(Path(name).resolve().parent.name, Path(name).name)), part))
+        joined = join_parts(parts)
     return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed)
 
 

@@ -12,7 +12,6 @@ from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
-from st_cluster_batches.data.loading import load_data
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
@@ -50,13 +49,13 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
         FileNotFoundError: If there is no clustering beside the data.
         ValueError: If the data has no labels, or the name of a dataset is none that a split can have.
     """
-    from datasets import DatasetDict
+    from datasets import DatasetDict, load_from_disk
 
     about = about or Description()
     for file in (MANIFEST_FILE, CENTROIDS_FILE):
         if not (source / file).is_file():
             raise FileNotFoundError(f"{source} has no {file} beside its data; st-cluster-batches attach writes both")
-    data = load_data(source)
+    data = load_from_disk(str(source))
     parts = dict(data) if isinstance(data, DatasetDict) else {"train": data}
     for name, part in parts.items():
         if not re.fullmatch(r"\w+(\.\w+)*", name):

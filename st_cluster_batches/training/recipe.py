@@ -32,8 +32,13 @@ class DataArguments:
     """What to train and evaluate on."""
 
     train_data: list[str] = field(
-        metadata={"help": "Pairs: parquet files, folders of them, save_to_disk folders or Hub ids, taken together."}
+        metadata={"help": "Pairs: files, folders of them, save_to_disk folders or Hub ids, taken together."}
     )
+    split: str | None = field(
+        default=None, metadata={"help": "Split of train_data, or several joined by +; train, where there are splits."}
+    )
+    config: str | None = field(default=None, metadata={"help": "Configuration of train_data, on the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of train_data, on the Hub."})
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
     )

@@ -33,7 +33,7 @@ from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
-from st_cluster_batches.data.loading import load_training_data
+from st_cluster_batches.data.loading import Choice, load_training_data
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
@@ -134,7 +134,8 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         FileNotFoundError: If a file is missing.
     """
     data, seed = recipe.data, recipe.training.data_seed or 0
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed)
+    choice = Choice(data.split, data.config, data.revision)
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, choice)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
