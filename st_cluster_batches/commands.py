@@ -62,6 +62,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         from st_cluster_batches.clusters.attach import cluster_dataset
         from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
+        from st_cluster_batches.clusters.output import check_output, write_output
         from st_cluster_batches.data.loading import load_data
 
         options = AttachOptions(
@@ -81,12 +82,11 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.cache_dir,
             trust_remote_code=arguments.trust_remote_code,
         )
-        _make_folder(arguments.out)
+        check_output(arguments.out)
         data = load_data(arguments.data, _read_choice(arguments))
         labelled, clustering = cluster_dataset(data, arguments.encoder, options)
     if is_main_process():
-        labelled.save_to_disk(str(arguments.out))
-        clustering.save(arguments.out)
+        write_output(arguments.out, labelled, clustering)
     statistics = clustering.manifest["statistics"]
     lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
     for name, one in statistics.items():
@@ -241,7 +241,8 @@ def _read_choice(arguments: argparse.Namespace) -> Choice:
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:
-    from st_cluster_batches.publishing.dataset_card import build_dataset, is_dataset
+    from st_cluster_batches.clusters.output import is_saved_data
+    from st_cluster_batches.publishing.dataset_card import build_dataset
     from st_cluster_batches.publishing.front_matter import Description
     from st_cluster_batches.publishing.staging import build_model
 
@@ -252,7 +253,7 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
         arguments.base_model,
         arguments.include_samples,
     )
-    if is_dataset(arguments.folder):
+    if is_saved_data(arguments.folder):
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
 

@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard
 from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap_block
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
+from st_cluster_batches.clusters.output import check_belonging
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
@@ -25,13 +26,6 @@ _MEANINGS = {
     FALSE_NEGATIVE_KEYS: "hashes of a row's texts: rows that share one are false negatives of one another, unless "
     "both have it with a minus, as the text of an explicit negative",
 }
-
-
-def is_dataset(folder: Path) -> bool:
-    """Return whether a folder is one that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` filled."""
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
-    )
 
 
 def build_dataset(source: Path, output: Path, about: Description | None = None) -> Path:
@@ -64,6 +58,7 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
             )
         if missing := {CLUSTER} - set(part.column_names):
             raise ValueError(f"{source} has no column {min(missing)!r}; label it: st-cluster-batches attach")
+    check_belonging(source, parts.values())
 
     def fill(stage: Path, earlier: str | None) -> None:
         (stage / DATA).mkdir()
@@ -104,6 +99,11 @@ def _make_card(
     return mark_block(fill_in, "---\ntags: []\n---\n\n# Pairs with cluster labels\n", earlier)
 
 
+def _name_type(feature: Any) -> str:
+    inner = getattr(feature, "feature", None)
+    return str(getattr(feature, "dtype", type(feature).__name__)) if inner is None else f"list of {_name_type(inner)}"
+
+
 def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str]) -> str:
     first = next(iter(parts.values()))
     rows = sum(map(len, parts.values()))
@@ -115,7 +115,10 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
         "| column | type | meaning |",
         "| --- | --- | --- |",
-        *(f"| `{name}` | {first.features[name].dtype} | {_MEANINGS.get(name, '')} |" for name in first.column_names),
+        *(
+            f"| `{name}` | {_name_type(first.features[name])} | {_MEANINGS.get(name, '')} |"
+            for name in first.column_names
+        ),
         "",
         *describe_clustering(manifest),
         *(f"![cluster sizes]({figure})\n" for figure in figures),
