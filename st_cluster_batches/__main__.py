@@ -161,7 +161,17 @@ def _add_training(add: _Add) -> None:
         "--tasks", nargs="+", required=True, metavar="NAME_OR_DIR", help="mteb task or benchmark, or BEIR folder"
     )
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--batch_size", type=int, default=32, metavar="N")
+    evaluate.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts that the model sees at once")
+    evaluate.add_argument("--qrels", default="test", metavar="NAME", help="judgements of folders: test, dev, train")
+    evaluate.add_argument(
+        "--missing",
+        choices=("error", "drop"),
+        default="error",
+        help="judgements of texts that are not there: an error, or dropped and counted",
+    )
+    evaluate.add_argument(
+        "--trust_remote_code", action="store_true", help="run the code that comes with the model, from the Hub"
+    )
 
     compare = add("compare", "train and evaluate with several batch strategies and seeds, and say which is better")
     compare.add_argument("recipe", metavar="RECIPE.yaml", type=Path, nargs="?", help="its `variants` are compared")

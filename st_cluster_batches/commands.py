@@ -38,7 +38,10 @@ def checking_input() -> Iterator[None]:
     except ConnectionError:
         raise  # an OSError, but not caused by the input
     except (ValueError, TypeError, OSError, ImportError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
+            message += " (here: --trust_remote_code, if you trust it)"
+        raise UsageError(message) from error
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
@@ -137,37 +140,42 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         recipe = read_recipe(arguments.recipe, overrides)
         from st_cluster_batches.training.run import prepare_run
 
+        loaded: dict[str, Any] = {}
         if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
             from st_cluster_batches.evaluation.tasks import load_tasks
 
-            load_tasks(recipe.data.find_tasks())
+            loaded = load_tasks(recipe.data.find_tasks(), recipe.data.judging)
         run, tasks = prepare_run(recipe)
     model = run.train()
-    scores = {}
+    scores, lines = {}, ""
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate
-        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
         folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
-        scores = summarise_scores(evaluate(run.trainer.model, tasks, folder))
-    return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
+        scores = summarise_scores(evaluate(run.trainer.model, loaded or tasks, folder))
+        lines = describe_scores(scores)
+    return {"model": str(model), "scores": scores}, f"{lines}The model is in {model}"
 
 
 def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Evaluate a model, keeping nDCG@10 of every query."""
     with checking_input():
+        if arguments.batch_size < 1:
+            raise ValueError(f"--batch_size {arguments.batch_size} must be at least 1")
         from sentence_transformers import SentenceTransformer
 
+        from st_cluster_batches.data.collection import Judging
         from st_cluster_batches.evaluation.retrieval import evaluate
-        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.evaluation.tasks import load_tasks
 
-        load_tasks(arguments.tasks)
+        tasks = load_tasks(arguments.tasks, Judging(arguments.qrels, arguments.missing))
         _make_folder(arguments.output)
-        model = SentenceTransformer(arguments.model)
-    scores = summarise_scores(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
-    return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
+        model = SentenceTransformer(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
+    return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
 
 
 def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
@@ -273,15 +281,6 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     if inspection.stability is not None:
         lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
     return [*lines, "", *(f"* {line}" for line in inspection.advice)]
-
-
-def _describe_scores(scores: dict[str, Any]) -> str:
-    if not scores:
-        return ""
-    lines = [f"{'task':<32}{'queries':>10}{'nDCG@10':>10}"]
-    lines += [f"{task:<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()]
-    mean = sum(one["ndcg_at_10"] for one in scores.values()) / len(scores)
-    return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
 
 
 def _make_folder(path: Path) -> None:

@@ -98,7 +98,7 @@ def read_file(path: Path, cache_dir: str | None = None) -> Dataset:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; remove it, or fetch it again")
     try:
-        options = _find_dialect(path, kind) if _BUILDERS[kind] == "csv" else {}
+        options = find_dialect(path, kind) if _BUILDERS[kind] == "csv" else {}
         rows = _build(path, _BUILDERS[kind], options, cache_dir)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {_explain(path, kind, error)}") from error
@@ -135,7 +135,7 @@ def _build(path: Path, builder: str, options: dict[str, Any], cache_dir: str | N
         raise ValueError(f"{path} cannot be read: {_explain(path, find_kind(path), error)}") from error
 
 
-def _find_dialect(path: Path, kind: str) -> dict[str, Any]:
+def find_dialect(path: Path, kind: str) -> dict[str, Any]:
     """Find out how a CSV or TSV file separates and quotes: that is written nowhere.
 
     "NA" or "null" in a field is a text like any other, and not taken for a missing one.

@@ -126,7 +126,9 @@ class Comparison:
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
             "data": _hash_texts(pairs),
-            "tasks": [identify_task(task) for task in load_tasks(tasks).values()],
+            "tasks": [
+                identify_task(task) for task in load_tasks(tasks, next(iter(recipes.values())).data.judging).values()
+            ],
             "versions": versions,
         }
         variants = {name: _prepare_variant(recipe, pairs, inputs) for name, recipe in recipes.items()}
@@ -166,6 +168,7 @@ class Comparison:
             lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
             attach_seconds=variant.attach_seconds,
             checkpoint=get_last_checkpoint(str(trained)) if trained.exists() else None,
+            judging=recipe.data.judging,
             batch_size=recipe.training.per_device_eval_batch_size,
         )
 

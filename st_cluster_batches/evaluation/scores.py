@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from st_cluster_batches.evaluation.tasks import identify_task
@@ -26,10 +27,12 @@ class TaskScores:
         per_query: nDCG@10 of every query that mteb averages over. Queries of a task with several splits or subsets
             have these before their id.
         ndcg_at_10: Mean over queries; for several splits or subsets the mean of their means, as mteb has it.
+        parts: The tasks that it aggregates, if any.
     """
 
     per_query: dict[str, float]
     ndcg_at_10: float
+    parts: list[str] = field(default_factory=list)
 
     @property
     def queries(self) -> int:
@@ -38,8 +41,26 @@ class TaskScores:
 
 
 def summarise_scores(scores: dict[str, TaskScores]) -> dict[str, Any]:
-    """Return what `summary.json` holds: nDCG@10 and the number of queries by task."""
-    return {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
+    """Return what `summary.json` holds: nDCG@10 and the number of queries by task, and the parts of an aggregate."""
+    return {
+        name: {
+            "ndcg_at_10": one.ndcg_at_10,
+            "queries": one.queries,
+            **({"parts": one.parts} if one.parts else {}),
+        }
+        for name, one in scores.items()
+    }
+
+
+def describe_scores(scores: dict[str, Any]) -> str:
+    """Return what `summarise_scores` gives as a table for a terminal."""
+    if not scores:
+        return ""
+    lines = [f"{'task':<32}{'queries':>10}{'nDCG@10':>10}"]
+    lines += [f"{task:<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()]
+    parts = {part for one in scores.values() for part in one.get("parts", ())}  # they count in their aggregate
+    mean = fmean(one["ndcg_at_10"] for task, one in scores.items() if task not in parts)
+    return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
 
 
 class ScoreStore:

@@ -19,6 +19,7 @@ from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSam
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
 
 Strategy = Literal["random", "source", "cluster"]
@@ -49,6 +50,12 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "Folders in BEIR layout, mteb tasks or benchmarks to evaluate the trained model on."},
     )
+    qrels: str = field(
+        default="test", metadata={"help": "Judgements of folders in eval_tasks to take, of several in `qrels/`."}
+    )
+    missing: Literal["error", "drop"] = field(
+        default="error", metadata={"help": "Judgements of texts that are not there: an error, or dropped and counted."}
+    )
     held_out_queries: int | None = field(
         default=None,
         metadata={"help": "Hold so many queries of each source out and evaluate on them, not on eval_tasks: to tune."},
@@ -63,6 +70,11 @@ class DataArguments:
                 f"held_out_queries={self.held_out_queries} must be positive and at most "
                 f"held_out_documents={self.held_out_documents}"
             )
+
+    @property
+    def judging(self) -> Judging:
+        """How the judgements of folders are taken; held-out collections have but one kind."""
+        return Judging(missing=self.missing) if self.held_out_queries else Judging(self.qrels, self.missing)
 
     def find_tasks(self) -> list[str]:
         """Return the tasks, with folders found below data_dir."""
