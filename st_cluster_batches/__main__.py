@@ -131,6 +131,14 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", metavar="S", help="split of DATA, or several joined by +; `train` by default")
     command.add_argument("--config", metavar="NAME", help="configuration of DATA, on the Hub")
     command.add_argument("--revision", metavar="R", help="branch, tag or commit of DATA, on the Hub")
+    command.add_argument(
+        "--queries", metavar="FILE", help="texts of the query ids in DATA; a configuration on the Hub"
+    )
+    command.add_argument("--corpus", metavar="FILE", help="texts of the passage ids in DATA, likewise")
+    command.add_argument("--positive_label", metavar="L", help="keep the pairs of DATA with this label alone")
+    command.add_argument(
+        "--max_negatives", type=int, metavar="N", help="columns of negatives, where DATA has lists of them"
+    )
 
 
 def _add_inspect(add: _Add) -> None:

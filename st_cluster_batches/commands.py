@@ -245,7 +245,8 @@ def _read_choice(arguments: argparse.Namespace) -> Choice:
     # Beside the embeddings where they are told where to go: the home folder may not be writable.
     cache_dir = getattr(arguments, "cache_dir", None)
     rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
-    return Choice(arguments.split, arguments.config, arguments.revision, rows)
+    names = ("split", "config", "revision", "queries", "corpus", "positive_label", "max_negatives")
+    return Choice(**{name: getattr(arguments, name) for name in names}, cache_dir=rows)
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:

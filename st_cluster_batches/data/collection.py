@@ -81,6 +81,11 @@ class Collection:
         _write_lines(folder / "qrels.jsonl", judgements)
 
 
+def is_collection(folder: Path) -> bool:
+    """Return whether a folder holds queries, a corpus and judgements."""
+    return all(_find_files(folder, name) for name in ("corpus", "queries", "qrels"))
+
+
 def read_collection(folder: Path, judging: Judging | None = None) -> Collection:
     """Read and check a folder in the layout of BEIR: `corpus`, `queries` and `qrels`.
 

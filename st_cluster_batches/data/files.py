@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ _BUILDERS = {
     ".ipc": "arrow",
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
+_LONGEST_NAME = 100  # of a column; more is text
 KINDS = "parquet, JSON lines, JSON arrays, CSV, TSV and Arrow, gzipped or not"
 _NO_DATA = {
     "clustering.json",
@@ -79,12 +81,13 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return taken, sorted(set(found) - set(taken))
 
 
-def read_file(path: Path, cache_dir: str | None = None) -> Dataset:
+def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] | None = None) -> Dataset:
     """Read one file.
 
     Args:
         path: The file.
         cache_dir: Where the rows are kept as Arrow; the cache of `datasets` by default.
+        column_names: Names of the columns of a CSV or TSV file whose first line does not hold them.
 
     Returns:
         Its rows.
@@ -99,6 +102,10 @@ def read_file(path: Path, cache_dir: str | None = None) -> Dataset:
         raise ValueError(f"{path} is empty; remove it, or fetch it again")
     try:
         options = find_dialect(path, kind) if _BUILDERS[kind] == "csv" else {}
+        if column_names is not None:
+            options["column_names"] = column_names
+        elif _BUILDERS[kind] == "csv":
+            _check_header(path)
         rows = _build(path, _BUILDERS[kind], options, cache_dir)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {_explain(path, kind, error)}") from error
@@ -133,6 +140,16 @@ def _build(path: Path, builder: str, options: dict[str, Any], cache_dir: str | N
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows; remove it, or fetch it again") from error
         raise ValueError(f"{path} cannot be read: {_explain(path, find_kind(path), error)}") from error
+
+
+def _check_header(path: Path) -> None:
+    with open_text(path) as file:
+        header = file.readline()
+    if any(len(cell) > _LONGEST_NAME for cell in re.split(r"[\t,;]", header)):
+        raise ValueError(
+            f"{path}: the first line, {header[:60]!r}..., holds no names of columns; put a line with these before it, "
+            "such as query<TAB>passage"
+        )
 
 
 def find_dialect(path: Path, kind: str) -> dict[str, Any]:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.data.collection import is_collection
 from st_cluster_batches.data.files import KINDS, find_kind, list_files, read_file
+from st_cluster_batches.data.forms import (
+    join_ids,
+    keep_positive,
+    read_ids,
+    read_judged_pairs,
+    refuse_ids,
+    spread_lists,
+)
 from st_cluster_batches.data.joining import join_parts
 from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_source, sort_files
 
@@ -29,13 +38,30 @@ class Choice:
         split: Name of the split, or several joined by `+`; `train` if there are splits and none is named.
         config: Name of the configuration, of a dataset on the Hub or a folder laid out like one.
         revision: Branch, tag or commit on the Hub.
+        queries: File of the texts of query ids, or configuration on the Hub, where the data holds ids.
+        corpus: The same of passages.
+        positive_label: Label of the pairs to keep, where there are others.
+        max_negatives: Columns of negatives, where these are lists.
         cache_dir: Where rows are kept as Arrow files; the cache of `datasets` by default.
     """
 
     split: str | None = None
     config: str | None = None
     revision: str | None = None
+    queries: str | None = None
+    corpus: str | None = None
+    positive_label: str | None = None
+    max_negatives: int | None = None
     cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_negatives is not None and self.max_negatives < 0:
+            raise ValueError(f"max_negatives={self.max_negatives} must be at least 0")
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether ids are to be joined with their texts."""
+        return self.queries is not None or self.corpus is not None
 
 
 def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | DatasetDict:
@@ -52,9 +78,38 @@ def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | Datas
         FileNotFoundError: If the name is a path without data, or no dataset at all.
         ValueError: If files are damaged or do not fit together, or there is no such split.
     """
+    from datasets import Dataset
+
+    choice = choice or Choice()
+    loaded = _load_rows(name, choice)
+    if isinstance(loaded, Dataset):
+        return _shape(loaded, choice, str(name))
+    if choice.has_ids:
+        raise ValueError(f"{name} holds several datasets, {list(loaded)}; choose one: --split {next(iter(loaded))}")
+    for part, rows in loaded.items():
+        loaded[part] = _shape(rows, choice, f"{name}, {part}")
+    return loaded
+
+
+def _shape(rows: Dataset, choice: Choice, where: str) -> Dataset:
+    """Bring rows of another form into that of columns of text."""
+    if choice.has_ids:
+        rows = join_ids(rows, choice.queries, choice.corpus, lambda config: _load_config(where, config, choice), where)
+    refuse_ids(rows, where)
+    if choice.positive_label is not None:
+        rows = keep_positive(rows, choice.positive_label, where)
+    return spread_lists(rows, choice.max_negatives, where)
+
+
+def _load_config(name: str, config: str, choice: Choice) -> Dataset | DatasetDict:
+    return _load_by_name(name, replace(choice, config=config))
+
+
+def _load_rows(name: str | Path, choice: Choice) -> Dataset | DatasetDict:
+    """Load what lies in a place, as it is."""
     from datasets import load_from_disk
 
-    path, choice = Path(name), choice or Choice()
+    path = Path(name)
     if path.exists() and choice.revision is not None:
         raise ValueError(f"{name} is here and not on the Hub, and has no revision {choice.revision!r}")
     if path.is_dir() and any((path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
@@ -64,9 +119,11 @@ def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | Datas
     if path.is_file():
         if choice.split is not None:
             raise ValueError(f"{name} is one file and has no splits; leave out --split {choice.split}")
-        return read_file(path, choice.cache_dir)
+        return (read_ids if choice.has_ids else read_file)(path, choice.cache_dir)
     if path.is_dir() and (choice.config is not None or _has_configs(path)):
         return _take_split(_load_by_name(str(path), choice), choice, str(name))
+    if path.is_dir() and is_collection(path):
+        return read_judged_pairs(path, choice.split or TRAIN)
     if path.is_dir():
         return _load_folder(path, choice)
     return _take_split(_load_by_name(str(name), choice), choice, str(name))

@@ -137,7 +137,7 @@ def read_records(path: Path, table: Table) -> Iterator[Record]:
         for place, row in _iterate(path, kind, table):
             count += 1
             if row.keys() != known:
-                columns, known = _find_columns(row, table, place), row.keys()
+                columns, known = find_columns(row, table, place), row.keys()
             yield Record({field: row[column] for column, field in columns.items()}, place)
     if not count:
         raise ValueError(f"{path} has no rows")
@@ -188,7 +188,7 @@ def _iterate_table(path: Path, kind: str, table: Table) -> Iterator[tuple[str, d
                 continue
             place = f"{path}, line {rows.line_num}"
             if not header:
-                if _is_header(row, table):
+                if is_header(row, table):
                     header = row
                     continue
                 if len(row) not in table.positions:
@@ -201,12 +201,13 @@ def _iterate_table(path: Path, kind: str, table: Table) -> Iterator[tuple[str, d
             yield place, dict(zip(header, row, strict=True))
 
 
-def _is_header(row: Sequence[str], table: Table) -> bool:
+def is_header(row: Sequence[str], table: Table) -> bool:
+    """Return whether a row names the columns of a table."""
     names = {name for aliases in table.aliases.values() for name in aliases} | {_fold(name) for name in table.aliases}
     return sum(_fold(cell) in names for cell in row) > len(table.aliases) // 2
 
 
-def _find_columns(row: dict[str, Any], table: Table, place: str) -> dict[str, str]:
+def find_columns(row: dict[str, Any], table: Table, place: str) -> dict[str, str]:
     """Find the column of every field."""
     folded = {_fold(str(column)): column for column in reversed(row)}
     found = {}

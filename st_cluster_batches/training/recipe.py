@@ -40,6 +40,16 @@ class DataArguments:
     )
     config: str | None = field(default=None, metadata={"help": "Configuration of train_data, on the Hub."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of train_data, on the Hub."})
+    queries: str | None = field(
+        default=None, metadata={"help": "File of the texts of query ids in train_data, or configuration on the Hub."}
+    )
+    corpus: str | None = field(default=None, metadata={"help": "The same of the passage ids in train_data."})
+    positive_label: str | None = field(
+        default=None, metadata={"help": "Keep the pairs with this label alone, such as 1 for duplicate questions."}
+    )
+    max_negatives: int | None = field(
+        default=None, metadata={"help": "Columns of negatives, where train_data has lists of them."}
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
     )
@@ -78,8 +88,12 @@ class DataArguments:
 
     def find_tasks(self) -> list[str]:
         """Return the tasks, with folders found below data_dir."""
+        return [self.find(task) for task in self.eval_tasks]
+
+    def find(self, name: Any) -> Any:
+        """Return a name, below data_dir if there is such a file or folder there."""
         below = Path(self.data_dir or ".")
-        return [str(below / task) if (below / task).exists() else task for task in self.eval_tasks]
+        return str(below / name) if name is not None and (below / name).exists() else name
 
 
 @dataclass

@@ -134,7 +134,15 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         FileNotFoundError: If a file is missing.
     """
     data, seed = recipe.data, recipe.training.data_seed or 0
-    choice = Choice(data.split, data.config, data.revision)
+    choice = Choice(
+        data.split,
+        data.config,
+        data.revision,
+        data.find(data.queries),
+        data.find(data.corpus),
+        data.positive_label,
+        data.max_negatives,
+    )
     dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, choice)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
