@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if the command failed, 2 if its input is at fault.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
         arguments, rest = _build_parser().parse_known_args(words)
         if rest and arguments.command not in ("train", "compare"):

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.data.naming import show_line
+
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Choice
     from st_cluster_batches.inspection.findings import Inspection
@@ -64,6 +66,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.clusters.attach import cluster_dataset
+        from st_cluster_batches.clusters.description import describe_statistics
         from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
         from st_cluster_batches.clusters.output import check_output, write_output
         from st_cluster_batches.data.loading import load_data
@@ -91,10 +94,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     if is_main_process():
         write_output(arguments.out, labelled, clustering)
     statistics = clustering.manifest["statistics"]
-    lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
-    for name, one in statistics.items():
-        counts = (one["rows"], one["clusters"], min(one["sizes"]), max(one["sizes"]))
-        lines.append(f"{name:<24}" + "".join(f"{count:>10,}" for count in counts) + f"{one['objective']:>12.3f}")
+    lines = describe_statistics(statistics)
     lines.append(f"Labelled data and clustering are in {arguments.out}")
     return {"output": str(arguments.out), "statistics": statistics}, "\n".join(lines)
 
@@ -272,7 +272,7 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
     for one in inspection.sources:
         cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
-        lines.append(f"{one.name[:23]:<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
+        lines.append(f"{show_line(one.name, 23):<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
     lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
     lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
     for name, found in inspection.hardness.items():

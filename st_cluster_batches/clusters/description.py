@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from st_cluster_batches.data.naming import escape_cell, show_line
+
 _MAX_SHOWN_SOURCES = 10
 
 
@@ -29,9 +31,25 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
     for name, one in manifest["statistics"].items():
         sizes = one["sizes"]
         counts = (one["rows"], one["clusters"], min(sizes), round(float(np.median(sizes))), max(sizes))
-        table.append(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |")
+        table.append(
+            f"| {escape_cell(name)} | {' | '.join(f'{count:,}' for count in counts)} | {one['objective']:.3f} |"
+        )
     if len(manifest["statistics"]) > _MAX_SHOWN_SOURCES:
         # Folded away: the block would be longer than the rest of the card.
         summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
         table = [summary, "", *table, "", "</details>"]
     return [*lines, *table, ""]
+
+
+def describe_statistics(statistics: dict[str, Any]) -> list[str]:
+    """Return the clusters of every source as lines for a terminal.
+
+    Args:
+        statistics: Those of a clustering's manifest.
+    """
+    lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
+    for name, one in statistics.items():
+        counts = (one["rows"], one["clusters"], min(one["sizes"]), max(one["sizes"]))
+        cells = "".join(f"{count:>10,}" for count in counts)
+        lines.append(f"{show_line(name, 23):<24}{cells}{one['objective']:>12.3f}")
+    return lines

@@ -23,6 +23,7 @@ Missing = Literal["error", "drop"]
 MISSING: tuple[Missing, ...] = ("error", "drop")
 Judgements = dict[str, dict[str, Fraction]]
 
+_NAME_FILE = "name.txt"
 _FINEST = 1000  # fractions of a judgement that are told apart
 
 
@@ -67,9 +68,16 @@ class Collection:
             state.update(b"\0")
         return state.hexdigest()
 
-    def write(self, folder: Path) -> None:
-        """Write the collection as JSON lines."""
+    def write(self, folder: Path, name: str | None = None) -> None:
+        """Write the collection as JSON lines.
+
+        Args:
+            folder: Where to.
+            name: What the collection is called, if not as the folder.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        if name is not None and name != folder.name:
+            write_atomically(folder / _NAME_FILE, name)
         _write_lines(folder / "queries.jsonl", ({"_id": key, "text": text} for key, text in self.queries.items()))
         corpus = ({"_id": key, "title": title, "text": text} for key, (title, text) in self.corpus.items())
         _write_lines(folder / "corpus.jsonl", corpus)
@@ -79,6 +87,12 @@ class Collection:
             for document, score in judged.items()
         )
         _write_lines(folder / "qrels.jsonl", judgements)
+
+
+def name_collection(folder: Path) -> str:
+    """Return what a collection is called: as its folder, unless that could not be named so."""
+    path = folder / _NAME_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else folder.resolve().name
 
 
 def is_collection(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, fingerprint_model
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
+from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.texts import check_texts, find_text_columns
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
@@ -149,12 +150,12 @@ class Comparison:
     def _get_record(self, name: str, seed: int) -> Record | None:
         """Return the record of a finished run, or run it; None on processes that do not see the record."""
         fingerprint = hash_values(self.variants[name].fingerprint, self.about["steps"], seed)
-        path = self.output / RUNS / f"{name}-{seed}-{fingerprint[:16]}.json"
+        path = self.output / RUNS / f"{name_file(name)}-{seed}-{fingerprint[:16]}.json"
         if path.exists():
             logger.info("%s with seed %d has been run before", name, seed)
         else:
             self._run(self.variants[name], seed, path)
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _run(self, variant: Variant, seed: int, path: Path) -> None:
         """Train and evaluate, and write the record; only a run with a record counts as finished."""
@@ -173,7 +174,7 @@ class Comparison:
         )
 
         def finish() -> None:
-            write_atomically(path, json.dumps(record) + "\n")
+            write_atomically(path, json.dumps(record, ensure_ascii=False) + "\n")
             shutil.rmtree(working)
 
         ProcessGroup.current().once(finish, None)

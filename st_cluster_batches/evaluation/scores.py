@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from st_cluster_batches.data.naming import name_file, show_line
 from st_cluster_batches.evaluation.tasks import identify_task
 from st_cluster_batches.storage.cache import write_atomically
 
@@ -57,7 +58,9 @@ def describe_scores(scores: dict[str, Any]) -> str:
     if not scores:
         return ""
     lines = [f"{'task':<32}{'queries':>10}{'nDCG@10':>10}"]
-    lines += [f"{task:<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()]
+    lines += [
+        f"{show_line(task, 31):<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()
+    ]
     parts = {part for one in scores.values() for part in one.get("parts", ())}  # they count in their aggregate
     mean = fmean(one["ndcg_at_10"] for task, one in scores.items() if task not in parts)
     return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
@@ -80,7 +83,7 @@ class ScoreStore:
         path = self._path(name)
         if not path.exists():
             return None
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["key"] != self._key(task):
             return None
         logger.info("%s has been evaluated with this model before", name)
@@ -93,18 +96,19 @@ class ScoreStore:
 
     def publish(self, scores: dict[str, TaskScores], name: str, raw: dict[str, Any]) -> None:
         """Write the newest result, and the summary of all so far."""
-        _write_json(self.folder / "per_query" / f"{name}.json", scores[name].per_query)
-        _write_json(self.folder / "mteb" / f"{name}.json", raw)
+        _write_json(self.folder / "per_query" / f"{name_file(name)}.json", scores[name].per_query)
+        _write_json(self.folder / "mteb" / f"{name_file(name)}.json", raw)
         _write_json(self.folder / SUMMARY_FILE, summarise_scores(scores))
 
     def remove_others(self, scores: dict[str, TaskScores]) -> None:
         """Remove results that the summary does not list, and that may be another model's; `by_model/` keeps them."""
+        own = {name_file(name) for name in scores}
         for path in [*self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
-            if path.stem not in scores:
+            if path.stem not in own:
                 path.unlink()
 
     def _path(self, name: str) -> Path:
-        return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name}.json"
+        return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name_file(name)}.json"
 
     def _key(self, task: Any) -> dict[str, Any]:
         versions = {name: version(name) for name in ("mteb", "sentence-transformers")}
@@ -113,4 +117,4 @@ class ScoreStore:
 
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from st_cluster_batches.data.collection import Collection, Judging, read_collection
+from st_cluster_batches.data.collection import Collection, Judging, name_collection, read_collection
 from st_cluster_batches.evaluation.official import find_official_tasks
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def load_tasks(tasks: Sequence[str | Path], judging: Judging | None = None) -> d
     for task in tasks:
         path = Path(task)
         found = (
-            [_make_task(path.resolve().name, read_collection(path, judging))]
+            [_make_task(name_collection(path), read_collection(path, judging))]
             if path.is_dir()
             else find_official_tasks(str(task))
         )

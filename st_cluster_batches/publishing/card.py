@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from st_cluster_batches.batches.card_block import END, describe_batches, insert_block, remove_block, wrap_block
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import LABEL_COLUMNS
+from st_cluster_batches.data.naming import escape_cell
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
@@ -107,9 +108,8 @@ def _describe_scores(contents: CardContents) -> list[str]:
     ]
     for task, one in contents.scores.summary.items():
         found = bootstrap_difference([np.array([list(contents.scores.per_query[task].values())])])
-        lines.append(
-            f"| {task} | {one['queries']:,} | {one['ndcg_at_10']:.4f} | {found.low:.4f} to {found.high:.4f} |"
-        )
+        cells = f"{one['queries']:,} | {one['ndcg_at_10']:.4f} | {found.low:.4f} to {found.high:.4f}"
+        lines.append(f"| {escape_cell(task)} | {cells} |")
     if contents.comparison is None:
         lines += ["", "It was not compared with a model of random batches."]
     return [*lines, ""]

@@ -13,6 +13,7 @@ from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.output import check_belonging
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.naming import quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
@@ -116,7 +117,7 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "| column | type | meaning |",
         "| --- | --- | --- |",
         *(
-            f"| `{name}` | {_name_type(first.features[name])} | {_MEANINGS.get(name, '')} |"
+            f"| {quote_code(name)} | {_name_type(first.features[name])} | {_MEANINGS.get(name, '')} |"
             for name in first.column_names
         ),
         "",

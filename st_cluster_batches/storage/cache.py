@@ -118,7 +118,7 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file such that a reader finds the old text or the new, never a part."""
     with write_whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def hash_values(*values: Any) -> str:
@@ -136,7 +136,7 @@ def read_seal(paths: list[Path], seal_path: Path) -> dict[str, Any] | None:
     """Return the report beside some files if their checksums are right, or None."""
     if not (seal_path.exists() and all(path.exists() for path in paths)):
         return None
-    sealed = json.loads(seal_path.read_text())
+    sealed = json.loads(seal_path.read_text(encoding="utf-8"))
     if sealed["digests"] != {path.name: _digest_file(path) for path in paths}:
         return None
     report: dict[str, Any] = sealed["report"]

@@ -34,6 +34,7 @@ from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
 from st_cluster_batches.data.loading import Choice, load_training_data
+from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
@@ -77,7 +78,9 @@ class Run:
             arguments.push_to_hub = False  # saving would push once more, and the model twice
         self.trainer.save_model(str(target))
         if is_main:
-            write_atomically(output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False))
+            write_atomically(
+                output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False, allow_unicode=True)
+            )
             if self.clustering is not None:
                 self.clustering.save(output / CLUSTERING_FOLDER)
         return target
@@ -92,7 +95,7 @@ class Run:
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
-        plans = json.loads(plan.read_text()) if plan.is_file() else []
+        plans = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
         strategy = find_strategy(plans) or self.recipe.training.strategy
         lines = describe_batches(strategy, plans)
         if self.clustering is not None:
@@ -149,10 +152,11 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
     dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed)
+    folders = name_files(collections)
     with PartialState().main_process_first():
         for name, collection in collections.items():
-            collection.write(held_out / name)
-    return dataset, [str(held_out / name) for name in collections]
+            collection.write(held_out / folders[name], name)
+    return dataset, [str(held_out / folders[name]) for name in collections]
 
 
 def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
