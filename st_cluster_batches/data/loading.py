@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
 from st_cluster_batches.data.collection import is_collection
@@ -169,8 +170,9 @@ def _has_configs(folder: Path) -> bool:
         return False
     try:
         return bool(DatasetCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("configs"))
-    except (ValueError, UnicodeDecodeError):
-        return False  # a README that is no card
+    except (ValueError, yaml.YAMLError) as error:
+        logger.warning("%s cannot be read as a card, and its configurations are ignored: %s", card, _shorten(error))
+        return False
 
 
 def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:

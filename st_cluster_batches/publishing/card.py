@@ -18,7 +18,7 @@ from st_cluster_batches.data.naming import escape_cell
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
-from st_cluster_batches.publishing.front_matter import Description, fill_front_matter
+from st_cluster_batches.publishing.front_matter import Description, check_front_matter, fill_front_matter
 from st_cluster_batches.training.folder import describe_recipe
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,9 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
         text: The card to start from.
         edited: The card of an earlier build; if it was changed around the block, it is the one to start from.
     """
+    check_front_matter(text, "README.md")
+    if edited is not None:
+        check_front_matter(edited, "README.md of the earlier build")
     card = fresh = fill_in(text)
     if edited is not None and is_edited(edited):
         card = fill_in(edited)

@@ -16,6 +16,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.naming import quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
+from st_cluster_batches.publishing.licences import find_identifiers
 from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
 
 DATA = "data"
@@ -88,8 +89,7 @@ def _make_card(
                 "data_files": [{"split": name, "path": f"{DATA}/{name}-*.parquet"} for name in parts],
             }
         ]
-        if about.license:
-            data.license = about.license
+        data.license = find_identifiers(about.license or data.license)
         if about.language:
             data.language = list(about.language)
         if about.datasets:
