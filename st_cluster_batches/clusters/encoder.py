@@ -121,17 +121,7 @@ class Encoder:
         Raises:
             ValueError: If a vector is not finite or zero, with its row and text.
         """
-        encode = self.model.encode_query if side == "query" else self.model.encode_document
-        vectors = np.asarray(
-            encode(
-                list(texts),
-                batch_size=self.batch_size or choose_batch_size(self.model),
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                truncate_dim=self.truncate_dim,
-            ),
-            dtype=np.float32,
-        )
+        vectors = self._encode(side, texts)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         is_bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))
         if is_bad.any():
@@ -143,6 +133,24 @@ class Encoder:
             )
         unit: npt.NDArray[np.float32] = vectors / norms
         return unit
+
+    def measure(self, side: Side, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the (n,) lengths of the vectors of n texts; zero for a text in which the model finds no token."""
+        lengths: npt.NDArray[np.float32] = np.linalg.norm(self._encode(side, texts), axis=1)
+        return lengths
+
+    def _encode(self, side: Side, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        return np.asarray(
+            encode(
+                list(texts),
+                batch_size=self.batch_size or choose_batch_size(self.model),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                truncate_dim=self.truncate_dim,
+            ),
+            dtype=np.float32,
+        )
 
     def encode_many(
         self, side: Side, texts: Sequence[str], description: str, show_progress_bar: bool

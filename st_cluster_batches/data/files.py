@@ -134,12 +134,28 @@ def _build(path: Path, builder: str, options: dict[str, Any], cache_dir: str | N
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and not isinstance(cause, gzip.BadGzipFile):
-            raise cause from error
+            raise explain_cache(cause) from error
         raise ValueError(f"{path} cannot be read: {_explain(path, find_kind(path), cause)}") from error
+    except OSError as error:
+        raise explain_cache(error) from error
     except ValueError as error:  # pyarrow's errors are such
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows; remove it, or fetch it again") from error
         raise ValueError(f"{path} cannot be read: {_explain(path, find_kind(path), error)}") from error
+
+
+def explain_cache(error: OSError) -> OSError:
+    """Return an error that says what to do if the cache of `datasets` is where nothing can be written."""
+    from datasets import config
+
+    place = str(config.HF_DATASETS_CACHE)
+    if error.errno is None or not place.startswith(str(error.filename)):
+        return error
+    return type(error)(
+        error.errno,
+        f"The rows cannot be kept in the cache {place} ({error.strerror}); set HF_HOME to a folder that can be "
+        "written, or pass --cache_dir",
+    )
 
 
 def _check_header(path: Path) -> None:

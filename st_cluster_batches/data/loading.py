@@ -13,7 +13,7 @@ import yaml
 
 from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
 from st_cluster_batches.data.collection import is_collection
-from st_cluster_batches.data.files import KINDS, find_kind, list_files, read_file
+from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_files, read_file
 from st_cluster_batches.data.forms import (
     join_ids,
     keep_positive,
@@ -186,6 +186,8 @@ def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
         raise FileNotFoundError(
             f"{name} is neither a file or folder here nor a dataset that the Hub gives ({_shorten(error)})"
         ) from error
+    except OSError as error:
+        raise explain_cache(error) from error
     except DatasetGenerationError as error:
         raise ValueError(f"{name} cannot be read: {_shorten(error.__cause__ or error)}") from error
     except ValueError as error:

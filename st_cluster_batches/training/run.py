@@ -145,6 +145,7 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         data.find(data.corpus),
         data.positive_label,
         data.max_negatives,
+        None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
     )
     dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, choice)
     if data.held_out_queries is None:
