@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +25,12 @@ from st_cluster_batches.data.forms import (
 )
 from st_cluster_batches.data.joining import join_parts
 from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_source, sort_files
+from st_cluster_batches.storage.reaching import probe_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +184,13 @@ def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
+    if not Path(name).exists():
+        if find_kind(Path(name)) or not _HUB_ID.fullmatch(name):
+            raise FileNotFoundError(
+                f"{name} is neither a file or folder here nor a dataset that the Hub gives (it is no id such as "
+                "user/name)"
+            )
+        probe_hub(name, "give a file or a folder, or set HF_HUB_OFFLINE=1 if the data has been downloaded before")
     try:
         return load_dataset(name, choice.config, revision=choice.revision, cache_dir=choice.cache_dir)
     except (FileNotFoundError, ConnectionError) as error:

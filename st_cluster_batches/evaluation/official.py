@@ -1,15 +1,10 @@
-"""Tasks that mteb knows by name: how to find them, and whether the Hub, which has their data, can be reached."""
+"""Tasks that mteb knows by name, and how to find them."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-import huggingface_hub.constants
-
-_PROBE_SECONDS = 10
 REMEDY = "evaluate folders instead, or set HF_HUB_OFFLINE=1 if the data has been downloaded before"
 
 
@@ -55,25 +50,3 @@ def _suggest(name: str) -> str:
     of_folded = {one.casefold(): one for one in known}
     near = get_close_matches(name.casefold(), of_folded, n=3)
     return f"; did you mean {' or '.join(of_folded[one] for one in near)}?" if near else ""
-
-
-def probe_hub(name: str) -> None:
-    """Check that the Hub answers within seconds: its own client tries for half a minute, or for many minutes.
-
-    Args:
-        name: The task whose data is wanted.
-
-    Raises:
-        ConnectionError: If there is no answer within seconds.
-    """
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return  # the client asks nobody: it takes cached data or fails at once
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        urlopen(Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
-    except HTTPError:
-        pass  # the Hub answered, if only with an error
-    except OSError as error:
-        raise ConnectionError(
-            f"{endpoint}, which has the data of {name}, gave no answer within {_PROBE_SECONDS} s ({error}); {REMEDY}"
-        ) from error

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.encoder import fingerprint_model
 from st_cluster_batches.data.collection import Judging
-from st_cluster_batches.evaluation.official import REMEDY, probe_hub
+from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
 from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
 from st_cluster_batches.storage.processes import ProcessGroup
+from st_cluster_batches.storage.reaching import probe_hub
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -115,7 +116,7 @@ def _run_task(
         return specific
 
     if is_official(task):
-        probe_hub(name)
+        probe_hub(f"the data of {name}", REMEDY)
     task.task_specific_scores = keep_queries
     try:
         result = mteb.evaluate(

@@ -207,3 +207,12 @@ def test_files_that_do_not_fit_are_named_both(tmp_path: Path) -> None:
     pd.DataFrame([{**row, "id": 1} for row in ROWS]).to_csv(tmp_path / "b.csv", index=False)
     with pytest.raises(ValueError, match=r"b\.csv has a column 'id' and a\.csv has not"):
         load_data(tmp_path)
+
+
+def test_a_closed_network_is_one_sentence_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="which has user/name, gave no answer .* give a file or a folder"):
+        load_data("user/name")
+    with pytest.raises(FileNotFoundError, match="it is no id such as user/name"):
+        load_data("/none/of/these")
