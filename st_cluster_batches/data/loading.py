@@ -24,7 +24,7 @@ from st_cluster_batches.data.forms import (
     spread_lists,
 )
 from st_cluster_batches.data.joining import join_parts
-from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_source, sort_files
+from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_sources, sort_files
 from st_cluster_batches.storage.reaching import probe_hub
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def _load_folder(folder: Path, choice: Choice) -> Dataset:
     if len(kinds := {find_kind(file) for file in taken}) > 1:
         logger.info("%s: files of several kinds are joined: %s", folder, ", ".join(sorted(map(str, kinds))))
     parts = [
-        (str(file.relative_to(folder)), name_source(file.relative_to(folder)), read_file(file, choice.cache_dir))
-        for file in taken
+        (str(file.relative_to(folder)), source, read_file(file, choice.cache_dir))
+        for file, source in zip(taken, name_sources([file.relative_to(folder) for file in taken]), strict=True)
     ]
     return join_parts(parts)
 
@@ -272,11 +272,12 @@ def load_training_data(
         joined = loaded[0]
     else:
         parts = []
-        for name, part in zip(names, loaded, strict=True):
+        sources = name_sources([Path(Path(name).resolve().parent.name, Path(name).name) for name in names])
+        for name, source, part in zip(names, sources, loaded, strict=True):
             if not isinstance(part, Dataset):
                 raise ValueError(f"{name} holds several datasets and cannot be joined with others; give it alone")
             part = part.remove_columns([one for one in LABEL_COLUMNS if one in part.column_names and one != SOURCE])
-            parts.append((name, name_source(Path(Path(name).resolve().parent.name, Path(name).name)), part))
+            parts.append((name, source, part))
         joined = join_parts(parts)
     return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed)
 

@@ -19,7 +19,7 @@ _WORDS = {
 }
 _SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
 _SHARD = re.compile(r"[-_.]?\d+([-_]of[-_]\d+)?$")
-_PART = re.compile(r"(part|chunk|shard|data)?[-_.]?\d*([-_.].*)?$")
+_PART = re.compile(r"(part|chunk|shard|data|file)[-_.]?\d+([-_.].*)?|\d+|part|data")
 
 Value = TypeVar("Value")
 
@@ -100,6 +100,18 @@ def name_source(file: PurePath) -> str:
         folders = [one for one in file.parent.parts if one != "data" and one.lower() not in _SPLIT_OF_WORD]
         return folders[-1] if folders else TRAIN
     return stem
+
+
+def name_sources(files: Sequence[PurePath]) -> list[str]:
+    """Return the source that each of several files holds, with its folder where another one has a file of that name."""
+    names = [name_source(file) for file in files]
+    folders: dict[str, set[str]] = {}
+    for name, file in zip(names, files, strict=True):
+        folders.setdefault(name, set()).add(file.parent.name)
+    return [
+        f"{file.parent.name}/{name}" if len(folders[name]) > 1 and name != TRAIN and file.parent.name != name else name
+        for name, file in zip(names, files, strict=True)
+    ]
 
 
 def _find_whole_split(file: PurePath) -> str | None:

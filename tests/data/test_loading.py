@@ -212,7 +212,17 @@ def test_files_that_do_not_fit_are_named_both(tmp_path: Path) -> None:
 def test_a_closed_network_is_one_sentence_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match="which has user/name, gave no answer .* give a file or a folder"):
+    with pytest.raises(ConnectionError, match=r"which has user/name, gave no answer .* give a file or a folder"):
         load_data("user/name")
     with pytest.raises(FileNotFoundError, match="it is no id such as user/name"):
         load_data("/none/of/these")
+
+
+def test_files_of_one_name_in_two_folders_are_two_sources(tmp_path: Path) -> None:
+    for name in ("web/a.jsonl", "news/a.jsonl", "news/data-science.jsonl", "mail/train.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_kind(tmp_path / name)
+    joined = load_training_data(["web/a.jsonl", "news/a.jsonl", "news/data-science.jsonl"], str(tmp_path))
+    assert list(dict.fromkeys(joined["source"][:])) == ["web/a", "news/a", "data-science"]
+    joined = load_training_data(["web/a.jsonl", "mail/train.jsonl"], str(tmp_path))
+    assert list(dict.fromkeys(joined["source"][:])) == ["a", "mail"]
