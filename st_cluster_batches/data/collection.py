@@ -246,12 +246,8 @@ def _check_ids(
             len(lost),
             emptied,
         )
-    n_harmless = sum(
-        score <= 0 and (query not in queries or key not in corpus)
-        for query, own in judged.items()
-        for key, score in own.items()
-    )
-    if n_harmless:
+    others = [score for query, own in judged.items() for key, score in own.items() if key not in kept.get(query, ())]
+    if n_harmless := sum(score <= 0 for score in others):
         logger.info(
             "%s: %d judgements of texts that are not there say that these are not relevant, and are left out",
             folder.name,

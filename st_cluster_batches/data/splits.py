@@ -103,7 +103,7 @@ def name_source(file: PurePath) -> str:
 
 
 def name_sources(files: Sequence[PurePath]) -> list[str]:
-    """Return the source that each of several files holds, with its folder where another one has a file of that name."""
+    """Return the source that each of several files holds, with its folder where another has a file of that name."""
     names = [name_source(file) for file in files]
     folders: dict[str, set[str]] = {}
     for name, file in zip(names, files, strict=True):
