@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if the command failed, 2 if its input is at fault.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
         arguments, rest = _build_parser().parse_known_args(words)
         if rest and arguments.command not in ("train", "compare"):
@@ -98,7 +102,7 @@ def _add_demo(add: _Add) -> None:
 
 def _add_attach(add: _Add) -> None:
     attach = add("attach", "label pairs with clusters and false-negative groups")
-    attach.add_argument("data", metavar="DATA", help="parquet file or folder, save_to_disk folder, or Hub id")
+    attach.add_argument("data", metavar="DATA", help="file or folder of rows, save_to_disk folder, or Hub id")
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
     attach.add_argument("--encoder", required=True, help="path or Hub id of a model; `static:` before it distils it")
     size = attach.add_mutually_exclusive_group()
@@ -120,6 +124,10 @@ def _add_attach(add: _Add) -> None:
         metavar="T",
         help="passages more similar than this are false negatives of one another; equal texts alone by default",
     )
+    _add_choice(attach)
+    attach.add_argument(
+        "--trust_remote_code", action="store_true", help="run the code that comes with the encoder, from the Hub"
+    )
     attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
     attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
@@ -135,9 +143,24 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--split", metavar="S", help="split of DATA, or several joined by +; `train` by default")
+    command.add_argument("--config", metavar="NAME", help="configuration of DATA, on the Hub")
+    command.add_argument("--revision", metavar="R", help="branch, tag or commit of DATA, on the Hub")
+    command.add_argument(
+        "--queries", metavar="FILE", help="texts of the query ids in DATA; a configuration on the Hub"
+    )
+    command.add_argument("--corpus", metavar="FILE", help="texts of the passage ids in DATA, likewise")
+    command.add_argument("--positive_label", metavar="L", help="keep the pairs of DATA with this label alone")
+    command.add_argument(
+        "--max_negatives", type=int, metavar="N", help="columns of negatives, where DATA has lists of them"
+    )
+
+
 def _add_inspect(add: _Add) -> None:
     inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
     inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
+    _add_choice(inspect)
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
     inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
     inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")
@@ -163,7 +186,17 @@ def _add_training(add: _Add) -> None:
         "--tasks", nargs="+", required=True, metavar="NAME_OR_DIR", help="mteb task or benchmark, or BEIR folder"
     )
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--batch_size", type=int, default=32, metavar="N")
+    evaluate.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts that the model sees at once")
+    evaluate.add_argument("--qrels", default="test", metavar="NAME", help="judgements of folders: test, dev, train")
+    evaluate.add_argument(
+        "--missing",
+        choices=("error", "drop"),
+        default="error",
+        help="judgements of texts that are not there: an error, or dropped and counted",
+    )
+    evaluate.add_argument(
+        "--trust_remote_code", action="store_true", help="run the code that comes with the model, from the Hub"
+    )
 
     compare = add("compare", "train and evaluate with several batch strategies and seeds, and say which is better")
     compare.add_argument("recipe", metavar="RECIPE.yaml", type=Path, nargs="?", help="its `variants` are compared")

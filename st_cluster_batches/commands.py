@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.data.naming import show_line
+
 if TYPE_CHECKING:
+    from st_cluster_batches.data.loading import Choice
     from st_cluster_batches.inspection.findings import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
@@ -37,7 +40,10 @@ def checking_input() -> Iterator[None]:
     except ConnectionError:
         raise  # an OSError, but not caused by the input
     except (ValueError, TypeError, OSError, ImportError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
+            message += " (here: --trust_remote_code, if you trust it)"
+        raise UsageError(message) from error
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
@@ -60,7 +66,9 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.clusters.attach import cluster_dataset
+        from st_cluster_batches.clusters.description import describe_statistics
         from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
+        from st_cluster_batches.clusters.output import check_output, write_output
         from st_cluster_batches.data.loading import load_data
 
         options = AttachOptions(
@@ -79,17 +87,15 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.batch_size,
             arguments.overwrite,
             arguments.cache_dir,
+            trust_remote_code=arguments.trust_remote_code,
         )
-        _make_folder(arguments.out)
-        labelled, clustering = cluster_dataset(load_data(arguments.data), arguments.encoder, options)
+        check_output(arguments.out)
+        data = load_data(arguments.data, _read_choice(arguments))
+        labelled, clustering = cluster_dataset(data, arguments.encoder, options)
     if is_main_process():
-        labelled.save_to_disk(str(arguments.out))
-        clustering.save(arguments.out)
+        write_output(arguments.out, labelled, clustering)
     statistics = clustering.manifest["statistics"]
-    lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
-    for name, one in statistics.items():
-        counts = (one["rows"], one["clusters"], min(one["sizes"]), max(one["sizes"]))
-        lines.append(f"{name:<24}" + "".join(f"{count:>10,}" for count in counts) + f"{one['objective']:>12.3f}")
+    lines = describe_statistics(statistics)
     lines.append(f"Labelled data and clustering are in {arguments.out}")
     described = {"output": str(arguments.out), "columns": clustering.manifest["columns"], "statistics": statistics}
     return described, "\n".join(lines)
@@ -105,7 +111,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 
         if arguments.output is not None:
             require_plots()
-        data, clustering = load_data(arguments.data), None
+        data, clustering = load_data(arguments.data, _read_choice(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
             clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
         elif arguments.encoder is None:
@@ -137,37 +143,42 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         recipe = read_recipe(arguments.recipe, overrides)
         from st_cluster_batches.training.run import prepare_run
 
+        loaded: dict[str, Any] = {}
         if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
             from st_cluster_batches.evaluation.tasks import load_tasks
 
-            load_tasks(recipe.data.find_tasks())
+            loaded = load_tasks(recipe.data.find_tasks(), recipe.data.judging)
         run, tasks = prepare_run(recipe)
     model = run.train()
-    scores = {}
+    scores, lines = {}, ""
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate
-        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
         folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
-        scores = summarise_scores(evaluate(run.trainer.model, tasks, folder))
-    return {"model": str(model), "scores": scores}, f"{_describe_scores(scores)}The model is in {model}"
+        scores = summarise_scores(evaluate(run.trainer.model, loaded or tasks, folder))
+        lines = describe_scores(scores)
+    return {"model": str(model), "scores": scores}, f"{lines}The model is in {model}"
 
 
 def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Evaluate a model, keeping nDCG@10 of every query."""
     with checking_input():
+        if arguments.batch_size < 1:
+            raise ValueError(f"--batch_size {arguments.batch_size} must be at least 1")
         from sentence_transformers import SentenceTransformer
 
+        from st_cluster_batches.data.collection import Judging
         from st_cluster_batches.evaluation.retrieval import evaluate
-        from st_cluster_batches.evaluation.scores import summarise_scores
+        from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.evaluation.tasks import load_tasks
 
-        load_tasks(arguments.tasks)
+        tasks = load_tasks(arguments.tasks, Judging(arguments.qrels, arguments.missing))
         _make_folder(arguments.output)
-        model = SentenceTransformer(arguments.model)
-    scores = summarise_scores(evaluate(model, arguments.tasks, arguments.output, batch_size=arguments.batch_size))
-    return scores, f"{_describe_scores(scores)}All of it is in {arguments.output}"
+        model = SentenceTransformer(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
+    return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
 
 
 def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
@@ -231,8 +242,19 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     return vars(done), "\n".join(lines)
 
 
+def _read_choice(arguments: argparse.Namespace) -> Choice:
+    from st_cluster_batches.data.loading import Choice
+
+    # Beside the embeddings where they are told where to go: the home folder may not be writable.
+    cache_dir = getattr(arguments, "cache_dir", None)
+    rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
+    names = ("split", "config", "revision", "queries", "corpus", "positive_label", "max_negatives")
+    return Choice(**{name: getattr(arguments, name) for name in names}, cache_dir=rows)
+
+
 def _build(arguments: argparse.Namespace, output: Path) -> Path:
-    from st_cluster_batches.publishing.dataset_card import build_dataset, is_dataset
+    from st_cluster_batches.clusters.output import is_saved_data
+    from st_cluster_batches.publishing.dataset_card import build_dataset
     from st_cluster_batches.publishing.front_matter import Description
     from st_cluster_batches.publishing.staging import build_model
 
@@ -243,7 +265,7 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
         arguments.base_model,
         arguments.include_samples,
     )
-    if is_dataset(arguments.folder):
+    if is_saved_data(arguments.folder):
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
 
@@ -253,7 +275,7 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
     for one in inspection.sources:
         cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
-        lines.append(f"{one.name[:23]:<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
+        lines.append(f"{show_line(one.name, 23):<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
     lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
     lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
     for name, found in inspection.hardness.items():
@@ -263,15 +285,6 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
     if inspection.stability is not None:
         lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
     return [*lines, "", *(f"* {line}" for line in inspection.advice)]
-
-
-def _describe_scores(scores: dict[str, Any]) -> str:
-    if not scores:
-        return ""
-    lines = [f"{'task':<32}{'queries':>10}{'nDCG@10':>10}"]
-    lines += [f"{task:<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()]
-    mean = sum(one["ndcg_at_10"] for one in scores.values()) / len(scores)
-    return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
 
 
 def _make_folder(path: Path) -> None:

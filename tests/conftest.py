@@ -22,6 +22,12 @@ from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.collection import Collection
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test a cache of its own: else one test finds the vectors of another."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".datasets")
+
+
 @pytest.fixture
 def static_model() -> SentenceTransformer:
     return make_static_model()

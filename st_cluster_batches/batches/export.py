@@ -148,7 +148,7 @@ def _claim(directory: Path, described: dict[str, object]) -> None:
     """Write what the folder is to hold, or check that it is the same."""
     path = directory / PLAN_FILE
     if path.exists():
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         if changed := [name for name, value in described.items() if kept.get(name) != value]:
             raise ValueError(
                 f"{directory} holds batches of another plan ({', '.join(changed)} differ); give a folder of its own"

@@ -98,7 +98,13 @@ def cluster_dataset(
     key, threshold = options.clusters.key, options.false_negative_threshold
     with SharedCache.open(options.cache_dir, options.show_progress_bar, "attach_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
-        loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
+        loaded = Encoder(
+            encoder,
+            cache.folder,
+            options.truncate_dim,
+            options.batch_size,
+            trust_remote_code=options.trust_remote_code,
+        )
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache)

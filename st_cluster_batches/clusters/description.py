@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
+from st_cluster_batches.data.naming import escape_cell, show_line
+
 _MAX_SHOWN_SOURCES = 10
-_MAX_SHOWN_CHARACTERS = 80
 
 
 def describe_clustering(manifest: dict[str, Any]) -> list[str]:
@@ -42,13 +42,6 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
     return [*lines, *table, ""]
 
 
-def escape_cell(name: str) -> str:
-    """Return a name as text of a cell of a Markdown table, whatever characters it has; a very long one is cut."""
-    name = " ".join(name.split())
-    name = name if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]}…"
-    return re.sub(r"([\\`*_{}\[\]<>|~$#])", r"\\\1", name) if re.search(r"[\\`*{}\[\]<>|~$#]", name) else name
-
-
 def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[str]:
     """Return lines on which column is what; none for a clustering that does not know."""
     named = columns if isinstance(columns, dict) else {"": columns} if columns else {}
@@ -58,4 +51,18 @@ def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[
         negatives = ", ".join(f"`{text}`" for text in texts[2:])
         roles += [f"negatives {negatives}"] if negatives else []
         lines += ["", f"Columns{f' of `{name}`' if name else ''}: {', '.join(roles)}."]
+    return lines
+
+
+def describe_statistics(statistics: dict[str, Any]) -> list[str]:
+    """Return the clusters of every source as lines for a terminal.
+
+    Args:
+        statistics: Those of a clustering's manifest.
+    """
+    lines = [f"{'source':<24}{'rows':>10}{'clusters':>10}{'smallest':>10}{'largest':>10}{'similarity':>12}"]
+    for name, one in statistics.items():
+        counts = (one["rows"], one["clusters"], min(one["sizes"]), max(one["sizes"]))
+        cells = "".join(f"{count:>10,}" for count in counts)
+        lines.append(f"{show_line(name, 23):<24}{cells}{one['objective']:>12.3f}")
     return lines

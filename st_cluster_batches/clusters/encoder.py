@@ -46,6 +46,7 @@ class Encoder:
         batch_size: Texts that the model sees at once; by the kind of model if None.
         manifest: Of a clustering that was made with this encoder. A model loaded by name gets the prompts and the
             maximal length of then, and any other model is refused.
+        trust_remote_code: Whether code that comes with the model may run.
     """
 
     given: str | Path | SentenceTransformer
@@ -53,6 +54,7 @@ class Encoder:
     truncate_dim: int | None = None
     batch_size: int | None = None
     manifest: Mapping[str, Any] | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.given, os.PathLike):
@@ -68,11 +70,11 @@ class Encoder:
             ValueError: If it is not the one of the manifest, or has fewer dimensions than are to be kept.
         """
         if self.manifest is None:
-            model = load_encoder(self.given, self.cache_dir)
+            model = load_encoder(self.given, self.cache_dir, self.trust_remote_code)
             _check_truncation(model, self.truncate_dim)
             return model
         try:
-            model = load_encoder(self.given, self.cache_dir)
+            model = load_encoder(self.given, self.cache_dir, self.trust_remote_code)
         except OSError as error:
             raise ValueError(
                 f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
@@ -130,17 +132,7 @@ class Encoder:
         Raises:
             ValueError: If a vector is not finite or zero, with its row and text.
         """
-        encode = self.model.encode_query if side == "query" else self.model.encode_document
-        vectors = np.asarray(
-            encode(
-                list(texts),
-                batch_size=self.batch_size or choose_batch_size(self.model),
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                truncate_dim=self.truncate_dim,
-            ),
-            dtype=np.float32,
-        )
+        vectors = self._encode(side, texts)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         is_bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))
         if is_bad.any():
@@ -152,6 +144,24 @@ class Encoder:
             )
         unit: npt.NDArray[np.float32] = vectors / norms
         return unit
+
+    def measure(self, side: Side, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the (n,) lengths of the vectors of n texts; zero for a text in which the model finds no token."""
+        lengths: npt.NDArray[np.float32] = np.linalg.norm(self._encode(side, texts), axis=1)
+        return lengths
+
+    def _encode(self, side: Side, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        return np.asarray(
+            encode(
+                list(texts),
+                batch_size=self.batch_size or choose_batch_size(self.model),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                truncate_dim=self.truncate_dim,
+            ),
+            dtype=np.float32,
+        )
 
     def encode_many(
         self, side: Side, texts: Sequence[str], description: str, show_progress_bar: bool
@@ -181,7 +191,7 @@ def check_encoder(encoder: Any) -> None:
         raise TypeError(f"The encoder is a {type(encoder).__name__}; {_NEEDED}")
 
 
-def _load_dense(name: str) -> SentenceTransformer:
+def _load_dense(name: str, trust_remote_code: bool) -> SentenceTransformer:
     """Load a model by name; one of another kind would be made a dense one in silence, with vectors of no meaning."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import load_file_path
@@ -190,7 +200,7 @@ def _load_dense(name: str) -> SentenceTransformer:
     kind = json.loads(Path(config).read_text(encoding="utf-8")).get("model_type") if config else None
     if kind in ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder"):
         raise TypeError(f"The encoder {name!r} is a {kind}; {_NEEDED}")
-    return SentenceTransformer(name)
+    return SentenceTransformer(name, trust_remote_code=trust_remote_code)
 
 
 def _check_truncation(model: SentenceTransformer, truncate_dim: int | None) -> None:
@@ -201,13 +211,16 @@ def _check_truncation(model: SentenceTransformer, truncate_dim: int | None) -> N
         )
 
 
-def load_encoder(encoder: str | Path | SentenceTransformer, cache_dir: Path) -> SentenceTransformer:
+def load_encoder(
+    encoder: str | Path | SentenceTransformer, cache_dir: Path, trust_remote_code: bool = False
+) -> SentenceTransformer:
     """Load the model that embeds the texts to be clustered.
 
     Args:
         encoder: A model, or the path or Hub id of one. With the prefix `static:` the model is distilled to static
             token embeddings first (model2vec), hundreds of times as fast on a CPU, and kept in the cache.
         cache_dir: Where distilled models are kept.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Returns:
         A model in evaluation mode.
@@ -223,9 +236,9 @@ def load_encoder(encoder: str | Path | SentenceTransformer, cache_dir: Path) -> 
         return encoder.eval()
     encoder = os.fspath(encoder)
     if not encoder.startswith(STATIC_PREFIX):
-        return _load_dense(encoder).eval()
+        return _load_dense(encoder, trust_remote_code).eval()
     name = encoder.removeprefix(STATIC_PREFIX)
-    teacher = _load_dense(name)
+    teacher = _load_dense(name, trust_remote_code)
     if isinstance(teacher[0], StaticEmbedding):
         return teacher.eval()  # there is nothing to distil
     target = cache_dir / f"static-{fingerprint_model(teacher)[:16]}"

@@ -84,6 +84,7 @@ class AttachOptions:
         overwrite: Whether to replace label columns that the dataset has.
         cache_dir: Where embeddings, centroids and labels are kept; a folder in the datasets cache by default.
         show_progress_bar: Whether to show progress.
+        trust_remote_code: Whether code that comes with the encoder may run.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
@@ -95,6 +96,7 @@ class AttachOptions:
     overwrite: bool = False
     cache_dir: str | Path | None = None
     show_progress_bar: bool = True
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name in ("truncate_dim", "batch_size"):

@@ -20,10 +20,12 @@ import torch
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import widen
 from st_cluster_batches.data.pairs import Key, Pairs, Side, sides_of
-from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.data.texts import find_wordless, hash_rows
 from st_cluster_batches.storage.cache import hash_values, write_atomically
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.shared_cache import SharedCache
+
+_MAX_WORDLESS = 10_000  # texts without a letter or digit that are tried before all others
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.integer[Any]]
@@ -86,9 +88,26 @@ class PairVectors:
             vectors = self.encoder.encode(side, texts[low:high][column], first_row=low)
             return torch.from_numpy(vectors).half().numpy()  # bit for bit as by numpy, which takes far longer
 
+        if not array.is_complete():
+            self._check_wordless(side, column)
         array.fill(make, self.cache, "Embedding queries" if side == "query" else "Embedding passages")
         self._register()
         return array
+
+    def _check_wordless(self, side: Side, column: str) -> None:
+        """Find texts without a token before all others are embedded: their vectors are zero under many models."""
+        rows = find_wordless(self.pairs.dataset, column, _MAX_WORDLESS)
+        if not rows:
+            return
+        norms = self.encoder.measure(side, self.pairs.dataset.with_format(None).select(rows)[column][:])
+        bad = [row for row, norm in zip(rows, norms, strict=True) if not (np.isfinite(norm) and norm > 0)]
+        if bad:
+            text = self.pairs.dataset.with_format(None)[bad[0]][column]
+            raise ValueError(
+                f"Column {column!r} has no token for the encoder in {len(bad)} rows: {', '.join(map(str, bad[:10]))}. "
+                f"Row {bad[0]} is {text[:80]!r}; its vector is zero. Remove these rows, or take an encoder that knows "
+                f"their words: dataset.select([at for at in range(len(dataset)) if at not in {bad[:10]}])"
+            )
 
     def _folder_name(self, side: Side) -> str:
         # By the texts of one side: another column of negatives embeds no query again.

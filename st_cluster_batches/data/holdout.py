@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
@@ -100,14 +98,6 @@ def _choose_groups(
     is_within = np.cumsum(rows[order]) <= len(groups) // 10
     is_wanted = np.cumsum(asked[order]) - asked[order] < n_queries
     return distinct[order[is_within & is_wanted]]
-
-
-def name_folder(source: str) -> str:
-    """Return a name for the folder of a source: its own, or a safe one if files cannot be called so."""
-    if re.fullmatch(r"[\w -][\w. -]{0,79}", source):
-        return source
-    safe = re.sub(r"[^\w-]+", "_", source)[:40]
-    return f"{safe}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
 
 
 def _make_collection(

@@ -1,48 +1,241 @@
-"""Load pairs from parquet files, `save_to_disk` folders, and the Hub."""
+"""Load pairs from files, folders, `save_to_disk` folders, and the Hub."""
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.data.collection import is_collection
+from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_files, read_file
+from st_cluster_batches.data.forms import (
+    join_ids,
+    keep_positive,
+    read_ids,
+    read_judged_pairs,
+    refuse_ids,
+    spread_lists,
+)
+from st_cluster_batches.data.joining import join_parts
+from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_sources, sort_files
+from st_cluster_batches.storage.reaching import probe_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
-def load_data(name: str | Path) -> Dataset | DatasetDict:
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to take of data that holds more than one thing.
+
+    Args:
+        split: Name of the split, or several joined by `+`; `train` if there are splits and none is named.
+        config: Name of the configuration, of a dataset on the Hub or a folder laid out like one.
+        revision: Branch, tag or commit on the Hub.
+        queries: File of the texts of query ids, or configuration on the Hub, where the data holds ids.
+        corpus: The same of passages.
+        positive_label: Label of the pairs to keep, where there are others.
+        max_negatives: Columns of negatives, where these are lists.
+        cache_dir: Where rows are kept as Arrow files; the cache of `datasets` by default.
+    """
+
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    queries: str | None = None
+    corpus: str | None = None
+    positive_label: str | None = None
+    max_negatives: int | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_negatives is not None and self.max_negatives < 0:
+            raise ValueError(f"max_negatives={self.max_negatives} must be at least 0")
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether ids are to be joined with their texts."""
+        return self.queries is not None or self.corpus is not None
+
+
+def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | DatasetDict:
     """Load a dataset.
 
     Args:
-        name: A parquet file, a folder of parquet files, a `save_to_disk` folder, or a Hub id.
+        name: A file, a folder of files, a `save_to_disk` folder, or a Hub id.
+        choice: What to take of it; of splits `train` by default. What is left aside is logged.
 
     Returns:
-        The dataset; of a Hub dataset with splits, the split `train`.
+        The dataset; a DatasetDict whose names are no splits is one of sources, and stays one.
 
     Raises:
         FileNotFoundError: If the name is a path without data, or no dataset at all.
+        ValueError: If files are damaged or do not fit together, or there is no such split.
     """
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import Dataset
+
+    choice = choice or Choice()
+    loaded = _load_rows(name, choice)
+    if isinstance(loaded, Dataset):
+        return _shape(loaded, choice, str(name))
+    if choice.has_ids:
+        raise ValueError(f"{name} holds several datasets, {list(loaded)}; choose one: --split {next(iter(loaded))}")
+    for part, rows in loaded.items():
+        loaded[part] = _shape(rows, choice, f"{name}, {part}")
+    return loaded
+
+
+def _shape(rows: Dataset, choice: Choice, where: str) -> Dataset:
+    """Bring rows of another form into that of columns of text."""
+    if choice.has_ids:
+        rows = join_ids(rows, choice.queries, choice.corpus, lambda config: _load_config(where, config, choice), where)
+    refuse_ids(rows, where)
+    if choice.positive_label is not None:
+        rows = keep_positive(rows, choice.positive_label, where)
+    return spread_lists(rows, choice.max_negatives, where)
+
+
+def _load_config(name: str, config: str, choice: Choice) -> Dataset | DatasetDict:
+    return _load_by_name(name, replace(choice, config=config))
+
+
+def _load_rows(name: str | Path, choice: Choice) -> Dataset | DatasetDict:
+    """Load what lies in a place, as it is."""
+    from datasets import load_from_disk
 
     path = Path(name)
+    if path.exists() and choice.revision is not None:
+        raise ValueError(f"{name} is here and not on the Hub, and has no revision {choice.revision!r}")
     if path.is_dir() and any((path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
-        return load_from_disk(str(path))
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    if files:
-        if any(file.suffix != ".parquet" for file in files):
-            raise ValueError(f"{name} is no parquet file")
-        return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    if path.exists():
-        raise FileNotFoundError(f"{name} holds neither parquet files nor a save_to_disk dataset")
+        if choice.config is not None:
+            raise ValueError(f"{name} was written by save_to_disk, and has no configuration {choice.config!r}")
+        return _take_split(load_from_disk(str(path)), choice, str(name))
+    if path.is_file():
+        if choice.split is not None:
+            raise ValueError(f"{name} is one file and has no splits; leave out --split {choice.split}")
+        return (read_ids if choice.has_ids else read_file)(path, choice.cache_dir)
+    if path.is_dir() and (choice.config is not None or _has_configs(path)):
+        return _take_split(_load_by_name(str(path), choice), choice, str(name))
+    if path.is_dir() and is_collection(path):
+        return read_judged_pairs(path, choice.split or TRAIN)
+    if path.is_dir():
+        return _load_folder(path, choice)
+    return _take_split(_load_by_name(str(name), choice), choice, str(name))
+
+
+def _load_folder(folder: Path, choice: Choice) -> Dataset:
+    """Load the files of a folder: those of one split, of all kinds."""
+    files, others = list_files(folder)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds neither a save_to_disk dataset nor files of rows: {KINDS}")
+    splits = sort_files([file.relative_to(folder) for file in files])
+    chosen = choose_splits({name or "(none)": one for name, one in splits.items()}, choice.split, str(folder))
+    taken = [folder / file for files in chosen.values() for file in files]
+    aside = [folder / file for file in (set(files) - set(taken))] if len(taken) < len(files) else []
+    if aside:
+        counts = ", ".join(f"{len(one)} of {name or 'no split'}" for name, one in splits.items() if name not in chosen)
+        logger.warning(
+            "%s: %d files are read, those of the split %s; left aside are %s, such as %s (--split chooses)",
+            folder,
+            len(taken),
+            "+".join(chosen),
+            counts,
+            sorted(aside)[0].relative_to(folder),
+        )
+    if others:
+        names = ", ".join(str(file.relative_to(folder)) for file in others[:5])
+        logger.warning("%s: %d other files are ignored, such as %s", folder, len(others), names)
+    if len(kinds := {find_kind(file) for file in taken}) > 1:
+        logger.info("%s: files of several kinds are joined: %s", folder, ", ".join(sorted(map(str, kinds))))
+    parts = [
+        (str(file.relative_to(folder)), source, read_file(file, choice.cache_dir))
+        for file, source in zip(taken, name_sources([file.relative_to(folder) for file in taken]), strict=True)
+    ]
+    return join_parts(parts)
+
+
+def _has_configs(folder: Path) -> bool:
+    """Return whether a folder is laid out like a repository of the Hub whose card says which file is what."""
+    from huggingface_hub import DatasetCard
+
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
     try:
-        loaded = load_dataset(str(name))
+        return bool(DatasetCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("configs"))
+    except (ValueError, yaml.YAMLError) as error:
+        logger.warning("%s cannot be read as a card, and its configurations are ignored: %s", card, _shorten(error))
+        return False
+
+
+def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
+    """Load a dataset of the Hub, or of a folder laid out like one, with all its splits."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    if not Path(name).exists():
+        if find_kind(Path(name)) or not _HUB_ID.fullmatch(name):
+            raise FileNotFoundError(
+                f"{name} is neither a file or folder here nor a dataset that the Hub gives (it is no id such as "
+                "user/name)"
+            )
+        probe_hub(name, "give a file or a folder, or set HF_HUB_OFFLINE=1 if the data has been downloaded before")
+    try:
+        return load_dataset(name, choice.config, revision=choice.revision, cache_dir=choice.cache_dir)
     except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{name} is neither a file or folder here nor a dataset that the Hub gives") from error
-    return loaded["train"] if isinstance(loaded, DatasetDict) and "train" in loaded else loaded
+        raise FileNotFoundError(
+            f"{name} is neither a file or folder here nor a dataset that the Hub gives ({_shorten(error)})"
+        ) from error
+    except OSError as error:
+        raise explain_cache(error) from error
+    except DatasetGenerationError as error:
+        raise ValueError(f"{name} cannot be read: {_shorten(error.__cause__ or error)}") from error
+    except ValueError as error:
+        hint = "; choose one: --config NAME" if "config" in str(error).lower() else ""
+        raise ValueError(f"{name} cannot be loaded: {_shorten(error)}{hint}") from error
+    except RuntimeError as error:  # a dataset that is a script
+        raise ValueError(
+            f"{name} cannot be loaded: {_shorten(error)}. Where it has a version in parquet: "
+            "--revision refs/convert/parquet"
+        ) from error
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _take_split(loaded: Any, choice: Choice, where: str) -> Dataset | DatasetDict:
+    """Take the splits that are asked for; a DatasetDict of sources stays one."""
+    from datasets import Dataset, concatenate_datasets
+
+    if isinstance(loaded, Dataset):
+        if choice.split is not None:
+            raise ValueError(f"{where} has no splits; leave out --split {choice.split}")
+        return loaded
+    if choice.split is None and not are_splits(loaded) and not (TRAIN in loaded and not Path(where).exists()):
+        return loaded
+    chosen = choose_splits(dict(loaded), choice.split, where)
+    if aside := {name: f"{len(one):,} rows" for name, one in loaded.items() if name not in chosen}:
+        logger.warning(
+            "%s: the split %s is taken, %s rows; left aside are %s (--split chooses)",
+            where,
+            "+".join(chosen),
+            f"{sum(map(len, chosen.values())):,}",
+            ", ".join(f"{name} with {rows}" for name, rows in aside.items()),
+        )
+    parts = list(chosen.values())
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
 def load_training_data(
@@ -51,6 +244,7 @@ def load_training_data(
     max_rows_per_source: int | None = None,
     seed: int = 0,
     has_sources: bool = True,
+    choice: Choice | None = None,
 ) -> Dataset | DatasetDict:
     """Load pairs from several places as one dataset.
 
@@ -60,6 +254,7 @@ def load_training_data(
         max_rows_per_source: Rows to take of each source at most, at random.
         seed: Seed of that choice.
         has_sources: Whether a column `source` names sources; otherwise it is a text.
+        choice: What to take of each.
 
     Returns:
         One dataset. Where several are joined, one without a column `source` gets it, with its file name.
@@ -68,27 +263,24 @@ def load_training_data(
         FileNotFoundError: If a name leads to no data; before any is loaded.
         ValueError: If datasets to be joined have different columns.
     """
-    from datasets import Dataset, concatenate_datasets
+    from datasets import Dataset
 
     if data_dir is not None:
         if missing := [name for name in names if not (Path(data_dir) / name).exists()]:
             raise FileNotFoundError(f"There is no {missing[0]} in {data_dir}")
         names = [str(Path(data_dir) / name) for name in names]
-    loaded = [load_data(name) for name in names]
+    loaded = [load_data(name, choice) for name in names]
     if len(loaded) == 1:
         joined = loaded[0]
     else:
         parts = []
-        for name, part in zip(names, loaded, strict=True):
+        sources = name_sources([Path(Path(name).resolve().parent.name, Path(name).name) for name in names])
+        for name, source, part in zip(names, sources, loaded, strict=True):
             if not isinstance(part, Dataset):
                 raise ValueError(f"{name} holds several datasets and cannot be joined with others; give it alone")
             part = part.remove_columns([one for one in LABEL_COLUMNS if one in part.column_names and one != SOURCE])
-            parts.append(
-                part if SOURCE in part.column_names else part.add_column(SOURCE, [Path(name).stem] * len(part))
-            )
-        if differing := [part.column_names for part in parts if part.column_names != parts[0].column_names]:
-            raise ValueError(f"{names[0]} has the columns {parts[0].column_names}, another one {differing[0]}")
-        joined = concatenate_datasets(parts)
+            parts.append((name, source, part))
+        joined = join_parts(parts)
     return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed, has_sources)
 
 

@@ -54,6 +54,25 @@ def check_texts(dataset: Dataset, columns: Sequence[str], show_progress_bar: boo
     return {name: state.hexdigest() for name, state in states.items()}
 
 
+def find_wordless(dataset: Dataset, column: str, limit: int) -> list[int]:
+    """Return the first rows whose text has neither a letter nor a digit, in which an encoder may find no token.
+
+    Args:
+        dataset: The rows, checked.
+        column: The column of text.
+        limit: Rows to return at most.
+    """
+    found: list[int] = []
+    first = 0
+    for table in iterate_tables(dataset, [column], "Looking for texts without a word", False):
+        is_wordless = pc.invert(pc.match_substring_regex(join_chunks(table[column]), r"[\pL\pN]"))
+        found += (first + np.flatnonzero(is_wordless.to_numpy(zero_copy_only=False))).tolist()
+        first += table.num_rows
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
 def hash_rows(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.uint64]:
     """Return the (n,) row keys of a table: 64 bits of a row's texts as they are, case and white space kept.
 

@@ -24,6 +24,7 @@ from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, fingerprint_model
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
+from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
@@ -130,7 +131,9 @@ class Comparison:
             # Random batches have no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
             "data": _hash_texts(pairs, columns),
-            "tasks": [identify_task(task) for task in load_tasks(tasks).values()],
+            "tasks": [
+                identify_task(task) for task in load_tasks(tasks, next(iter(recipes.values())).data.judging).values()
+            ],
             "versions": versions,
         }
         variants = {name: _prepare_variant(recipe, pairs, inputs) for name, recipe in recipes.items()}
@@ -151,14 +154,14 @@ class Comparison:
     def _get_record(self, name: str, seed: int) -> Record | None:
         """Return the record of a finished run, or run it; None on processes that do not see the record."""
         fingerprint = hash_values(self.variants[name].fingerprint, self.about["steps"], seed)
-        path = self.output / RUNS / f"{name}-{seed}-{fingerprint[:16]}.json"
+        path = self.output / RUNS / f"{name_file(name)}-{seed}-{fingerprint[:16]}.json"
         if path.exists():
             logger.info("%s with seed %d has been run before", name, seed)
             # A kill between the record and the end of the run leaves its folder.
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         else:
             self._run(self.variants[name], seed, path)
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _run(self, variant: Variant, seed: int, path: Path) -> None:
         """Train and evaluate, and write the record; only a run with a record counts as finished."""
@@ -172,11 +175,12 @@ class Comparison:
             lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
             attach_seconds=variant.attach_seconds,
             checkpoint=get_last_checkpoint(str(trained)) if trained.exists() else None,
+            judging=recipe.data.judging,
             batch_size=recipe.training.per_device_eval_batch_size,
         )
 
         def finish() -> None:
-            write_atomically(path, json.dumps(record) + "\n")
+            write_atomically(path, json.dumps(record, ensure_ascii=False) + "\n")
             shutil.rmtree(working)
 
         ProcessGroup.current("compare").once(finish, None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.data.naming import label_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STRATEGIES_FIGURE = "ndcg_by_strategy"
 HARDNESS_FIGURE = "hardness"
 COLLECTIONS_FIGURE = "differences_by_collection"
-
-_MAX_LABEL = 40  # characters
 
 
 def draw_figures(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -66,19 +66,12 @@ def draw_cluster_sizes(sizes: dict[str, list[int]], path: Path) -> None:
     with rc_context({"font.size": 9}):
         figure = Figure((6.0, 3.0), layout="constrained")
         axes = figure.subplots()
-        axes.hist(list(parts.values()), bins=20, stacked=True, label=list(map(label_plainly, parts)))
+        axes.hist(list(parts.values()), bins=20, stacked=True, label=[label_figure(name) for name in parts])
         axes.set_xlabel("rows of a cluster")
         axes.set_ylabel("clusters")
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150, metadata={"Software": None})
-
-
-def label_plainly(name: str) -> str:
-    """Return a name as a legend can show it: no mathematics, one line, not too long, and none that is left out."""
-    name = " ".join(name.split())
-    name = (name if len(name) <= _MAX_LABEL else f"{name[:_MAX_LABEL]}…").replace("$", r"\$")
-    return f" {name}" if name.startswith("_") else name
 
 
 def _draw_strategies(axes: Axes, results: dict[str, Any]) -> None:
@@ -91,17 +84,18 @@ def _draw_strategies(axes: Axes, results: dict[str, Any]) -> None:
             bounds = [[difference["mean"] - difference["low"]], [difference["high"] - difference["mean"]]]
         axes.errorbar([one["mean"]], [at], xerr=bounds, fmt="o", color=f"C{at}", capsize=3)
     axes.axvline(baseline, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(results["results"])), list(results["results"]))
+    axes.set_yticks(range(len(results["results"])), [label_figure(name) for name in results["results"]])
     axes.invert_yaxis()
-    axes.set_xlabel(
-        f"mean nDCG@10; ticks are seeds, bars the 95 % interval of the difference to {results['baseline']}"
-    )
+    name = label_figure(results["baseline"])
+    axes.set_xlabel(f"mean nDCG@10; ticks are seeds, bars the 95 % interval of the difference to {name}")
 
 
 def _draw_hardness(axes: Axes, results: dict[str, Any]) -> None:
     """Draw in-batch hardness against mean nDCG@10, one point for each run."""
     for at, (name, one) in enumerate(results["results"].items()):
-        axes.plot(one["hardness_by_seed"], one["mean_by_seed"], "o", color=f"C{at}", alpha=0.7, label=name)
+        axes.plot(
+            one["hardness_by_seed"], one["mean_by_seed"], "o", color=f"C{at}", alpha=0.7, label=label_figure(name)
+        )
     axes.set_xlabel("mean similarity of a query and its in-batch negatives")
     axes.set_ylabel("mean nDCG@10")
     axes.legend(frameon=False)
@@ -116,9 +110,11 @@ def _draw_collections(axes: Axes, results: dict[str, Any]) -> None:
         means = [one["mean"] for one in found]
         bounds = [[one["mean"] - one["low"] for one in found], [one["high"] - one["mean"] for one in found]]
         heights = [row + 0.7 * (at / (len(others) + 1) - 0.5) for row in range(len(tasks))]
-        axes.errorbar(means, heights, xerr=bounds, fmt="o", color=f"C{at}", markersize=4, capsize=2, label=name)
+        axes.errorbar(
+            means, heights, xerr=bounds, fmt="o", color=f"C{at}", markersize=4, capsize=2, label=label_figure(name)
+        )
     axes.axvline(0, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_yticks(range(len(tasks)), [label_figure(task) for task in tasks])
     axes.invert_yaxis()
-    axes.set_xlabel(f"difference in nDCG@10 to {results['baseline']}, with 95 % intervals")
+    axes.set_xlabel(f"difference in nDCG@10 to {label_figure(results['baseline'])}, with 95 % intervals")
     axes.legend(frameon=False)

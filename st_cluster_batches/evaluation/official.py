@@ -1,14 +1,10 @@
-"""Tasks that mteb knows by name: how to find them, and whether the Hub, which has their data, can be reached."""
+"""Tasks that mteb knows by name, and how to find them."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-import huggingface_hub.constants
-
-_PROBE_SECONDS = 10
 REMEDY = "evaluate folders instead, or set HF_HUB_OFFLINE=1 if the data has been downloaded before"
 
 
@@ -32,7 +28,9 @@ def find_official_tasks(name: str) -> list[Any]:
         try:
             tasks = [one for one in mteb.get_benchmark(name).tasks if one.metadata.type == "Retrieval"]
         except KeyError as error:
-            raise ValueError(f"{name} is neither a folder here nor the name of an mteb task or benchmark") from error
+            raise ValueError(
+                f"{name} is neither a folder here nor the name of an mteb task or benchmark{_suggest(name)}"
+            ) from error
         if not tasks:
             raise ValueError(
                 f"The benchmark {name} has no task of type Retrieval; no other is evaluated here"
@@ -43,23 +41,12 @@ def find_official_tasks(name: str) -> list[Any]:
     return [task]
 
 
-def probe_hub(name: str) -> None:
-    """Check that the Hub answers within seconds: its own client tries for half a minute, or for many minutes.
+def _suggest(name: str) -> str:
+    """Return the known names that a misspelt one resembles, as the end of a sentence."""
+    import mteb
 
-    Args:
-        name: The task whose data is wanted.
-
-    Raises:
-        ConnectionError: If there is no answer within seconds.
-    """
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return  # the client asks nobody: it takes cached data or fails at once
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        urlopen(Request(endpoint, method="HEAD"), timeout=_PROBE_SECONDS).close()
-    except HTTPError:
-        pass  # the Hub answered, if only with an error
-    except OSError as error:
-        raise ConnectionError(
-            f"{endpoint}, which has the data of {name}, gave no answer within {_PROBE_SECONDS} s ({error}); {REMEDY}"
-        ) from error
+    known = [one.metadata.name for one in mteb.get_tasks(task_types=["Retrieval"])]
+    known += [one.name for one in mteb.get_benchmarks()]
+    of_folded = {one.casefold(): one for one in known}
+    near = get_close_matches(name.casefold(), of_folded, n=3)
+    return f"; did you mean {' or '.join(of_folded[one] for one in near)}?" if near else ""

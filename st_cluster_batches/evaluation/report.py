@@ -10,6 +10,7 @@ from typing import Any
 
 from scipy.stats import pearsonr
 
+from st_cluster_batches.data.naming import escape_cell, quote_code
 from st_cluster_batches.storage.cache import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
         results: From `summarise_runs`.
         folder: Where to.
     """
-    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
+    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / TABLE_FILE, describe_results(results) + "\n")
     if find_spec("matplotlib") is None:
         logger.warning("No figures: they need matplotlib, pip install 'st-cluster-batches[plots]'; then --redraw")
@@ -54,7 +55,7 @@ def redraw(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
     if find_spec("matplotlib") is None:
         raise ImportError("Figures need matplotlib: pip install 'st-cluster-batches[plots]'")
-    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text())
+    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     write_report(results, folder)
     return results
 
@@ -73,22 +74,22 @@ def describe_results(results: dict[str, Any]) -> str:
     between_seeds = "unknown, for there is one" if spread is None else f"{spread:.4f}"
     lines = [
         f"nDCG@10 on {len(results['queries'])} collections, {results['seeds']} seeds, {results['pairs']:,} pairs, "
-        f"{results['steps']:,} steps. Standard deviation of `{baseline}` between seeds: {between_seeds}.",
+        f"{results['steps']:,} steps. Standard deviation of {quote_code(baseline)} between seeds: {between_seeds}.",
         "",
-        _row("batches", "mean", f"to {baseline}", "95 % interval", "p", "collections up", "seeds up"),
+        _row("batches", "mean", f"to {escape_cell(baseline)}", "95 % interval", "p", "collections up", "seeds up"),
         _row("---", *["---:"] * 6),
         *(_describe_variant(name, one, variants[baseline]) for name, one in variants.items()),
         *(
-            f"\n`{one['variant']}` to `{one['to']}`: {_describe_interval(one, variants[one['to']]['mean'])}, "
-            f"p = {one['p_value']:.4f}."
+            f"\n{quote_code(one['variant'])} to {quote_code(one['to'])}: "
+            f"{_describe_interval(one, variants[one['to']]['mean'])}, p = {one['p_value']:.4f}."
             for one in results["contrasts"]
         ),
         "",
-        _row("collection", "queries", "noise", *variants),
+        _row("collection", "queries", "noise", *map(escape_cell, variants)),
         _row("---", *["---:"] * (2 + len(variants))),
         *(
             _row(
-                task,
+                escape_cell(task),
                 f"{queries:,}",
                 "" if (noise := results["spread"]["tasks"][task]) is None else f"{noise:.4f}",
                 *(_describe_task(one["tasks"][task]) for one in variants.values()),
@@ -96,8 +97,8 @@ def describe_results(results: dict[str, Any]) -> str:
             for task, queries in results["queries"].items()
         ),
         "",
-        f"Noise is the standard deviation of `{baseline}` between seeds. Differences are to `{baseline}`; * marks "
-        "p < .05, corrected for the number of collections.",
+        f"Noise is the standard deviation of {quote_code(baseline)} between seeds. Differences are to "
+        f"{quote_code(baseline)}; * marks p < .05, corrected for the number of collections.",
         "",
         _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
         _row("---", *["---:"] * (7 + len(_HARDNESS))),
@@ -123,12 +124,12 @@ def _describe_correlation(variants: dict[str, Any]) -> list[str]:
 
 def _describe_variant(name: str, one: dict[str, Any], baseline: dict[str, Any]) -> str:
     if "difference" not in one:
-        return _row(name, f"{one['mean']:.4f}", *[""] * 5)
+        return _row(escape_cell(name), f"{one['mean']:.4f}", *[""] * 5)
     difference, scale = one["difference"], baseline["mean"]
     tasks = [task["difference"]["mean"] > 0 for task in one["tasks"].values()]
     seeds = [ours > theirs for ours, theirs in zip(one["mean_by_seed"], baseline["mean_by_seed"], strict=True)]
     return _row(
-        name,
+        escape_cell(name),
         f"{one['mean']:.4f}",
         f"{difference['mean']:+.4f} ({difference['mean'] / scale:+.1%})",
         f"{difference['low'] / scale:+.1%} to {difference['high'] / scale:+.1%}",
@@ -152,7 +153,7 @@ def _describe_batches(name: str, one: dict[str, Any]) -> str:
     kinds = ("pure", "pooled", "mixed", "random", "dropped")
     counts = [f"{sum(part[kind] for part in one['counts']):,}" if one["counts"] else "" for kind in kinds]
     hardness = [f"{one['hardness'][key]:.3f}" for key in _HARDNESS.values()]
-    return _row(name, f"{one['attach_seconds']:.0f}", f"{one['train_seconds']:.0f}", *counts, *hardness)
+    return _row(escape_cell(name), f"{one['attach_seconds']:.0f}", f"{one['train_seconds']:.0f}", *counts, *hardness)
 
 
 def _row(*cells: str) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.encoder import fingerprint_model
-from st_cluster_batches.evaluation.official import REMEDY, probe_hub
+from st_cluster_batches.data.collection import Judging
+from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
-from st_cluster_batches.evaluation.tasks import is_official, load_tasks
+from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
 from st_cluster_batches.storage.processes import ProcessGroup
+from st_cluster_batches.storage.reaching import probe_hub
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -27,9 +29,10 @@ logger = logging.getLogger(__name__)
 
 def evaluate(
     model: SentenceTransformer,
-    tasks: Sequence[str | Path],
+    tasks: Sequence[str | Path] | Mapping[str, Any],
     output_dir: Path | None = None,
     *,
+    judging: Judging | None = None,
     batch_size: int = 32,
     show_progress_bar: bool = True,
 ) -> dict[str, TaskScores]:
@@ -40,9 +43,11 @@ def evaluate(
 
     Args:
         model: The model; its query and document prompts are used.
-        tasks: Folders in BEIR layout, and names of mteb tasks or benchmarks, of which the retrieval tasks are taken.
+        tasks: Folders in BEIR layout, and names of mteb tasks or benchmarks, of which the retrieval tasks are taken;
+            or what `load_tasks` made of these.
         output_dir: Folder for `summary.json`, `per_query/<task>.json` and mteb's own `mteb/<task>.json`. Beside
             them, `by_model/` keeps all scores by weights, data and versions: a rerun goes on with the missing tasks.
+        judging: How the judgements of folders are taken.
         batch_size: Texts that the model sees at once.
         show_progress_bar: Whether to show progress.
 
@@ -53,20 +58,25 @@ def evaluate(
         ValueError: If a task is at fault; before anything is encoded.
         ConnectionError: If the data of a named task cannot be had; at the first such task.
     """
-    loaded = load_tasks(tasks)
+    loaded = tasks if isinstance(tasks, Mapping) else load_tasks(tasks, judging)
 
     def evaluate_all() -> dict[str, TaskScores]:
         if prompts := {name: prompt for name, prompt in model.prompts.items() if prompt}:
             logger.info("Prompts in use: %s", prompts)
         store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
-        scores = {}
+        scores: dict[str, TaskScores] = {}
+        raw: dict[str, dict[str, Any]] = {}
         for name, task in loaded.items():
-            kept = store.load(name, task) if store else None
-            if kept is None:
+            kept = store.load(name, task) if store and not task.is_aggregate else None
+            if task.is_aggregate:
+                kept = _aggregate(task, scores, raw)
+                if store:
+                    store.save(name, task, kept)
+            elif kept is None:
                 kept = _run_task(model, name, task, batch_size, show_progress_bar)
                 if store:
                     store.save(name, task, kept)
-            scores[name] = kept[0]
+            scores[name], raw[name] = kept
             if store:
                 store.publish(scores, name, kept[1])
         if store:
@@ -74,6 +84,19 @@ def evaluate(
         return scores
 
     return ProcessGroup.current("evaluate").once(evaluate_all, {})
+
+
+def _aggregate(
+    task: Any, scores: dict[str, TaskScores], raw: dict[str, dict[str, Any]]
+) -> tuple[TaskScores, dict[str, Any]]:
+    """Return the scores of a task that aggregates others: the mean of their means, as mteb has it."""
+    from mteb import TaskResult
+
+    parts = list_parts(task)
+    combined = task.combine_task_results([TaskResult.model_validate(raw[part]) for part in parts])
+    mean = fmean(scores[part].ndcg_at_10 for part in parts)
+    per_query = {f"{part}/{query}": one for part in parts for query, one in scores[part].per_query.items()}
+    return TaskScores(per_query, mean, parts), json.loads(combined.model_dump_json())
 
 
 def _run_task(
@@ -93,7 +116,7 @@ def _run_task(
         return specific
 
     if is_official(task):
-        probe_hub(name)
+        probe_hub(f"the data of {name}", REMEDY)
     task.task_specific_scores = keep_queries
     try:
         result = mteb.evaluate(

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import BatchHardness
+from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.summary import summarise_runs
@@ -50,6 +51,7 @@ def measure_run(
     attach_seconds: float,
     checkpoint: str | None = None,
     save_to: Path | None = None,
+    judging: Judging | None = None,
     batch_size: int = 32,
 ) -> Record:
     """Train a model, evaluate it, and record what is compared.
@@ -62,6 +64,7 @@ def measure_run(
         attach_seconds: Wall time of labelling the pairs.
         checkpoint: Folder of a checkpoint to go on from.
         save_to: Folder to save the trained model in.
+        judging: How the judgements of folders are taken.
         batch_size: Texts that the model sees at once in evaluation.
 
     Returns:
@@ -77,7 +80,7 @@ def measure_run(
         # Before evaluating: the card says how long it was from the start of training to this.
         trainer.save_model(str(save_to))
     start = time.perf_counter()
-    scores = evaluate(trainer.model, tasks, folder, batch_size=batch_size, show_progress_bar=False)
+    scores = evaluate(trainer.model, tasks, folder, judging=judging, batch_size=batch_size, show_progress_bar=False)
     evaluate_seconds = time.perf_counter() - start
     samplers = find_samplers(trainer.get_train_dataloader())[1]
     return {

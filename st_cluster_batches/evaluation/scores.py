@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from st_cluster_batches.data.naming import name_file, show_line
 from st_cluster_batches.evaluation.tasks import identify_task
 from st_cluster_batches.storage.cache import write_atomically
 
@@ -26,10 +28,12 @@ class TaskScores:
         per_query: nDCG@10 of every query that mteb averages over. Queries of a task with several splits or subsets
             have these before their id.
         ndcg_at_10: Mean over queries; for several splits or subsets the mean of their means, as mteb has it.
+        parts: The tasks that it aggregates, if any.
     """
 
     per_query: dict[str, float]
     ndcg_at_10: float
+    parts: list[str] = field(default_factory=list)
 
     @property
     def queries(self) -> int:
@@ -38,8 +42,28 @@ class TaskScores:
 
 
 def summarise_scores(scores: dict[str, TaskScores]) -> dict[str, Any]:
-    """Return what `summary.json` holds: nDCG@10 and the number of queries by task."""
-    return {name: {"ndcg_at_10": one.ndcg_at_10, "queries": one.queries} for name, one in scores.items()}
+    """Return what `summary.json` holds: nDCG@10 and the number of queries by task, and the parts of an aggregate."""
+    return {
+        name: {
+            "ndcg_at_10": one.ndcg_at_10,
+            "queries": one.queries,
+            **({"parts": one.parts} if one.parts else {}),
+        }
+        for name, one in scores.items()
+    }
+
+
+def describe_scores(scores: dict[str, Any]) -> str:
+    """Return what `summarise_scores` gives as a table for a terminal."""
+    if not scores:
+        return ""
+    lines = [f"{'task':<32}{'queries':>10}{'nDCG@10':>10}"]
+    lines += [
+        f"{show_line(task, 31):<32}{one['queries']:>10,}{one['ndcg_at_10']:>10.4f}" for task, one in scores.items()
+    ]
+    parts = {part for one in scores.values() for part in one.get("parts", ())}  # they count in their aggregate
+    mean = fmean(one["ndcg_at_10"] for task, one in scores.items() if task not in parts)
+    return "\n".join([*lines, f"{'mean':<32}{'':>10}{mean:>10.4f}\n"])
 
 
 class ScoreStore:
@@ -59,7 +83,7 @@ class ScoreStore:
         path = self._path(name)
         if not path.exists():
             return None
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["key"] != self._key(task):
             return None
         logger.info("%s has been evaluated with this model before", name)
@@ -72,18 +96,19 @@ class ScoreStore:
 
     def publish(self, scores: dict[str, TaskScores], name: str, raw: dict[str, Any]) -> None:
         """Write the newest result, and the summary of all so far."""
-        _write_json(self.folder / "per_query" / f"{name}.json", scores[name].per_query)
-        _write_json(self.folder / "mteb" / f"{name}.json", raw)
+        _write_json(self.folder / "per_query" / f"{name_file(name)}.json", scores[name].per_query)
+        _write_json(self.folder / "mteb" / f"{name_file(name)}.json", raw)
         _write_json(self.folder / SUMMARY_FILE, summarise_scores(scores))
 
     def remove_others(self, scores: dict[str, TaskScores]) -> None:
         """Remove results that the summary does not list, and that may be another model's; `by_model/` keeps them."""
+        own = {name_file(name) for name in scores}
         for path in [*self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
-            if path.stem not in scores:
+            if path.stem not in own:
                 path.unlink()
 
     def _path(self, name: str) -> Path:
-        return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name}.json"
+        return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name_file(name)}.json"
 
     def _key(self, task: Any) -> dict[str, Any]:
         versions = {name: version(name) for name in ("mteb", "sentence-transformers")}
@@ -92,4 +117,4 @@ class ScoreStore:
 
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -11,8 +11,8 @@ import numpy as np
 
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
 from st_cluster_batches.clusters.vectors import join_sides
+from st_cluster_batches.data.naming import label_figure
 from st_cluster_batches.data.pairs import sides_of
-from st_cluster_batches.evaluation.figures import label_plainly
 from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.storage.cache import write_atomically, write_whole
 
@@ -83,7 +83,7 @@ def draw_inspection(inspection: Inspection, folder: Path) -> list[Path]:
 def _draw_sizes(figure: Figure, inspection: Inspection) -> None:
     axes = figure.subplots()
     sizes = _sizes_by_source(inspection)
-    axes.hist(list(sizes.values()), bins=30, stacked=True, label=list(map(label_plainly, sizes)))
+    axes.hist(list(sizes.values()), bins=30, stacked=True, label=list(map(label_figure, sizes)))
     axes.set_xlabel("rows of a cluster")
     axes.set_ylabel("clusters")
     axes.axvline(inspection.batch_size * inspection.world_size, color="grey", linestyle=":", label="a global batch")

@@ -15,10 +15,11 @@ from huggingface_hub import ModelCard
 from st_cluster_batches.batches.card_block import END, describe_batches, insert_block, remove_block, wrap_block
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, TARGET_COLUMNS
+from st_cluster_batches.data.naming import escape_cell
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
-from st_cluster_batches.publishing.front_matter import Description, fill_front_matter
+from st_cluster_batches.publishing.front_matter import Description, check_front_matter, fill_front_matter
 from st_cluster_batches.training.folder import describe_recipe
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
         text: The card to start from.
         edited: The card of an earlier build; if it was changed around the block, it is the one to start from.
     """
+    check_front_matter(text, "README.md")
+    if edited is not None:
+        check_front_matter(edited, "README.md of the earlier build")
     card = fresh = fill_in(text)
     if edited is not None and is_edited(edited):
         card = fill_in(edited)
@@ -110,9 +114,8 @@ def _describe_scores(contents: CardContents) -> list[str]:
     ]
     for task, one in contents.scores.summary.items():
         found = bootstrap_difference([np.array([list(contents.scores.per_query[task].values())])])
-        lines.append(
-            f"| {task} | {one['queries']:,} | {one['ndcg_at_10']:.4f} | {found.low:.4f} to {found.high:.4f} |"
-        )
+        cells = f"{one['queries']:,} | {one['ndcg_at_10']:.4f} | {found.low:.4f} to {found.high:.4f}"
+        lines.append(f"| {escape_cell(task)} | {cells} |")
     if contents.comparison is None:
         lines += ["", "It was not compared with a model of random batches."]
     return [*lines, ""]

@@ -12,6 +12,7 @@ import yaml
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.encoder import fingerprint_model
+from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, RECIPE_FILE, hide_places
@@ -86,14 +87,16 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
     clustering = run / CLUSTERING_FOLDER if run else None
     if clustering is None or not all((clustering / file).is_file() for file in (MANIFEST_FILE, CENTROIDS_FILE)):
         clustering = None
-    recipe = yaml.safe_load((run / RECIPE_FILE).read_text()) if run and (run / RECIPE_FILE).exists() else {}
+    recipe = (
+        yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")) if run and (run / RECIPE_FILE).exists() else {}
+    )
     return CardContents(
         hide_places(recipe),
-        json.loads((run / PLAN_FILE).read_text()) if run and (run / PLAN_FILE).exists() else [],
-        hide_places(json.loads((clustering / MANIFEST_FILE).read_text())) if clustering else None,
+        json.loads((run / PLAN_FILE).read_text(encoding="utf-8")) if run and (run / PLAN_FILE).exists() else [],
+        hide_places(json.loads((clustering / MANIFEST_FILE).read_text(encoding="utf-8"))) if clustering else None,
         clustering,
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
-        hide_places(json.loads((comparison / RESULTS_FILE).read_text())) if comparison else None,
+        hide_places(json.loads((comparison / RESULTS_FILE).read_text(encoding="utf-8"))) if comparison else None,
     )
 
 
@@ -101,16 +104,16 @@ def _read_scores(folder: Path, model: Path) -> Scores:
     # It takes seconds to import, and is not needed where there are no scores.
     from st_cluster_batches.training.models import load_saved
 
-    summary = json.loads((folder / SUMMARY_FILE).read_text())
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     known = [path.name for path in (folder / BY_MODEL_FOLDER).glob("*")]
     own = fingerprint_model(load_saved(model))[:16]
-    wanted = {task: folder / BY_MODEL_FOLDER / own / f"{task}.json" for task in summary}
+    wanted = {task: folder / BY_MODEL_FOLDER / own / f"{name_file(task)}.json" for task in summary}
     if missing := [task for task, path in wanted.items() if not path.is_file()]:
         raise ValueError(
             f"The scores on {missing[0]} in {folder} are of other weights ({', '.join(known) or 'unknown'}) than "
             f"those of {model} ({own}); evaluate it: st-cluster-batches evaluate {model} --tasks ... --output {folder}"
         )
-    kept = {task: json.loads(path.read_text()) for task, path in wanted.items()}
+    kept = {task: json.loads(path.read_text(encoding="utf-8")) for task, path in wanted.items()}
     return Scores(
         {
             task: {"ndcg_at_10": one["scores"]["ndcg_at_10"], "queries": len(one["scores"]["per_query"])}

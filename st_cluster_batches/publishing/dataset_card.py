@@ -11,10 +11,12 @@ from huggingface_hub import DatasetCard
 from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap_block
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
+from st_cluster_batches.clusters.output import check_belonging
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
-from st_cluster_batches.data.loading import load_data
+from st_cluster_batches.data.naming import quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
+from st_cluster_batches.publishing.licences import find_identifiers
 from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
 
 DATA = "data"
@@ -26,13 +28,6 @@ _MEANINGS = {
     FALSE_NEGATIVE_KEYS: "hashes of a row's texts: rows that share one are false negatives of one another, unless "
     "both have it with a minus, as the text of an explicit negative",
 }
-
-
-def is_dataset(folder: Path) -> bool:
-    """Return whether a folder is one that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` filled."""
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
-    )
 
 
 def build_dataset(source: Path, output: Path, about: Description | None = None) -> Path:
@@ -50,13 +45,13 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
         FileNotFoundError: If there is no clustering beside the data.
         ValueError: If the data has no labels, or the name of a dataset is none that a split can have.
     """
-    from datasets import DatasetDict
+    from datasets import DatasetDict, load_from_disk
 
     about = about or Description()
     for file in (MANIFEST_FILE, CENTROIDS_FILE):
         if not (source / file).is_file():
             raise FileNotFoundError(f"{source} has no {file} beside its data; st-cluster-batches attach writes both")
-    data = load_data(source)
+    data = load_from_disk(str(source))
     parts = dict(data) if isinstance(data, DatasetDict) else {"train": data}
     for name, part in parts.items():
         if not re.fullmatch(r"\w+(\.\w+)*", name):
@@ -65,6 +60,7 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
             )
         if missing := {CLUSTER} - set(part.column_names):
             raise ValueError(f"{source} has no column {min(missing)!r}; label it: st-cluster-batches attach")
+    check_belonging(source, parts.values())
 
     def fill(stage: Path, earlier: str | None) -> None:
         (stage / DATA).mkdir()
@@ -93,8 +89,7 @@ def _make_card(
                 "data_files": [{"split": name, "path": f"{DATA}/{name}-*.parquet"} for name in parts],
             }
         ]
-        if about.license:
-            data.license = about.license
+        data.license = find_identifiers(about.license or data.license)
         if about.language:
             data.language = list(about.language)
         if about.datasets:
@@ -119,7 +114,10 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
         "| column | type | meaning |",
         "| --- | --- | --- |",
-        *(f"| `{name}` | {_name_type(one)} | {meanings.get(name, '')} |" for name, one in first.features.items()),
+        *(
+            f"| {quote_code(name)} | {_name_type(one)} | {meanings.get(name, '')} |"
+            for name, one in first.features.items()
+        ),
         "",
         *describe_clustering(manifest),
         *(f"![cluster sizes]({figure})\n" for figure in figures),

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from st_cluster_batches.batches.card_block import choose_tags
 from st_cluster_batches.publishing.contents import CardContents
+from st_cluster_batches.publishing.licences import find_identifiers
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -34,6 +36,32 @@ class Description:
     include_samples: bool = False
 
 
+def check_front_matter(text: str, where: str) -> None:
+    """Check that the front matter of a card can be read.
+
+    Args:
+        text: The card.
+        where: Which one it is, as a message names it.
+
+    Raises:
+        ValueError: If it cannot; with the line.
+    """
+    found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---", text, re.DOTALL)
+    try:
+        values = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 2}" if mark else ""
+        raise ValueError(
+            f"{where}{line}: the front matter is no YAML ({getattr(error, 'problem', error)}); mend the line, or "
+            "quote its value"
+        ) from error
+    if not isinstance(values, dict | None):
+        raise ValueError(
+            f"{where}, line 2: the front matter must hold `key: value` lines, not a {type(values).__name__}"
+        )
+
+
 def fill_front_matter(card: ModelCard, contents: CardContents, about: Description) -> None:
     """Fill in the keys that the Hub's search and its result tables read; others stay as they are.
 
@@ -47,8 +75,7 @@ def fill_front_matter(card: ModelCard, contents: CardContents, about: Descriptio
     tags = [] if data.tags is None else list(data.tags)
     wanted = ["sentence-transformers", *choose_tags(contents.strategy)]
     data.tags = [*tags, *(tag for tag in wanted if tag not in tags)]
-    if about.license:
-        data.license = about.license
+    data.license = find_identifiers(about.license or data.license)
     if about.language:
         data.language = list(about.language)
     if datasets := about.datasets or [one for one in contents.recipe.get("train_data", []) if _HUB_ID.fullmatch(one)]:

@@ -24,6 +24,8 @@ def describe_official_result(name: str, raw: dict[str, Any], summary: dict[str, 
         task = mteb.get_task(name)
     except KeyError:
         return None
+    if task.is_aggregate:
+        return None  # it has no data of its own; its parts have entries
     wanted, statistics = task.metadata.dataset, task.metadata.descriptive_stats or {}
     complete = all(
         {entry["hf_subset"] for entry in raw["scores"].get(split, [])} >= set(task.hf_subsets)

@@ -15,6 +15,7 @@ import yaml
 
 from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
+from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
 from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files, replace_folder
@@ -229,7 +230,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def _list_model_files(model: Path) -> Iterator[Path]:
     """List the files of a model: no checkpoints, no state of its training, no logs."""
-    modules = json.loads((model / "modules.json").read_text()) if (model / "modules.json").is_file() else []
+    modules = (
+        json.loads((model / "modules.json").read_text(encoding="utf-8")) if (model / "modules.json").is_file() else []
+    )
     folders = _MODEL_FOLDERS | {Path(module["path"]).parts[0] for module in modules if module["path"]}
     for path in list_files(model):
         parts = path.relative_to(model).parts
@@ -245,7 +248,9 @@ def _write_contents(stage: Path, contents: CardContents) -> list[str]:
     results = stage / RESULTS
     results.mkdir()
     if contents.recipe:
-        (results / RECIPE_FILE).write_text(yaml.safe_dump(contents.recipe, sort_keys=False), encoding="utf-8")
+        (results / RECIPE_FILE).write_text(
+            yaml.safe_dump(contents.recipe, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
     if contents.plans:
         write_json(results / PLAN_FILE, contents.plans)
     if contents.clustering_folder is not None:
@@ -253,8 +258,8 @@ def _write_contents(stage: Path, contents: CardContents) -> list[str]:
     if contents.scores is not None:
         write_json(results / SUMMARY_FILE, contents.scores.summary)
         for task, per_query in contents.scores.per_query.items():
-            write_json(results / "per_query" / f"{task}.json", per_query)
-            write_json(results / "mteb" / f"{task}.json", contents.scores.raw[task])
+            write_json(results / "per_query" / f"{name_file(task)}.json", per_query)
+            write_json(results / "mteb" / f"{name_file(task)}.json", contents.scores.raw[task])
         _write_official(stage, contents)
     if contents.comparison is not None:
         write_json(results / "comparison" / RESULTS_FILE, contents.comparison)
@@ -283,7 +288,10 @@ def _write_official(stage: Path, contents: CardContents) -> None:
         if entry := describe_official_result(task, raw, contents.scores.summary[task]):
             path = stage / OFFICIAL_RESULTS / f"{task}.yaml"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
+            path.write_text(
+                yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True),
+                encoding="utf-8",
+            )
 
 
 def _copy(source: Path, target: Path) -> None:

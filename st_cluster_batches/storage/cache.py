@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,10 +82,43 @@ def write_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give a temporary name to write a folder to, and put it in the place of an earlier one once all is written.
+
+    Args:
+        path: The folder. A reader finds the old one or the new one whole.
+        is_own: Whether a file or folder of the old one is replaced or removed; all others are kept.
+
+    Raises:
+        OSError: If the disk is full; the old folder is left as it was.
+    """
+    old = temporary_name(path.with_name(f"{path.name}.old"))
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except BaseException:
+        _remove(temporary)
+        raise
+    if old.exists():
+        for kept in old.iterdir():
+            if not is_own(kept) and not (path / kept.name).exists():
+                shutil.move(kept, path / kept.name)
+        _remove(old)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file such that a reader finds the old text or the new, never a part."""
     with write_whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def hash_values(*values: Any) -> str:
@@ -101,7 +136,7 @@ def read_seal(paths: list[Path], seal_path: Path) -> dict[str, Any] | None:
     """Return the report beside some files if their checksums are right, or None."""
     if not (seal_path.exists() and all(path.exists() for path in paths)):
         return None
-    sealed = json.loads(seal_path.read_text())
+    sealed = json.loads(seal_path.read_text(encoding="utf-8"))
     if sealed["digests"] != {path.name: _digest_file(path) for path in paths}:
         return None
     report: dict[str, Any] = sealed["report"]
@@ -119,6 +154,21 @@ def _digest_file(path: Path) -> str:
 def temporary_name(path: Path) -> Path:
     """Name a temporary file or folder after this machine and process."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def recover_folder(path: Path) -> None:
+    """Clear up what a killed `replace_folder` left: if it was just about to rename, the old folder comes back."""
+    dead = [
+        one
+        for one in path.parent.glob(f"{glob.escape(path.name)}.*{glob.escape(socket.gethostname())}.*.tmp")
+        if re.fullmatch(r"(old\.)?", one.name[len(path.name) + 1 : one.name.rindex(socket.gethostname())])
+        and not _is_alive(int(one.name.split(".")[-2]))
+    ]
+    for one in dead:
+        if ".old." in one.name and not path.exists():
+            one.rename(path)
+        else:
+            _remove(one)
 
 
 def remove_leftovers(folder: Path) -> None:

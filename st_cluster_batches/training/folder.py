@@ -34,7 +34,7 @@ def describe_recipe(recipe: dict[str, Any]) -> list[str]:
     if not recipe:
         return []
     lines = ["### How to train it again", "", "`results/recipe.yaml`:", "", "```yaml"]
-    lines += [yaml.safe_dump(dict(recipe), sort_keys=False).rstrip(), "```", ""]
+    lines += [yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).rstrip(), "```", ""]
     return [*lines, _TRAIN_AGAIN, ""]
 
 

@@ -144,6 +144,6 @@ def load_saved(folder: Path) -> SentenceTransformer | SparseEncoder:
         The model, on the CPU.
     """
     config = folder / "config_sentence_transformers.json"
-    kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
     model = SparseEncoder if kind == "SparseEncoder" else SentenceTransformer
     return model(str(folder), device="cpu", local_files_only=True)

@@ -19,6 +19,7 @@ from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSam
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
 
 Strategy = Literal["random", "source", "cluster"]
@@ -32,7 +33,22 @@ class DataArguments:
     """What to train and evaluate on."""
 
     train_data: list[str] = field(
-        metadata={"help": "Pairs: parquet files, folders of them, save_to_disk folders or Hub ids, taken together."}
+        metadata={"help": "Pairs: files, folders of them, save_to_disk folders or Hub ids, taken together."}
+    )
+    split: str | None = field(
+        default=None, metadata={"help": "Split of train_data, or several joined by +; train, where there are splits."}
+    )
+    config: str | None = field(default=None, metadata={"help": "Configuration of train_data, on the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of train_data, on the Hub."})
+    queries: str | None = field(
+        default=None, metadata={"help": "File of the texts of query ids in train_data, or configuration on the Hub."}
+    )
+    corpus: str | None = field(default=None, metadata={"help": "The same of the passage ids in train_data."})
+    positive_label: str | None = field(
+        default=None, metadata={"help": "Keep the pairs with this label alone, such as 1 for duplicate questions."}
+    )
+    max_negatives: int | None = field(
+        default=None, metadata={"help": "Columns of negatives, where train_data has lists of them."}
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
@@ -47,6 +63,12 @@ class DataArguments:
     eval_tasks: list[str] = field(
         default_factory=list,
         metadata={"help": "Folders in BEIR layout, mteb tasks or benchmarks to evaluate the trained model on."},
+    )
+    qrels: str = field(
+        default="test", metadata={"help": "Judgements of folders in eval_tasks to take, of several in `qrels/`."}
+    )
+    missing: Literal["error", "drop"] = field(
+        default="error", metadata={"help": "Judgements of texts that are not there: an error, or dropped and counted."}
     )
     held_out_queries: int | None = field(
         default=None,
@@ -63,10 +85,19 @@ class DataArguments:
                 f"held_out_documents={self.held_out_documents}"
             )
 
+    @property
+    def judging(self) -> Judging:
+        """How the judgements of folders are taken; held-out collections have but one kind."""
+        return Judging(missing=self.missing) if self.held_out_queries else Judging(self.qrels, self.missing)
+
     def find_tasks(self) -> list[str]:
         """Return the tasks, with folders found below data_dir."""
+        return [self.find(task) for task in self.eval_tasks]
+
+    def find(self, name: Any) -> Any:
+        """Return a name, below data_dir if there is such a file or folder there."""
         below = Path(self.data_dir or ".")
-        return [str(below / task) if (below / task).exists() else task for task in self.eval_tasks]
+        return str(below / name) if name is not None and (below / name).exists() else name
 
 
 @dataclass

@@ -34,9 +34,10 @@ from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE
-from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out, name_folder
-from st_cluster_batches.data.loading import load_training_data
+from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
+from st_cluster_batches.data.loading import Choice, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
+from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
 from st_cluster_batches.storage.cache import write_atomically
@@ -82,7 +83,9 @@ class Run:
             arguments.push_to_hub = False  # saving would push once more, and the model twice
         self.trainer.save_model(str(target))
         if is_main:
-            write_atomically(output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False))
+            write_atomically(
+                output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False, allow_unicode=True)
+            )
             if self.clustering is not None:
                 self.clustering.save(output / CLUSTERING_FOLDER)
         return target
@@ -97,7 +100,7 @@ class Run:
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
-        plans = json.loads(plan.read_text()) if plan.is_file() else []
+        plans = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
         strategy = find_strategy(plans) or self.recipe.training.strategy
         lines = describe_batches(strategy, plans)
         if self.clustering is not None:
@@ -139,19 +142,29 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         FileNotFoundError: If a file is missing.
     """
     data, seed = recipe.data, recipe.training.data_seed or 0
+    choice = Choice(
+        data.split,
+        data.config,
+        data.revision,
+        data.find(data.queries),
+        data.find(data.corpus),
+        data.positive_label,
+        data.max_negatives,
+        None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
+    )
     has_sources = SOURCE not in (data.columns or ())
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources)
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources, choice)
     dataset = _choose_columns(dataset, data.columns)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
     dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
-    folders = {name: held_out / name_folder(name) for name in collections}
+    folders = name_files(collections)
     with PartialState().main_process_first():
         for name, collection in collections.items():
-            collection.write(folders[name])
-    return dataset, list(map(str, folders.values()))
+            collection.write(held_out / folders[name], name)
+    return dataset, [str(held_out / folders[name]) for name in collections]
 
 
 def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> Dataset | DatasetDict:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, concatenate_datasets
 from examples import make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
 
 from st_cluster_batches import attach_clusters, inspect
 from st_cluster_batches.clusters.encoder import Encoder
@@ -95,3 +101,24 @@ def test_inspecting_embeds_nothing_that_attaching_has_embedded(tmp_path: Path, c
     counter.texts.update(query=0, document=0)
     inspect(labelled.shuffle(seed=1).select(range(250)), counter.model, batch_size=16, **options)
     assert counter.texts == {"query": 0, "document": 0}
+
+
+def test_texts_without_a_token_are_found_before_the_others_are_embedded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer(BPE({letter: at for at, letter in enumerate(ascii_lowercase)}, []))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = torch.randn(26, 8, generator=torch.Generator().manual_seed(0))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
+    embedded: list[int] = []
+    encode = SentenceTransformer.encode_query
+
+    def count(self: SentenceTransformer, texts: list[str], **options: object) -> object:
+        embedded.append(len(texts))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(SentenceTransformer, "encode_query", count)
+    texts = ["soup salt"] * 500 + ["?!", "🙂", "..."]
+    with pytest.raises(ValueError, match=r"'query' has no token .* in 3 rows: 500, 501, 502. Row 500 is '\?!'"):
+        attach_clusters(Dataset.from_dict({"query": texts}), model, n_clusters=2, cache_dir=tmp_path)
+    assert embedded == [3]

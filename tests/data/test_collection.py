@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
 
-from st_cluster_batches.data.collection import Collection, read_collection
+from st_cluster_batches.data.collection import Collection, Judging, read_collection
 
 CLEAN = Collection(
     {"q1": "soup with salt", "q2": "mast\u2028and\x85sail"},
@@ -85,3 +86,84 @@ def test_dirty_collections_are_refused(folder: Path, spoil: Callable[[Path], obj
     spoil(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_collection(folder)
+
+
+def write_beir(folder: Path, *, qrels: str, name: str = "test") -> Path:
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    lines = [{"_id": f"d{at}", "text": f"passage {at}", "metadata": {"url": "x"}} for at in range(3)]
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode()))
+    (folder / "queries.jsonl").write_text(
+        '{"_id": "1", "text": "où"}\n{"_id": "2", "text": "什么"}\n', encoding="utf-8"
+    )
+    (folder / "qrels" / f"{name}.tsv").write_text(qrels, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    [
+        "query-id\tcorpus-id\tscore\n1\td0\t1\n2\td1\t2\n",
+        "1\td0\t1\n2\td1\t2\n",
+        "1\t0\td0\t1\n2\t0\td1\t2\n",
+        "1\tQ0\td0\t1\r\n2\tQ0\td1\t2\r\n",
+        "query_id\titer\tdocid\trelevance\n1\t0\td0\t1\n2\t0\td1\t2\n",
+        "1\td0\t0.5\n2\td1\t1\n",
+    ],
+)
+def test_judgements_are_read_as_they_are_downloaded(tmp_path: Path, qrels: str) -> None:
+    assert read_collection(write_beir(tmp_path, qrels=qrels)).qrels == {"1": {"d0": 1}, "2": {"d1": 2}}
+
+
+def test_qrels_chooses_the_judgements(tmp_path: Path) -> None:
+    write_beir(tmp_path, qrels="1\td0\t1\n")
+    write_beir(tmp_path, qrels="2\td1\t1\n", name="dev")
+    assert set(read_collection(tmp_path, Judging("dev")).queries) == {"2"}
+    with pytest.raises(FileNotFoundError, match=r"no judgements 'train', only qrels/dev\.tsv, qrels/test\.tsv"):
+        read_collection(tmp_path, Judging("train"))
+
+
+def test_judgements_of_missing_texts_are_dropped_and_counted_on_demand(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_beir(tmp_path, qrels="1\td0\t1\n1\tgone\t1\n2\tgone\t1\n3\td0\t1\n")
+    with pytest.raises(ValueError, match="1 judged queries are not among the queries, such as 3; --missing drop"):
+        read_collection(tmp_path)
+    assert read_collection(tmp_path, Judging(missing="drop")).qrels == {"1": {"d0": 1}}
+    assert "1 judged queries that are missing, and 1 missing documents" in caplog.text
+    assert "1 queries have no relevant document left" in caplog.text
+
+
+def test_a_missing_text_that_is_judged_irrelevant_is_no_error(tmp_path: Path) -> None:
+    write_beir(tmp_path, qrels="1\td0\t1\n1\tgone\t0\n9\td0\t0\n")
+    assert read_collection(tmp_path).qrels == {"1": {"d0": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"_id": "d0", "text": ["a", "b"]}\n', r"corpus\.jsonl, line 1: 'text' is of type list"),
+        (b'{"_id": "d0", "text": 7}\n', r"corpus\.jsonl, line 1: 'text' is of type int"),
+        (b'{"_id": "d0", "text": "a"}\n{"_id": "d1", "text": "x \\ud83d"}\n', "line 2: 'text' holds half a surrogate"),
+        (b'{"_id": "d0", "text": "a"}\n{"_id": "d1", "te', "line 2 is no JSON .*is it cut"),
+        ('{"_id": "d0", "text": "a"}\n{"_id": "d1", "text": "é"}\n'.encode("latin-1"), "line 2 is not UTF-8"),
+        (b'{"number": "d0", "text": "a"}\n', r"corpus\.jsonl, line 1 has no column '_id', only \['number', 'text'\]"),
+    ],
+)
+def test_a_fault_is_one_sentence_with_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
+    write_beir(tmp_path, qrels="1\td0\t1\n")
+    (tmp_path / "corpus.jsonl.gz").unlink()
+    (tmp_path / "corpus.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_collection(tmp_path)
+
+
+def test_fields_of_any_length_and_titles_that_come_late_are_read(tmp_path: Path) -> None:
+    write_beir(tmp_path, qrels="1\td0\t1\n")
+    (tmp_path / "corpus.jsonl.gz").unlink()
+    (tmp_path / "corpus.tsv").write_text(f"d0\t{'long ' * 40_000}\n", encoding="utf-8")
+    assert len(read_collection(tmp_path).corpus["d0"][1]) == 200_000
+    (tmp_path / "corpus.tsv").unlink()
+    (tmp_path / "corpus.jsonl").write_text(
+        '{"docid": 0, "contents": ""}\n{"docid": "d0", "title": "T", "contents": "x"}\n', encoding="utf-8"
+    )
+    assert read_collection(tmp_path).corpus == {"0": ("", ""), "d0": ("T", "x")}

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
 from examples import make_pairs
 
-from st_cluster_batches.data.loading import load_data, load_training_data
+from st_cluster_batches.data.loading import Choice, load_data, load_training_data
 
 
 @pytest.fixture
@@ -45,17 +48,181 @@ def test_missing_data_is_named(folder: Path, name: str) -> None:
 
 def test_other_files_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"notes\.txt is no parquet file"):
+    with pytest.raises(ValueError, match=r"notes\.txt is no file of rows"):
         load_data(tmp_path / "notes.txt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds neither parquet files nor"):
+    with pytest.raises(FileNotFoundError, match="holds neither a save_to_disk dataset nor files"):
         load_data(tmp_path / "empty")
 
 
 def test_data_that_does_not_fit_together_is_refused(folder: Path) -> None:
     Dataset.from_dict({"question": ["x"], "answer": ["y"]}).to_parquet(str(folder / "c.parquet"))
-    with pytest.raises(ValueError, match=r"another one \['question', 'answer', 'source'\]"):
+    with pytest.raises(ValueError, match=r"c\.parquet has a column 'answer' and .*a\.parquet has not"):
         load_training_data(["a.parquet", "c.parquet"], str(folder))
     DatasetDict({"x": make_pairs(5), "y": make_pairs(5)}).save_to_disk(str(folder / "several"))
     with pytest.raises(ValueError, match="holds several datasets"):
         load_training_data(["a.parquet", "several"], str(folder))
+
+
+ROWS = [{"query": f"où est {at}", "passage": f'ici, "{at}"'} for at in range(4)]
+
+
+def write_kind(path: Path) -> Path:
+    """Write the rows as the ending of the name says."""
+    frame = pd.DataFrame(ROWS)
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        frame.to_parquet(path)
+    elif kind in ("csv", "tsv"):
+        frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
+    elif kind in ("jsonl", "json"):
+        frame.to_json(path, orient="records", lines=kind == "jsonl", force_ascii=False)
+    else:
+        table = pa.Table.from_pylist(ROWS)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.arrow"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_kind_of_file_reads_the_same(tmp_path: Path, name: str, packed: bool) -> None:
+    path = write_kind(tmp_path / name)
+    if packed:
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        path = tmp_path / f"{name}.gz"
+    assert load_data(path).to_list() == ROWS
+    assert load_data(tmp_path).to_list() == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_a_byte_order_mark_is_part_of_no_column(tmp_path: Path, name: str) -> None:
+    path = write_kind(tmp_path / name)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_data(path).to_list() == ROWS
+
+
+def test_kinds_are_mixed_and_each_file_is_a_source(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("web.parquet", "news.jsonl", "mail.csv.gz"):
+        write_kind(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("hello")
+    loaded = load_data(tmp_path)
+    assert loaded["source"][:] == ["mail"] * 4 + ["news"] * 4 + ["web"] * 4
+    assert "1 other files are ignored, such as notes.txt" in caplog.text
+
+
+def test_a_source_column_that_one_file_lacks_is_filled_with_its_name(tmp_path: Path) -> None:
+    write_kind(tmp_path / "web.parquet")
+    pd.DataFrame([{"source": "forum", **row} for row in ROWS]).to_json(
+        tmp_path / "x.jsonl", orient="records", lines=True
+    )
+    loaded = load_data(tmp_path)
+    assert loaded["source"][:] == ["web"] * 4 + ["forum"] * 4
+    assert loaded.column_names == ["query", "passage", "source"]
+
+
+def test_shards_are_no_sources(tmp_path: Path) -> None:
+    for at in range(2):
+        write_kind(tmp_path / f"pairs-{at:05d}-of-00002.parquet")
+    assert load_data(tmp_path).column_names == ["query", "passage"]
+
+
+@pytest.mark.parametrize("text", ["NA", "null", "None", "nan"])
+def test_words_that_mean_nothing_elsewhere_are_texts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(f"query,passage\n{text},b\nc,d\n", encoding="utf-8")
+    assert load_data(tmp_path / "a.csv")["query"][:] == [text, "c"]
+
+
+def test_a_tsv_with_lone_quotation_marks_keeps_all_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('query\tpassage\n"a" word\tb\n"c\td\n', encoding="utf-8")
+    assert load_data(tmp_path / "a.tsv").to_list() == [
+        {"query": '"a" word', "passage": "b"},
+        {"query": '"c', "passage": "d"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"query": "x"}\n{"query": "y', "line 2 is no JSON"),
+        ("a.csv", "query,passage\nx,y\nz,caf\xe9\n".encode("latin-1"), "line 3 is not UTF-8"),
+        ("a.jsonl", '{"query": "é"}\n'.encode("latin-1"), "line 1 is not UTF-8"),
+        ("a.json", b"", "is empty"),
+        ("a.csv", b"query,passage\n", "has no rows"),
+        ("a.csv.gz", gzip.compress(b"query,passage\nx,y\n" * 99)[:-20], "cannot be read"),
+        ("a.parquet", b"PAR1 no", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence_with_the_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        load_data(tmp_path / name)
+
+
+def test_only_the_split_train_of_a_folder_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test-00000-of-00001"):
+        write_kind(tmp_path / "data" / f"{name}.parquet")
+    loaded = load_data(tmp_path)
+    assert len(loaded) == 8 and "source" not in loaded.column_names
+    assert "left aside are 1 of test, 1 of validation" in caplog.text
+    assert len(load_data(tmp_path, Choice(split="dev"))) == 4
+    assert len(load_data(tmp_path, Choice(split="train+test"))) == 12
+    with pytest.raises(ValueError, match="no split 'x', only 'test', 'train', 'validation'"):
+        load_data(tmp_path, Choice(split="x"))
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "nq-test.parquet", "dev/a.csv"])
+def test_questions_of_tests_are_not_trained_on(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_kind(tmp_path / name)
+    with pytest.raises(ValueError, match="no split 'train'"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("dev", ["validation", "valid", "dev", "test"])
+def test_a_saved_dict_of_splits_gives_train_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dev: str
+) -> None:
+    DatasetDict({"train": make_pairs(5), dev: make_pairs(3)}).save_to_disk(str(tmp_path / "saved"))
+    assert len(load_data(tmp_path / "saved")) == 5
+    assert f"left aside are {dev} with 3 rows" in caplog.text
+    assert len(load_data(tmp_path / "saved", Choice(split=dev))) == 3
+
+
+def test_a_saved_dict_of_sources_stays_one(tmp_path: Path) -> None:
+    DatasetDict({"web": make_pairs(5), "news": make_pairs(3)}).save_to_disk(str(tmp_path / "saved"))
+    assert set(load_data(tmp_path / "saved")) == {"web", "news"}
+
+
+def test_half_a_surrogate_pair_is_found_in_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"query": "a"}\n{"query": "x \\ud83d"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2 holds half a surrogate pair"):
+        load_data(tmp_path / "a.jsonl")
+
+
+def test_files_that_do_not_fit_are_named_both(tmp_path: Path) -> None:
+    write_kind(tmp_path / "a.csv")
+    pd.DataFrame([{**row, "id": 1} for row in ROWS]).to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(ValueError, match=r"b\.csv has a column 'id' and a\.csv has not"):
+        load_data(tmp_path)
+
+
+def test_a_closed_network_is_one_sentence_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"which has user/name, gave no answer .* give a file or a folder"):
+        load_data("user/name")
+    with pytest.raises(FileNotFoundError, match="it is no id such as user/name"):
+        load_data("/none/of/these")
+
+
+def test_files_of_one_name_in_two_folders_are_two_sources(tmp_path: Path) -> None:
+    for name in ("web/a.jsonl", "news/a.jsonl", "news/data-science.jsonl", "mail/train.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_kind(tmp_path / name)
+    joined = load_training_data(["web/a.jsonl", "news/a.jsonl", "news/data-science.jsonl"], str(tmp_path))
+    assert list(dict.fromkeys(joined["source"][:])) == ["web/a", "news/a", "data-science"]
+    joined = load_training_data(["web/a.jsonl", "mail/train.jsonl"], str(tmp_path))
+    assert list(dict.fromkeys(joined["source"][:])) == ["a", "mail"]

@@ -226,3 +226,25 @@ def test_a_failure_on_the_main_process_ends_the_others(saved_model: Path, tmp_pa
     words = (saved_model, "--tasks", "SciFact", "--output", tmp_path / "scores")
     done = run_evaluate(environment, *words, launch=LAUNCH)
     assert done.returncode != 0 and "The data of SciFact is not here" in done.stderr
+
+
+def test_a_document_with_the_id_of_the_query_is_left_out_as_in_beir(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "st_cluster_batches")
+    texts = {"a": "soup salt oven", "b": "boat mast rope"}
+    corpus = {key: ("", text) for key, text in texts.items()}
+    corpus |= {f"{key}2": ("", f"{text} pawn") for key, text in texts.items()}
+    Collection(texts, corpus, {"a": {"a2": 1}, "b": {"b2": 1}}).write(tmp_path / "same")
+    assert evaluate(make_static_model(), [tmp_path / "same"], show_progress_bar=False)["same"].ndcg_at_10 == 1
+    assert caplog.text.count("same: 2 queries have the id of a document, which is left out of their ranking") == 1
+
+
+def test_numbered_queries_and_documents_are_not_taken_for_one_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {"0": "soup salt oven", "1": "boat mast rope"}
+    corpus = {key: ("", f"{text} pawn") for key, text in texts.items()}
+    Collection(texts, corpus, {"0": {"0": 1}, "1": {"1": 1}}).write(tmp_path / "numbered")
+    assert evaluate(make_static_model(), [tmp_path / "numbered"], show_progress_bar=False)["numbered"].ndcg_at_10 == 1
+    assert "they were numbered apart" in caplog.text

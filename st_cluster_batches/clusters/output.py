@@ -1,0 +1,98 @@
+"""The folder that `attach` leaves: labelled rows and the clustering that labelled them, both old or both new."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from st_cluster_batches.clusters.assigning import number_clusters
+from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, Clustering
+from st_cluster_batches.columns import CLUSTER
+from st_cluster_batches.storage.cache import recover_folder, replace_folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+_DATA_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
+_OWN = {*_DATA_FILES, CENTROIDS_FILE, MANIFEST_FILE, ENCODER_FOLDER}
+
+
+def is_saved_data(folder: Path) -> bool:
+    """Return whether a folder is one that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` filled."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
+    )
+
+
+def check_output(out: Path) -> None:
+    """Check that a folder can be written beside, and be replaced: by a new one, an empty one, or an earlier output.
+
+    Raises:
+        ValueError: If something else is there.
+        OSError: If its parent folder cannot be written.
+    """
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"Nothing can be written to {parent}, where {out.name} is to be; name another place")
+    recover_folder(out.resolve())
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; a folder is needed")
+    if out.is_dir() and any(out.iterdir()) and not is_saved_data(out):
+        raise ValueError(
+            f"{out} holds files that `attach` has not written, such as {min(out.iterdir()).name}; it would replace "
+            f"the folder. Name one that is new: {out / 'labelled'}"
+        )
+    if os.path.ismount(out):
+        raise ValueError(f"{out} is a mount point, which cannot be replaced; name a folder in it: {out / 'labelled'}")
+
+
+def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Clustering) -> None:
+    """Write labelled rows and their clustering beside the folder, and put them in its place once all is written.
+
+    What else lies in the folder, such as a report, stays there.
+
+    Args:
+        out: The folder, checked by `check_output`. The rows may come from its files.
+        labelled: The rows.
+        clustering: What labelled them.
+    """
+    with replace_folder(out.resolve(), lambda path: path.name in _OWN or _is_data(path)) as temporary:
+        labelled.save_to_disk(str(temporary))
+        clustering.save(temporary)
+
+
+def check_belonging(folder: Path, parts: Iterable[Dataset]) -> None:
+    """Check that the clusters of the rows are those of the clustering beside them.
+
+    Args:
+        folder: Where the clustering lies.
+        parts: The labelled rows.
+
+    Raises:
+        ValueError: If a row has a cluster that the clustering does not know.
+    """
+    clustering = Clustering.load(folder)
+    known = np.concatenate(
+        [
+            first + np.arange(len(clustering.centroids[name]))
+            for name, first in number_clusters(clustering.centroids).items()
+        ]
+    )
+    for part in parts:
+        for table in part.with_format("arrow", columns=[CLUSTER]).iter(batch_size=100_000):
+            if (strange := np.setdiff1d(table[CLUSTER].to_numpy(), known)).size:
+                raise ValueError(
+                    f"{folder}: the rows and the clustering beside them do not belong together: rows have the cluster "
+                    f"{strange[0]}, which {MANIFEST_FILE} does not know. Write both anew: st-cluster-batches attach "
+                    "DATA OUT"
+                )
+
+
+def _is_data(path: Path) -> bool:
+    """Return whether a path is rows: an Arrow file of `datasets`, or a dataset of a DatasetDict."""
+    return path.suffix == ".arrow" or (path.is_dir() and (path / "state.json").is_file())

@@ -1,0 +1,266 @@
+"""Other forms of training data than columns of text: lists of positives, ids of texts, judgements, labelled pairs."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable, Mapping
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from st_cluster_batches.columns import SOURCE, TARGET_COLUMNS
+from st_cluster_batches.data.collection import Judging, read_collection
+from st_cluster_batches.data.files import find_dialect, find_kind, open_text, read_file
+from st_cluster_batches.data.records import CORPUS, QUERIES, TRIPLES, Table, find_columns, is_header, read_records
+from st_cluster_batches.storage.cache import hash_values
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_QUERY = ("query", "question", "anchor")
+_POSITIVES = ("pos", "positive", "positives")
+_NEGATIVES = ("neg", "negative", "negatives")
+_LABELS = (*TARGET_COLUMNS, "is_duplicate", "duplicate", "target")
+
+
+def read_judged_pairs(folder: Path, split: str) -> Dataset:
+    """Read a collection in the layout of BEIR as pairs: every query with each document that is relevant to it.
+
+    Args:
+        folder: The collection.
+        split: Which judgements of `qrels/`.
+
+    Returns:
+        Pairs with the columns query and passage; title and text of a document are joined by a space.
+    """
+    from datasets import Dataset
+
+    collection = read_collection(folder, Judging(split, "drop"))
+    rows = [
+        {"query": collection.queries[query], "passage": " ".join(collection.corpus[document]).strip()}
+        for query, judged in collection.qrels.items()
+        for document, score in judged.items()
+        if score > 0
+    ]
+    kept = [row for row in rows if row["passage"]]
+    if len(kept) < len(rows):
+        logger.warning(
+            "%s: %d of %d judged documents are empty and left out", folder, len(rows) - len(kept), len(rows)
+        )
+    logger.info("%s: %d pairs of the judgements %r", folder, len(kept), split)
+    return Dataset.from_list(kept)
+
+
+def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Dataset:
+    """Turn lists of positives and negatives, as FlagEmbedding has them, into columns: one row for each positive.
+
+    Args:
+        rows: Rows with a query and a list of positives; others are returned as they are.
+        max_negatives: Columns of negatives. A row with fewer repeats its own, as FlagEmbedding does, and one without
+            any is left out. By default as many as the row with the fewest has.
+        where: Whatever holds the rows, as messages name it.
+    """
+    query = next((name for name in _QUERY if name in rows.column_names), None)
+    positive, negative = (
+        next((name for name in names if name in rows.column_names), None) for names in (_POSITIVES, _NEGATIVES)
+    )
+    if query is None or positive is None or not any(_is_list(rows, one) for one in (positive, negative)):
+        return rows
+    counts = [0] if negative is None else [len(_listed(one)) for one in rows[negative]]
+    n_negatives = min(counts) if max_negatives is None else min(max_negatives, max(counts))
+    if negative is not None and min(counts) < max(counts):
+        fate = f"{n_negatives} become columns" if max_negatives is None else f"{n_negatives} columns, some repeated"
+        logger.warning(
+            "%s: rows have %d to %d negatives; %s (--max_negatives chooses)", where, min(counts), max(counts), fate
+        )
+    if n_negatives and (bare := sum(not count for count in counts)):
+        logger.warning("%s: %d of %d rows have no negative and are left out", where, bare, len(counts))
+    if aside := [name for name in rows.column_names if name not in (query, positive, negative, SOURCE)]:
+        logger.warning("%s: the columns %s are set aside; texts alone are trained on", where, ", ".join(aside))
+    names = ["negative"] if n_negatives == 1 else [f"negative_{at}" for at in range(1, n_negatives + 1)]
+    shaped = rows.map(
+        _spread,
+        batched=True,
+        remove_columns=rows.column_names,
+        fn_kwargs={"query": query, "positive": positive, "negative": negative, "names": names},
+        desc="Spreading lists to columns",
+    )
+    if not len(shaped):
+        raise ValueError(f"{where}: no row has a positive in {positive!r}")
+    logger.info("%s: %d rows with lists of positives give %d pairs", where, len(rows), len(shaped))
+    return shaped
+
+
+def _spread(
+    batch: dict[str, list[Any]], query: str, positive: str, negative: str | None, names: list[str]
+) -> dict[str, list[Any]]:
+    """Give each positive of a batch a row."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("query", "positive", *names)}
+    if SOURCE in batch:
+        columns[SOURCE] = []
+    for at, text in enumerate(batch[query]):
+        negatives = _listed(batch[negative][at]) if negative is not None else []
+        if names and not negatives:
+            continue
+        for one in _listed(batch[positive][at]):
+            columns["query"].append(text)
+            columns["positive"].append(one)
+            for name, other in zip(names, islice(cycle(negatives), len(names)), strict=True):
+                columns[name].append(other)
+            if SOURCE in batch:
+                columns[SOURCE].append(batch[SOURCE][at])
+    return columns
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def _is_list(rows: Dataset, name: str | None) -> bool:
+    return name is not None and getattr(getattr(rows.features[name], "feature", None), "dtype", "") in (
+        "string",
+        "large_string",
+    )
+
+
+def read_ids(path: Path, cache_dir: str | None = None) -> Dataset:
+    """Read a file of ids, with the names of its columns in its first line or without."""
+    kind = find_kind(path)
+    if kind not in (".csv", ".tsv"):
+        return read_file(path, cache_dir)
+    with open_text(path) as file:
+        first = next(csv.reader(file, delimiter=find_dialect(path, kind)["sep"]), [])
+    if is_header(first, TRIPLES) or len(first) not in TRIPLES.positions:
+        return read_file(path, cache_dir)
+    return read_file(path, cache_dir, column_names=list(TRIPLES.positions[len(first)]))
+
+
+def join_texts(ids: Dataset, queries: Mapping[str, str], corpus: Mapping[str, str], where: str) -> Dataset:
+    """Put texts in the place of ids, as MS MARCO's triples have them.
+
+    Args:
+        ids: Rows of a query id, the id of a positive and perhaps that of a negative.
+        queries: Text by id.
+        corpus: Text by id.
+        where: Whatever holds the ids, as messages name it.
+
+    Raises:
+        ValueError: If an id has no text; the message names the first ones.
+    """
+    columns = find_columns(dict.fromkeys(ids.column_names), TRIPLES, where)
+    texts = {column: queries if field == "query_id" else corpus for column, field in columns.items()}
+    for column, known in texts.items():
+        missing = dict.fromkeys(
+            key for batch in ids.iter(10_000) for key in map(str, batch[column]) if key not in known
+        )
+        if missing:
+            raise ValueError(
+                f"{where}: {len(missing)} ids of the column {column!r} have no text, such as "
+                f"{', '.join(list(missing)[:5])}; give the files that hold them: --queries FILE --corpus FILE"
+            )
+    named = {field.removesuffix("_id"): column for column, field in columns.items()}
+
+    def join(batch: dict[str, list[Any]]) -> dict[str, list[str]]:
+        return {name: [texts[column][str(key)] for key in batch[column]] for name, column in named.items()}
+
+    # Named by hand: `datasets` would hash all texts to name it.
+    sizes = [(len(one), sum(map(len, one.values()))) for one in (queries, corpus)]
+    return ids.map(
+        join,
+        batched=True,
+        remove_columns=ids.column_names,
+        new_fingerprint=hash_values(ids._fingerprint, sizes, sorted(named.items()))[:16],
+        load_from_cache_file=False,
+        desc="Joining texts",
+    )
+
+
+def refuse_ids(rows: Dataset, where: str) -> None:
+    """Raise a ValueError if rows hold ids in the place of texts."""
+    folded = {name.lower().replace("-", "_") for name in rows.column_names}
+    if {"query_id", "qid"} & folded and {"positive_id", "pos_id", "pid", "docid", "doc_id", "corpus_id"} & folded:
+        texts = {name for name in folded if name in ("query", "question", "text", "passage", "positive")}
+        if not texts:
+            raise ValueError(
+                f"{where} holds ids, {rows.column_names}, and no texts; give the files that do: --queries FILE "
+                "--corpus FILE (in a recipe `queries:` and `corpus:`)"
+            )
+
+
+def read_texts(place: str, table: Table, load: Callable[[str], Any]) -> dict[str, str]:
+    """Read texts by id from a file, or from a configuration on the Hub.
+
+    Args:
+        place: The file, or the name of the configuration.
+        table: What it holds.
+        load: Loads a configuration.
+    """
+    if Path(place).is_file():
+        texts: dict[str, str] = {}
+        for record in read_records(Path(place), table):
+            title = record.read_text("title") if "title" in record.fields else ""
+            texts[record.read_id("_id")] = f"{title} {record.read_text('text')}".strip()
+        return texts
+    if find_kind(Path(place)) or Path(place).exists():
+        raise FileNotFoundError(f"There is no file {place} with the {table.name}")
+    loaded = load(place)
+    rows = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
+    columns = {field: column for column, field in find_columns(dict.fromkeys(rows.column_names), table, place).items()}
+    return {
+        str(key): text
+        for batch in rows.iter(10_000)
+        for key, text in zip(batch[columns["_id"]], batch[columns["text"]], strict=True)
+    }
+
+
+def join_ids(ids: Dataset, queries: str | None, corpus: str | None, load: Callable[[str], Any], where: str) -> Dataset:
+    """Put the texts of two files in the place of ids; see `join_texts` and `read_texts`."""
+    if queries is None or corpus is None:
+        raise ValueError(f"--queries {queries} and --corpus {corpus} go together; give both")
+    joined = join_texts(ids, read_texts(queries, QUERIES, load), read_texts(corpus, CORPUS, load), where)
+    logger.info("%s: %d rows of ids have got their texts", where, len(joined))
+    return joined
+
+
+def keep_positive(rows: Dataset, label: str, where: str) -> Dataset:
+    """Keep the pairs with one label, without the column that holds it.
+
+    Args:
+        rows: Pairs with a column such as `label` or `is_duplicate`.
+        label: Its value in the pairs that belong together.
+        where: Whatever holds the rows, as messages name it.
+
+    Raises:
+        ValueError: If there is no such column, or no such pair.
+    """
+    column = next((name for name in _LABELS if name in rows.column_names), None)
+    if column is None:
+        raise ValueError(
+            f"{where} has no column of labels, only {rows.column_names}; --positive_label {label} needs one that is "
+            f"called {', '.join(_LABELS)}"
+        )
+    values = rows[column][:]
+    kept = [at for at, value in enumerate(values) if _is_label(value, label)]
+    if not kept:
+        there = ", ".join(sorted({str(value) for value in values})[:10])
+        raise ValueError(f"{where}: no row has the label {label!r} in {column!r}; there are {there}")
+    logger.warning(
+        "%s: %d of %d pairs have the label %s in %r and are kept; %d are left out",
+        where,
+        len(kept),
+        len(values),
+        label,
+        column,
+        len(values) - len(kept),
+    )
+    return rows.select(kept).remove_columns(column)
+
+
+def _is_label(value: Any, label: str) -> bool:
+    try:
+        return float(value) == float(label)  # "1", 1, 1.0 and True are one label
+    except (TypeError, ValueError):
+        return str(value) == label

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from st_cluster_batches.data.loading import Choice, load_data
+
+
+def write_lines(path: Path, *rows: dict[str, object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def flag(tmp_path: Path) -> Path:
+    """Rows as FlagEmbedding has them."""
+    return write_lines(
+        tmp_path / "flag.jsonl",
+        {"query": "a", "pos": ["p1", "p2"], "neg": ["n1", "n2"], "pos_scores": [0.9, 0.8], "prompt": "P", "type": "t"},
+        {"query": "b", "pos": ["p3"], "neg": ["n3"], "pos_scores": [0.7], "prompt": "P", "type": "t"},
+    )
+
+
+def test_each_positive_is_a_row_and_the_fewest_negatives_are_columns(
+    flag: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_data(flag).to_list() == [
+        {"query": "a", "positive": "p1", "negative": "n1"},
+        {"query": "a", "positive": "p2", "negative": "n1"},
+        {"query": "b", "positive": "p3", "negative": "n3"},
+    ]
+    assert "columns pos_scores, prompt, type are set aside" in caplog.text
+    assert "1 to 2 negatives; 1 become columns" in caplog.text
+
+
+def test_max_negatives_chooses_the_columns_of_negatives(flag: Path) -> None:
+    assert load_data(flag, Choice(max_negatives=2)).to_list()[1:] == [
+        {"query": "a", "positive": "p2", "negative_1": "n1", "negative_2": "n2"},
+        {"query": "b", "positive": "p3", "negative_1": "n3", "negative_2": "n3"},
+    ]
+    assert load_data(flag, Choice(max_negatives=0)).column_names == ["query", "positive"]
+
+
+def test_rows_without_a_negative_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_lines(
+        tmp_path / "flag.jsonl", {"query": "a", "pos": ["p"], "neg": ["n"]}, {"query": "b", "pos": ["q"], "neg": []}
+    )
+    assert load_data(path).column_names == ["query", "positive"]
+    assert len(load_data(path, Choice(max_negatives=1))) == 1
+    assert "1 of 2 rows have no negative and are left out" in caplog.text
+
+
+@pytest.mark.parametrize("header", ["", "query_id\tpositive_id\tnegative_id\n"])
+def test_ids_get_their_texts(tmp_path: Path, header: str) -> None:
+    (tmp_path / "triples.tsv").write_text(f"{header}1\t10\t11\n2\t11\t10\n", encoding="utf-8")
+    (tmp_path / "queries.tsv").write_text('1\twhat is "x\n2\toù\n', encoding="utf-8")
+    (tmp_path / "collection.tsv").write_text("10\tten\n11\televen\n", encoding="utf-8")
+    choice = Choice(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    assert load_data(tmp_path / "triples.tsv", choice).to_list() == [
+        {"query": 'what is "x', "positive": "ten", "negative": "eleven"},
+        {"query": "où", "positive": "eleven", "negative": "ten"},
+    ]
+
+
+def test_ids_without_a_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "triples.tsv").write_text("1\t10\t11\n2\t12\t10\n", encoding="utf-8")
+    (tmp_path / "queries.tsv").write_text("1\tx\n2\ty\n", encoding="utf-8")
+    (tmp_path / "collection.tsv").write_text("10\tten\n11\televen\n", encoding="utf-8")
+    choice = Choice(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    with pytest.raises(ValueError, match="1 ids of the column 'positive_id' have no text, such as 12"):
+        load_data(tmp_path / "triples.tsv", choice)
+
+
+def test_ids_alone_are_refused_with_the_flags_that_help(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "t.jsonl", {"query_id": 1, "positive_id": 2, "negative_id": 3})
+    with pytest.raises(ValueError, match="--queries FILE --corpus FILE"):
+        load_data(path)
+
+
+def test_a_collection_gives_the_pairs_that_its_train_judgements_call_relevant(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "corpus.jsonl", {"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "title": "", "text": "y"}
+    )
+    write_lines(tmp_path / "queries.jsonl", {"_id": "q1", "text": "a"}, {"_id": "q2", "text": "b"})
+    (tmp_path / "qrels").mkdir()
+    lines = "query-id\tcorpus-id\tscore\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(f"{lines}q2\td2\t1\n", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"no judgements 'train', only qrels/test\.tsv"):
+        load_data(tmp_path)
+    (tmp_path / "qrels" / "train.tsv").write_text(f"{lines}q1\td1\t1\nq1\td2\t0\n", encoding="utf-8")
+    assert load_data(tmp_path).to_list() == [{"query": "a", "passage": "T x"}]
+
+
+@pytest.mark.parametrize("column", ["label", "is_duplicate"])
+def test_pairs_with_the_positive_label_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str) -> None:
+    rows = [{"question1": f"a{at}", "question2": f"b{at}", column: at % 2} for at in range(5)]
+    path = write_lines(tmp_path / "quora.jsonl", *rows)
+    kept = load_data(path, Choice(positive_label="1"))
+    assert kept.column_names == ["question1", "question2"] and kept["question1"][:] == ["a1", "a3"]
+    assert "2 of 5 pairs have the label 1" in caplog.text
+    with pytest.raises(ValueError, match="there are 0, 1"):
+        load_data(path, Choice(positive_label="yes"))
+
+
+def test_texts_in_the_place_of_a_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "triples.tsv").write_text(f"what\t{'long text ' * 20}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no names of columns"):
+        load_data(tmp_path / "triples.tsv")
