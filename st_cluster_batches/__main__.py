@@ -60,12 +60,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)
         return 2
-    except (ConnectionError, PublishError) as error:
-        print(f"st-cluster-batches: error: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         # The reader of our output has gone; keep the interpreter from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, PublishError) as error:  # no connection, a full disk
+        print(f"st-cluster-batches: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("st-cluster-batches: interrupted", file=sys.stderr)

@@ -7,6 +7,7 @@ A command takes its parsed arguments and returns a `Result`. Whatever is wrong w
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -39,7 +40,11 @@ def checking_input() -> Iterator[None]:
         yield
     except ConnectionError:
         raise  # an OSError, but not caused by the input
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise  # nor is a full disk
+        raise UsageError(" ".join(str(error).split())) from error
+    except (ValueError, TypeError, ImportError) as error:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message += " (here: --trust_remote_code, if you trust it)"

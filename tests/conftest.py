@@ -23,9 +23,9 @@ from st_cluster_batches.data.collection import Collection
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test a cache of its own: else one test finds the vectors of another."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path(tempfile.mkdtemp(dir=os.environ["HF_HOME"])))
 
 
 @pytest.fixture
