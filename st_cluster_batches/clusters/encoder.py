@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm.auto import tqdm
 
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.storage.cache import write_whole
 
@@ -266,50 +265,3 @@ def get_max_seq_length(model: SentenceTransformer) -> int | None:
     """Return the tokens that a model reads of a text; None if all, as static models do."""
     length = model.max_seq_length
     return None if length is None or not math.isfinite(length) else int(length)
-
-
-def fingerprint_model(model: SentenceTransformer, truncate_dim: int | None = None) -> str:
-    """Hash what decides a model's embeddings, so that neither vectors nor scores of another model are taken for its.
-
-    Args:
-        model: Any SentenceTransformer.
-        truncate_dim: Truncation, if other than the model's own.
-
-    Returns:
-        Hexadecimal SHA-256 of weights, tokenizer, settings of the modules, prompts, similarity, maximal length and
-        truncation.
-    """
-    state = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As bytes, since numpy knows no bfloat16.
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    settings = {
-        "modules": [str(module) for module in model],
-        "configs": [
-            (name, module.get_config_dict())
-            for name, module in model.named_modules()
-            if hasattr(module, "get_config_dict")
-        ],
-        "tokenizer": _describe_tokenizer(getattr(model, "tokenizer", None)),
-        "prompts": model.prompts,
-        "default_prompt_name": model.default_prompt_name,
-        "similarity": str(model.similarity_fn_name),
-        "max_seq_length": model.max_seq_length,
-        # What truncates a dense model; a sparse one keeps its largest dimensions.
-        "truncate_dim": truncate_dim or getattr(model, "truncate_dim", getattr(model, "max_active_dims", None)),
-    }
-    state.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return state.hexdigest()
-
-
-def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Return what decides the tokens of a text, but for the padding and truncation that every `encode` sets anew."""
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    described = {name: getattr(tokenizer, name, None) for name in ("truncation_side", "padding_side", "do_lower_case")}
-    if hasattr(backend, "to_str"):
-        content = json.loads(backend.to_str())
-        described["content"] = {key: one for key, one in content.items() if key not in ("truncation", "padding")}
-    elif hasattr(tokenizer, "get_vocab"):
-        described["content"] = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
-    return described

@@ -21,7 +21,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, fingerprint_model
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
@@ -34,8 +35,9 @@ from st_cluster_batches.storage.cache import default_cache_dir, hash_values, wri
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import EVALUATION_FOLDER
+from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
-from st_cluster_batches.training.run import build_run, find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.run import build_run
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.clusters.encoder import fingerprint_model
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores

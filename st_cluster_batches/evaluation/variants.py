@@ -8,14 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from st_cluster_batches.training.recipe import (
-    VARIANTS,
-    ClusterArguments,
-    Recipe,
-    parse_values,
-    read_values,
-    read_words,
-)
+from st_cluster_batches.training.arguments import ClusterArguments
+from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
 
 _DEFAULT: dict[str, dict[str, Any]] = {
     strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")

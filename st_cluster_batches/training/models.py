@@ -21,7 +21,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
 from st_cluster_batches.storage.cache import default_cache_dir
-from st_cluster_batches.training.recipe import ModelArguments
+from st_cluster_batches.training.arguments import ModelArguments
 
 
 def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | SparseEncoder:

@@ -6,13 +6,11 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from sentence_transformers import (
     SentenceTransformer,
@@ -29,18 +27,12 @@ from st_cluster_batches.batches.card_block import (
     describe_batches,
     find_strategy,
 )
-from st_cluster_batches.batches.sources import has_source_labels
-from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE
-from st_cluster_batches.data.holdout import HELD_OUT_FOLDER, hold_out
-from st_cluster_batches.data.loading import Choice, load_training_data
-from st_cluster_batches.data.meaning import check_meaning
-from st_cluster_batches.data.naming import name_files
-from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
-from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     MODEL_FOLDER,
@@ -49,7 +41,8 @@ from st_cluster_batches.training.folder import (
     hide_places,
 )
 from st_cluster_batches.training.models import build_loss, load_model
-from st_cluster_batches.training.recipe import Recipe, TrainingArguments
+from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -127,109 +120,6 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     return build_run(recipe, labelled, clustering), tasks
 
 
-def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, list[str]]:
-    """Load the training pairs, and say what the trained model is to be evaluated on.
-
-    Args:
-        recipe: All parameters.
-        held_out: Folder for collections that are held out of the pairs, if the recipe asks for them.
-
-    Returns:
-        The pairs, and the tasks: the recipe's own, or the held-out collections.
-
-    Raises:
-        ValueError: If datasets do not fit together.
-        FileNotFoundError: If a file is missing.
-    """
-    data, seed = recipe.data, recipe.training.data_seed or 0
-    choice = Choice(
-        data.split,
-        data.config,
-        data.revision,
-        data.find(data.queries),
-        data.find(data.corpus),
-        data.positive_label,
-        data.max_negatives,
-        None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
-    )
-    has_sources = SOURCE not in (data.columns or ())
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources, choice)
-    dataset = _choose_columns(dataset, data.columns)
-    if data.held_out_queries is None:
-        return dataset, data.find_tasks()
-    if isinstance(dataset, DatasetDict):
-        raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
-    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
-    folders = name_files(collections)
-    with PartialState().main_process_first():
-        for name, collection in collections.items():
-            collection.write(held_out / folders[name], name)
-    return dataset, [str(held_out / folders[name]) for name in collections]
-
-
-def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> Dataset | DatasetDict:
-    """Let rows show query, positive and negatives in this order, whatever the strategy, and log which is which."""
-    found = []
-
-    def choose(part: Dataset) -> Dataset:
-        labels = find_labels(part, columns)
-        if SOURCE in labels:
-            refuse_text(len(read_sources(part)[0]), len(part), SOURCE)
-        roles = find_roles(part, columns, labels)
-        if not roles.is_given:
-            check_meaning(part, roles.texts)
-        found.append(roles)
-        return select_roles(part, roles, labels)
-
-    chosen = (
-        DatasetDict({name: choose(part) for name, part in dataset.items()})
-        if isinstance(dataset, DatasetDict)
-        else choose(dataset)
-    )
-    tell_roles(found)
-    return chosen
-
-
-def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list[str]:
-    """Return the columns of a dataset, or of any in a DatasetDict, that are labels of ours.
-
-    Args:
-        dataset: The pairs.
-        columns: The columns that the recipe names as texts, if it does: `source` may be one.
-    """
-    found: set[str] = set()
-    for part in dataset.values() if isinstance(dataset, DatasetDict) else [dataset]:
-        own = {name for name in LABEL_COLUMNS if name in part.column_names}
-        if SOURCE in (columns or ()) or (CLUSTER in own and not has_source_labels(part)):
-            own.discard(SOURCE)
-        found |= own
-    return [name for name in LABEL_COLUMNS if name in found]
-
-
-def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
-    """Attach clusters if the strategy needs them and the pairs have none.
-
-    Args:
-        dataset: The training pairs.
-        recipe: All parameters.
-
-    Returns:
-        The pairs, perhaps labelled, and the clustering that labelled them.
-    """
-    clusters = recipe.clusters
-    if recipe.training.strategy != CLUSTER or _has_labels(dataset):
-        unused = [one.name for one in fields(clusters) if one.name in recipe.given]
-        if recipe.training.strategy == CLUSTER and unused:
-            logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
-        return dataset, None
-    # Every process takes part: each embeds its share.
-    return cluster_dataset(
-        dataset,
-        clusters.encoder or recipe.model.model_name_or_path,
-        clusters.options(recipe.data.columns, show_progress_bar=not recipe.training.disable_tqdm),
-    )
-
-
 def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
     """Build the trainer of a recipe on pairs that are ready.
 
@@ -295,15 +185,3 @@ def _drop(dataset: Dataset | DatasetDict, labels: Sequence[str]) -> Dataset | Da
     if isinstance(dataset, DatasetDict):
         return DatasetDict({name: _drop(part, labels) for name, part in dataset.items()})
     return dataset.remove_columns([name for name in dataset.column_names if name in labels])
-
-
-def _has_labels(dataset: Dataset | DatasetDict) -> bool:
-    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
-    return all(CLUSTER in part.column_names for part in parts)
-
-
-def find_columns(dataset: Any) -> list[str]:
-    """Return the columns of a dataset, or of the first one in a DatasetDict."""
-    names = dataset.column_names
-    columns: list[str] = next(iter(names.values())) if isinstance(names, dict) else names
-    return columns

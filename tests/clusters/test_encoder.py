@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers.normalizers import Lowercase
 
-from st_cluster_batches.clusters.encoder import fingerprint_model, load_encoder
+from st_cluster_batches.clusters.encoder import load_encoder
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 
 
 def test_a_fingerprint_is_of_what_decides_the_embeddings(tiny_bert: Path) -> None:

@@ -8,8 +8,8 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches.training.arguments import ModelArguments, TrainingArguments
 from st_cluster_batches.training.models import load_model
-from st_cluster_batches.training.recipe import ModelArguments, TrainingArguments
 from st_cluster_batches.training.run import build_trainer
 
 

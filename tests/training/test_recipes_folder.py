@@ -18,7 +18,8 @@ from transformers import BertForMaskedLM
 
 from st_cluster_batches.__main__ import _build_parser
 from st_cluster_batches.evaluation.variants import read_variants
-from st_cluster_batches.training.recipe import ModelArguments, read_recipe
+from st_cluster_batches.training.arguments import ModelArguments
+from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
 ROOT = Path(__file__).parents[2]

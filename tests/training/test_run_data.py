@@ -6,7 +6,7 @@ from datasets import DatasetDict
 from examples import make_pairs, make_static_model
 from trainers import record_texts
 
-from st_cluster_batches.training.recipe import TrainingArguments
+from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.run import build_trainer
 
 

@@ -1,0 +1,220 @@
+"""All parameters of one run, in four groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers
+
+from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.collection import Judging
+from st_cluster_batches.data.pairs import Key
+
+Strategy = Literal["random", "source", "cluster"]
+Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
+
+
+@dataclass
+class DataArguments:
+    """What to train and evaluate on."""
+
+    train_data: list[str] = field(
+        metadata={"help": "Pairs: files, folders of them, save_to_disk folders or Hub ids, taken together."}
+    )
+    split: str | None = field(
+        default=None, metadata={"help": "Split of train_data, or several joined by +; train, where there are splits."}
+    )
+    config: str | None = field(default=None, metadata={"help": "Configuration of train_data, on the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of train_data, on the Hub."})
+    queries: str | None = field(
+        default=None, metadata={"help": "File of the texts of query ids in train_data, or configuration on the Hub."}
+    )
+    corpus: str | None = field(default=None, metadata={"help": "The same of the passage ids in train_data."})
+    positive_label: str | None = field(
+        default=None, metadata={"help": "Keep the pairs with this label alone, such as 1 for duplicate questions."}
+    )
+    max_negatives: int | None = field(
+        default=None, metadata={"help": "Columns of negatives, where train_data has lists of them."}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
+    )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Query, positive, negatives, in order; default: all columns of text, as they stand."},
+    )
+    max_rows_per_source: int | None = field(
+        default=None, metadata={"help": "Take this many rows of each source at most, at random."}
+    )
+    eval_tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders in BEIR layout, mteb tasks or benchmarks to evaluate the trained model on."},
+    )
+    qrels: str = field(
+        default="test", metadata={"help": "Judgements of folders in eval_tasks to take, of several in `qrels/`."}
+    )
+    missing: Literal["error", "drop"] = field(
+        default="error", metadata={"help": "Judgements of texts that are not there: an error, or dropped and counted."}
+    )
+    held_out_queries: int | None = field(
+        default=None,
+        metadata={"help": "Hold so many queries of each source out and evaluate on them, not on eval_tasks: to tune."},
+    )
+    held_out_documents: int = field(
+        default=1000, metadata={"help": "Documents of a held-out collection, most of them passages of training pairs."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.held_out_queries is not None and not 0 < self.held_out_queries <= self.held_out_documents:
+            raise ValueError(
+                f"held_out_queries={self.held_out_queries} must be positive and at most "
+                f"held_out_documents={self.held_out_documents}"
+            )
+
+    @property
+    def judging(self) -> Judging:
+        """How the judgements of folders are taken; held-out collections have but one kind."""
+        return Judging(missing=self.missing) if self.held_out_queries else Judging(self.qrels, self.missing)
+
+    def find_tasks(self) -> list[str]:
+        """Return the tasks, with folders found below data_dir."""
+        return [self.find(task) for task in self.eval_tasks]
+
+    def find(self, name: Any) -> Any:
+        """Return a name, below data_dir if there is such a file or folder there."""
+        below = Path(self.data_dir or ".")
+        return str(below / name) if name is not None and (below / name).exists() else name
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train, with which loss."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Model to start from: path or Hub id; `static:` before it distils it to token embeddings."}
+    )
+    static_dim: int | None = field(
+        default=None,
+        metadata={"help": "Train new static token embeddings of this many dimensions, with the model's tokenizer."},
+    )
+    num_hidden_layers: int | None = field(
+        default=None, metadata={"help": "Keep so many of a transformer's first layers, for a small model."}
+    )
+    pooling: Literal["mean", "cls", "lasttoken"] | None = field(
+        default=None, metadata={"help": "How token vectors become one, if not as the model has it."}
+    )
+    max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
+    loss: Loss = field(
+        default="mnrl",
+        metadata={"help": "In-batch negatives; cached for large batches; gist to mask false negatives; or splade."},
+    )
+    loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+    gather_across_devices: bool = field(
+        default=False, metadata={"help": "Take negatives from the batches of all devices, which share a stratum."}
+    )
+    mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
+    guide_model: str | None = field(
+        default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
+    )
+    query_regularizer_weight: float = field(default=5e-5, metadata={"help": "Of splade: how sparse queries are."})
+    document_regularizer_weight: float = field(default=3e-5, metadata={"help": "Of splade: how sparse documents are."})
+
+    def __post_init__(self) -> None:
+        if (self.guide_model is not None) != (self.loss in ("gist", "cached_gist")):
+            raise ValueError(
+                f"loss={self.loss!r} with guide_model={self.guide_model!r}: gist and cached_gist need a guide_model, "
+                "no other loss takes one"
+            )
+
+
+@dataclass
+class ClusterArguments:
+    """How to cluster; used where batches come from clusters."""
+
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Model that embeds the pairs, `static:` before it distils it. Default: the trained one."},
+    )
+    n_clusters: str | None = field(
+        default=None, metadata={"help": "Clusters of each source; 10 by default. `auto`: eight global batches each."}
+    )
+    cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
+    max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
+    global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
+    false_negative_threshold: float | None = field(
+        default=None, metadata={"help": "Similarity from which on passages count as false negatives of one another."}
+    )
+    truncate_dim: int | None = field(default=None, metadata={"help": "Dimensions to keep of the encoder's vectors."})
+    key: Key = field(default="query", metadata={"help": "Text that decides the cluster."})
+    cluster_seed: int = field(default=0, metadata={"help": "Seed of k-means; the run's own seed is `seed`."})
+    encoder_batch_size: int | None = field(
+        default=None, metadata={"help": "Texts that the encoder sees at once; by the kind of encoder if absent."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where embeddings, centroids and labels are kept."})
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self, columns: list[str] | None = None, show_progress_bar: bool = True) -> AttachOptions:
+        """Return the options of attaching clusters, checked; `columns` are those of the data."""
+        return AttachOptions(
+            ClusterOptions(
+                parse_n_clusters(self.n_clusters),
+                self.cluster_size,
+                self.max_cluster_size,
+                self.global_batch_size,
+                self.key,
+                self.cluster_seed,
+            ),
+            columns,
+            false_negative_threshold=self.false_negative_threshold,
+            truncate_dim=self.truncate_dim,
+            batch_size=self.encoder_batch_size,
+            cache_dir=self.cache_dir,
+            show_progress_bar=show_progress_bar,
+        )
+
+
+# Of both kinds, since each trainer insists on its own; they have the same fields.
+@dataclass
+class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments):  # type: ignore[misc]
+    """The trainer's own arguments; `batch_sampler` names a strategy."""
+
+    batch_sampler: Strategy = field(
+        default="cluster",
+        metadata={"help": "Batch strategy: random rows, rows of one source, or of one cluster."},
+    )
+    random_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
+    )
+    source_alpha: float = field(
+        default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
+    )
+    keep_false_negatives_apart: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep false negatives apart, where pairs have keys that tell of them: clustering brings them."
+        },
+    )
+    report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
+
+    def __post_init__(self) -> None:
+        self.strategy: Strategy = self.batch_sampler
+        distinct = FALSE_NEGATIVE_KEYS if self.keep_false_negatives_apart else None
+        configure = partial(ClusterBatchSampler.configure, distinct=distinct, random_fraction=self.random_fraction)
+        samplers: dict[Strategy, Any] = {
+            "random": BatchSamplers.BATCH_SAMPLER,
+            "source": configure(strata=(SOURCE,)),
+            "cluster": configure(),
+        }
+        self.batch_sampler = samplers[self.strategy]
+        if self.strategy != "random":
+            self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
+        super().__post_init__()

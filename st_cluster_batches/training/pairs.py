@@ -1,0 +1,140 @@
+"""The pairs that a recipe trains on: loaded, held out of, and labelled."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+
+from st_cluster_batches.batches.sources import has_source_labels
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE
+from st_cluster_batches.data.holdout import hold_out
+from st_cluster_batches.data.loading import Choice, load_training_data
+from st_cluster_batches.data.meaning import check_meaning
+from st_cluster_batches.data.naming import name_files
+from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
+from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, list[str]]:
+    """Load the training pairs, and say what the trained model is to be evaluated on.
+
+    Args:
+        recipe: All parameters.
+        held_out: Folder for collections that are held out of the pairs, if the recipe asks for them.
+
+    Returns:
+        The pairs, and the tasks: the recipe's own, or the held-out collections.
+
+    Raises:
+        ValueError: If datasets do not fit together.
+        FileNotFoundError: If a file is missing.
+    """
+    data, seed = recipe.data, recipe.training.data_seed or 0
+    choice = Choice(
+        data.split,
+        data.config,
+        data.revision,
+        data.find(data.queries),
+        data.find(data.corpus),
+        data.positive_label,
+        data.max_negatives,
+        None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
+    )
+    has_sources = SOURCE not in (data.columns or ())
+    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources, choice)
+    dataset = _choose_columns(dataset, data.columns)
+    if data.held_out_queries is None:
+        return dataset, data.find_tasks()
+    if isinstance(dataset, DatasetDict):
+        raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
+    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
+    folders = name_files(collections)
+    with PartialState().main_process_first():
+        for name, collection in collections.items():
+            collection.write(held_out / folders[name], name)
+    return dataset, [str(held_out / folders[name]) for name in collections]
+
+
+def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> Dataset | DatasetDict:
+    """Let rows show query, positive and negatives in this order, whatever the strategy, and log which is which."""
+    found = []
+
+    def choose(part: Dataset) -> Dataset:
+        labels = find_labels(part, columns)
+        if SOURCE in labels:
+            refuse_text(len(read_sources(part)[0]), len(part), SOURCE)
+        roles = find_roles(part, columns, labels)
+        if not roles.is_given:
+            check_meaning(part, roles.texts)
+        found.append(roles)
+        return select_roles(part, roles, labels)
+
+    chosen = (
+        DatasetDict({name: choose(part) for name, part in dataset.items()})
+        if isinstance(dataset, DatasetDict)
+        else choose(dataset)
+    )
+    tell_roles(found)
+    return chosen
+
+
+def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list[str]:
+    """Return the columns of a dataset, or of any in a DatasetDict, that are labels of ours.
+
+    Args:
+        dataset: The pairs.
+        columns: The columns that the recipe names as texts, if it does: `source` may be one.
+    """
+    found: set[str] = set()
+    for part in dataset.values() if isinstance(dataset, DatasetDict) else [dataset]:
+        own = {name for name in LABEL_COLUMNS if name in part.column_names}
+        if SOURCE in (columns or ()) or (CLUSTER in own and not has_source_labels(part)):
+            own.discard(SOURCE)
+        found |= own
+    return [name for name in LABEL_COLUMNS if name in found]
+
+
+def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
+    """Attach clusters if the strategy needs them and the pairs have none.
+
+    Args:
+        dataset: The training pairs.
+        recipe: All parameters.
+
+    Returns:
+        The pairs, perhaps labelled, and the clustering that labelled them.
+    """
+    clusters = recipe.clusters
+    if recipe.training.strategy != CLUSTER or _has_labels(dataset):
+        unused = [one.name for one in fields(clusters) if one.name in recipe.given]
+        if recipe.training.strategy == CLUSTER and unused:
+            logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
+        return dataset, None
+    # Every process takes part: each embeds its share.
+    return cluster_dataset(
+        dataset,
+        clusters.encoder or recipe.model.model_name_or_path,
+        clusters.options(recipe.data.columns, show_progress_bar=not recipe.training.disable_tqdm),
+    )
+
+
+def _has_labels(dataset: Dataset | DatasetDict) -> bool:
+    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
+    return all(CLUSTER in part.column_names for part in parts)
+
+
+def find_columns(dataset: Any) -> list[str]:
+    """Return the columns of a dataset, or of the first one in a DatasetDict."""
+    names = dataset.column_names
+    columns: list[str] = next(iter(names.values())) if isinstance(names, dict) else names
+    return columns
