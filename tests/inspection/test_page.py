@@ -38,8 +38,9 @@ def hostile() -> Dataset:
     queries[: len(HOSTILE)] = HOSTILE
     passages[: len(HOSTILE)] = HOSTILE[::-1]
     sources = ["<b>bold</b>"] * 60 + ["plain"] * 60
-    columns = {"query": queries, "passage": passages, "source": sources}
-    return Dataset.from_dict({**columns, **{name: data[name][:] for name in ("cluster", "false_negative_keys")}})
+    clusters = [cluster + 3 * (row // 60) for row, cluster in enumerate(data["cluster"])]  # each within one source
+    columns = {"query": queries, "passage": passages, "source": sources, "cluster": clusters}
+    return Dataset.from_dict({**columns, "false_negative_keys": data["false_negative_keys"][:]})
 
 
 def read_data(page: Path) -> dict[str, Any]:
