@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from datetime import timedelta
 from functools import cache
 from itertools import count
 from threading import Timer
-from types import TracebackType
+from types import GeneratorType, TracebackType
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -23,6 +24,8 @@ PATIENCE = 30.0  # seconds that a process waits for others before it says so
 # Embedding and evaluation take hours; the default time-out of a collective is some minutes.
 _LONGEST_WAIT = timedelta(days=30)
 _calls = count()  # of all processes alike, if all make the same ones
+# Generators that are suspended while a process works and the others wait for it: of accelerate and transformers.
+_FIRST = ("main_process_first", "local_main_process_first", "_goes_first")
 
 
 @dataclass
@@ -57,6 +60,7 @@ class ProcessGroup:
         n_launched = int(os.environ.get("WORLD_SIZE", "1"))
         if n_launched == 1:
             return cls(call=call)
+        _refuse_main_process_first(call)
         import torch
         from accelerate import PartialState
 
@@ -210,3 +214,16 @@ def _make_patient_group() -> Any:
     import torch.distributed
 
     return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+
+
+def _refuse_main_process_first(call: str) -> None:
+    """Raise a RuntimeError within `main_process_first()`: there the others wait for this process, and it for them.
+
+    That context manager leaves no trace but its generator, which is suspended while its block runs.
+    """
+    for one in gc.get_objects():
+        if isinstance(one, GeneratorType) and one.gi_frame is not None and one.gi_code.co_name in _FIRST:
+            raise RuntimeError(
+                f"{call} is a call of all ranks together, and within main_process_first() the others wait until this "
+                "one has left: make the call outside of it, on every rank"
+            )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from workers import launch
 
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -68,16 +67,19 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("how", ["alone", "first"])
-def test_who_waits_in_vain_says_for_whom_and_that_all_must_call(tmp_path: Path, how: str) -> None:
+def test_who_waits_in_vain_says_for_whom_and_that_all_must_call(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(WAITING)
-    done = launch(tmp_path / "script.py", tmp_path / "cache", how)
-    whom = "the others" if how == "alone" else "process 1, not there yet"
-    line = (
-        f"rank 0 WARNING Process 0 of 2 has waited 1 s in attach_clusters for {whom}. Every rank must make this call"
-    )
+    done = launch(tmp_path / "script.py", tmp_path / "cache", "alone")
+    line = "rank 0 WARNING Process 0 of 2 has waited 1 s in attach_clusters for the others. Every rank must"
     assert done.stderr.count(line) == 1, done.stderr
     assert done.stderr.count("has waited") == 1
+
+
+def test_a_call_within_main_process_first_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(WAITING)
+    done = launch(tmp_path / "script.py", tmp_path / "cache", "first")
+    assert done.returncode != 0
+    assert "attach_clusters is a call of all ranks together, and within main_process_first()" in done.stderr
 
 
 def test_who_waits_for_one_at_work_gives_no_warning(tmp_path: Path) -> None:
