@@ -137,7 +137,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         """(datasets,) the global batches that each dataset has."""
         available: npt.NDArray[np.int64] = np.array(
             [
-                len(sampler) // self.world_size if self._may_fill_batch(sampler) else 0
+                0 if getattr(sampler, "fills_no_batch", False) else len(sampler) // self.world_size
                 for sampler in self.batch_samplers
             ],
             dtype=np.int64,
@@ -154,11 +154,6 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         if not available.any():
             raise ValueError(f"No dataset fills a global batch of {size}; lower per_device_train_batch_size")
         return available
-
-    def _may_fill_batch(self, sampler: Any) -> bool:
-        """Whether a dataset has rows enough; one of ours that has not may refuse to tell its length."""
-        is_ours = isinstance(sampler, ClusterBatchSampler) and (sampler.world_size > 1 or sampler.drop_last)
-        return not is_ours or len(sampler.dataset) >= sampler.batch_size * sampler.world_size
 
     def _name(self, at: int) -> str:
         """Name a dataset as its `DatasetDict` does, as far as the trainer can be found."""

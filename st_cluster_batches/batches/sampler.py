@@ -174,8 +174,13 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def is_left_out(self) -> bool:
         """Whether this is one of many datasets, too small for a global batch: it does not stop the others."""
+        return self._is_one_of_many and self.fills_no_batch
+
+    @property
+    def fills_no_batch(self) -> bool:
+        """Whether the dataset has too few rows for a single global batch, and may make no short one."""
         is_short = len(self.dataset) < self.batch_size * self.world_size
-        return self._is_one_of_many and self._stock is None and is_short and (self.world_size > 1 or self.drop_last)
+        return self._stock is None and is_short and (self.world_size > 1 or self.drop_last)
 
     @property
     def counts(self) -> PlanCounts:

@@ -89,10 +89,9 @@ def find_position(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def read_clusters(
-    pairs: Pairs, nearest: ChunkedArray, centroids: Mapping[str, Centroids], low: int, high: int
+    pairs: Pairs, nearest: ChunkedArray, first_cluster: Mapping[str, int], low: int, high: int
 ) -> npt.NDArray[np.int64]:
-    """Return the clusters of the rows from one up to another, with numbers that are unique across sources."""
-    first_cluster = number_clusters(centroids)
+    """Return the clusters of the rows from one up to another; `number_clusters` gives the first of each source."""
     offsets = np.asarray([first_cluster[name] for name in pairs.sources], dtype=np.int64)
     clusters: npt.NDArray[np.int64] = nearest.slice(low, high)["cluster"] + offsets[pairs.source_of_row[low:high]]
     return clusters

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,7 +58,12 @@ class Clustering:
 
     def first_cluster(self, source: str) -> int:
         """Return the number of a source's first cluster; see `number_clusters`."""
-        return number_clusters(self.centroids)[source]
+        return self._first_clusters[source]
+
+    @cached_property
+    def _first_clusters(self) -> dict[str, int]:
+        # Numbers are hashes of all centroids: a stream asks for them with every batch.
+        return number_clusters(self.centroids)
 
     def attach(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from st_cluster_batches.clusters.assigning import assign_rows, digest_array, read_clusters
+from st_cluster_batches.clusters.assigning import assign_rows, digest_array, number_clusters, read_clusters
 from st_cluster_batches.clusters.false_negatives import find_keys, warn_of_meetings
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
@@ -93,8 +93,9 @@ def _make_labels(
 
     def write() -> None:
         reports: dict[str, dict[str, Any]] = {}
+        first_cluster = number_clusters(centroids)
         for one, assigned, path in zip(vectors, nearest, paths, strict=True):
-            read = partial(read_clusters, one.pairs, assigned, centroids)
+            read = partial(read_clusters, one.pairs, assigned, first_cluster)
             columns: dict[str, Any] = {CLUSTER: lambda low, high, read=read: pa.array(read(low, high))}
             report: dict[str, Any] = {}
             if not one.pairs.targets:

@@ -188,6 +188,9 @@ def _find_stored(
     """Collect the vectors of one side from every dataset that has been embedded; which rows have one is second."""
     vectors: Vectors | None = None
     is_known = np.zeros(len(row_keys), dtype=bool)
+    order = np.argsort(row_keys, kind="stable")
+    ordered = row_keys[order]
+    first = order[np.searchsorted(ordered, ordered)]  # rows with equal keys share what the first of them finds
     for path in sorted(cache.folder.glob(f"{_index_prefix(encoder)}*.json")):
         index = json.loads(path.read_text(encoding="utf-8"))
         stored = ChunkedArray.at(cache.folder / index["sides"].get(side, "none"), index["rows"])
@@ -195,12 +198,11 @@ def _find_stored(
         if is_known.all() or not (stored.is_complete() and stored_keys.is_complete()):
             continue
         rows = np.full(len(row_keys), -1)
-        order = np.argsort(row_keys, kind="stable")
         for low, _, keys in stored_keys:
-            at = np.minimum(np.searchsorted(row_keys[order], keys), len(order) - 1)
-            hits = np.flatnonzero(row_keys[order[at]] == keys)
+            at = np.minimum(np.searchsorted(ordered, keys), len(order) - 1)
+            hits = np.flatnonzero(ordered[at] == keys)
             rows[order[at[hits]]] = low + hits
-        rows = _spread_to_repeats(rows, row_keys, order)
+        rows[order] = rows[first]
         wanted = np.flatnonzero((rows >= 0) & ~is_known)
         if len(wanted):
             sorted_rows, back = np.unique(rows[wanted], return_inverse=True)
@@ -210,11 +212,3 @@ def _find_stored(
             vectors[wanted] = taken
             is_known[wanted] = True
     return vectors, is_known
-
-
-def _spread_to_repeats(rows: Rows, row_keys: npt.NDArray[np.uint64], order: Rows) -> Rows:
-    """Give rows with equal keys the row that the first of them has found."""
-    first = np.searchsorted(row_keys[order], row_keys[order])
-    spread = rows.copy()
-    spread[order] = rows[order[first]]
-    return spread
