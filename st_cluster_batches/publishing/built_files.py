@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
-from st_cluster_batches.storage.cache import temporary_name, write_atomically
+from st_cluster_batches.storage.cache import write_atomically
 
 BUILT_FILES = ".built.json"  # hashes of the files that the last build wrote, in the folder itself; never published
 
@@ -46,21 +45,6 @@ def list_built_files(folder: Path) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {path.relative_to(folder).as_posix(): _hash_file(path) for path in paths}
     write_atomically(folder / BUILT_FILES, json.dumps(hashes, indent=1) + "\n")
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put a folder in the place of another; if that fails, the old one is as it was."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = temporary_name(folder.with_name(f"{folder.name}.old"))
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _hash_file(path: Path) -> str:

@@ -18,11 +18,11 @@ from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDE
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
-from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files, replace_folder
+from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
-from st_cluster_batches.storage.cache import temporary_name
+from st_cluster_batches.storage.cache import replace_folder
 from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE, hide_places
 
 logger = logging.getLogger(__name__)
@@ -129,16 +129,12 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
     card = output / CARD
     earlier = card.read_text(encoding="utf-8") if card.is_file() else None
     refuse_other_files(output, CARD)
-    stage = temporary_name(output)
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    try:
+    with replace_folder(output, is_own=lambda _: True) as stage:  # all of the old one has been found to be a build's
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
         fill(stage, earlier)
         refuse_private_content(stage)
         list_built_files(stage)
-        replace_folder(stage, output)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return output
 
 

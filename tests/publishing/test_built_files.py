@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from st_cluster_batches.publishing.built_files import list_built_files, refuse_other_files, replace_folder
+from st_cluster_batches.publishing.built_files import list_built_files, refuse_other_files
+from st_cluster_batches.storage.cache import replace_folder
 
 
 @pytest.fixture
@@ -46,11 +47,11 @@ def test_a_changed_file_an_unlisted_folder_and_a_file_stop_a_build(built: Path, 
 
 def test_a_failed_replacement_leaves_the_old_folder_whole(built: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in built.rglob("*"))
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "missing", built)
+    with pytest.raises(FileNotFoundError), replace_folder(built, lambda _: True):
+        pass  # nothing is written that could take its place
     assert sorted(path.name for path in built.rglob("*")) == before
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "a").write_text("a")
-    replace_folder(tmp_path / "new", built)
+    with replace_folder(built, lambda _: True) as new:
+        new.mkdir()
+        (new / "a").write_text("a")
     assert [path.name for path in built.iterdir()] == ["a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["built"]
