@@ -16,11 +16,23 @@ if TYPE_CHECKING:
     from st_cluster_batches.clusters.attach import attach_clusters, fit_clusters
     from st_cluster_batches.clusters.clustering import Clustering
     from st_cluster_batches.inspection.measuring import inspect
+    from st_cluster_batches.losses.guided import (
+        CachedGuidedMultipleNegativesRankingLoss,
+        GuidedMultipleNegativesRankingLoss,
+    )
+    from st_cluster_batches.losses.multi_vector import (
+        CachedGuidedMultiVectorMultipleNegativesRankingLoss,
+        GuidedMultiVectorMultipleNegativesRankingLoss,
+    )
 
 __all__ = [
+    "CachedGuidedMultiVectorMultipleNegativesRankingLoss",
+    "CachedGuidedMultipleNegativesRankingLoss",
     "ClusterBatchSampler",
     "ClusterMultiDatasetBatchSampler",
     "Clustering",
+    "GuidedMultiVectorMultipleNegativesRankingLoss",
+    "GuidedMultipleNegativesRankingLoss",
     "attach_clusters",
     "export_batches",
     "fit_clusters",
@@ -28,9 +40,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CachedGuidedMultiVectorMultipleNegativesRankingLoss": "losses.multi_vector",
+    "CachedGuidedMultipleNegativesRankingLoss": "losses.guided",
     "ClusterBatchSampler": "batches.sampler",
     "ClusterMultiDatasetBatchSampler": "batches.multi_dataset",
     "Clustering": "clusters.clustering",
+    "GuidedMultiVectorMultipleNegativesRankingLoss": "losses.multi_vector",
+    "GuidedMultipleNegativesRankingLoss": "losses.guided",
     "attach_clusters": "clusters.attach",
     "export_batches": "batches.export",
     "fit_clusters": "clusters.attach",

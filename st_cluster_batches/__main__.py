@@ -131,6 +131,9 @@ def _add_attach(add: _Add) -> None:
     attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
     attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
+    attach.add_argument(
+        "--guide", action="store_true", help="keep the vectors of all texts, by which the guided losses mask"
+    )
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
 

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from st_cluster_batches.storage.cache import write_whole
@@ -26,11 +28,54 @@ LABEL_COLUMNS = (SOURCE, CLUSTER, FALSE_NEGATIVE_KEYS)
 # The columns that sentence-transformers takes as training labels.
 TARGET_COLUMNS = ("label", "labels", "score", "scores")
 
+# Row keys, by which a guided loss finds the vectors of a row, pass the collator under one of these names.
+ROW_KEY = "label"
+
 # What a batch may show beside texts without their being taken for text: training labels, and which dataset it is of.
 NO_TEXT_COLUMNS = (*TARGET_COLUMNS, "dataset_name")
 
 _ROWS = 100_000  # written at once
+_KEYS_READ = 1000  # rows of a column of which all need to be row keys
+_CHECK_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _HIDING = "_st_cluster_batches_hiding"  # attribute of a dataset: its format before and after its labels were hidden
+
+
+def certify_keys(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Make row keys of hashes: the last of their eight bytes is a checksum of the others.
+
+    So a column `label` of row keys is told from labels to learn from, wherever a file or the Hub has taken it.
+
+    Args:
+        hashes: (n,) hashes, of which 56 bits are kept: among ten million rows, two collide once in a thousand cases.
+
+    Returns:
+        (n,) int64 keys.
+    """
+    body = hashes & ~np.uint64(0xFF)
+    return (body | _checksum(body)).view(np.int64)
+
+
+def are_row_keys(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Return (n,) whether values can be row keys; of labels to learn from, hardly one in 256 passes for one."""
+    if values.dtype != np.int64:
+        return np.zeros(len(values), dtype=bool)
+    keys = np.ascontiguousarray(values).view(np.uint64)
+    body = keys & ~np.uint64(0xFF)
+    is_key: npt.NDArray[np.bool_] = (body != 0) & ((keys & np.uint64(0xFF)) == _checksum(body))
+    return is_key
+
+
+def _checksum(body: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return (body ^ (body >> np.uint64(31))) * _CHECK_MULTIPLIER >> np.uint64(56)
+
+
+def has_row_keys(dataset: Dataset) -> bool:
+    """Return whether the column `label` of a dataset holds row keys, by its first rows."""
+    if ROW_KEY not in dataset.column_names or not len(dataset):
+        return False
+    rows = dataset.with_format("arrow", columns=[ROW_KEY])[: min(len(dataset), _KEYS_READ)]
+    column = rows[ROW_KEY]
+    return bool(column.null_count == 0 and pa.types.is_int64(column.type) and are_row_keys(column.to_numpy()).all())
 
 
 def write_labels(path: Path, n_rows: int, labels: Mapping[str, Callable[[int, int], pa.Array]]) -> None:

@@ -93,6 +93,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.overwrite,
             arguments.cache_dir,
             trust_remote_code=arguments.trust_remote_code,
+            guide=arguments.guide,
         )
         check_output(arguments.out)
         data = load_data(arguments.data, _read_choice(arguments))

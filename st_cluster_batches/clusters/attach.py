@@ -44,6 +44,7 @@ def attach_clusters(
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
+    guide: bool = False,
 ) -> AnyDataset:
     """Label every row with its cluster, and with keys that it shares with its false negatives.
 
@@ -52,7 +53,8 @@ def attach_clusters(
 
     Returns:
         The dataset with two columns after its own: `cluster`, an int64 number, and `false_negative_keys`, a list of
-        int64 keys. Pairs with labels or scores, whose losses take no in-batch negatives, get no keys.
+        int64 keys. Pairs with labels or scores, whose losses take no in-batch negatives, get no keys. With `guide` a
+        third, `label`: the row key that `GuidedMultipleNegativesRankingLoss` reads.
     """
     options = AttachOptions(
         ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter),
@@ -64,6 +66,7 @@ def attach_clusters(
         overwrite,
         cache_dir,
         show_progress_bar,
+        guide=guide,
     )
     return cluster_dataset(dataset, encoder, options)[0]
 
@@ -107,7 +110,7 @@ def cluster_dataset(
         )
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
-        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache)
+        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide)
     clustering = replace(clustering, manifest={**clustering.manifest, "false_negatives": report})
     named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
     return (DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]), clustering

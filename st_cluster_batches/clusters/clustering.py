@@ -76,6 +76,7 @@ class Clustering:
         overwrite: bool = False,
         cache_dir: str | Path | None = None,
         show_progress_bar: bool = True,
+        guide: bool = False,
     ) -> AnyDataset:
         """Label rows, old or new, by their nearest centroid.
 
@@ -88,6 +89,7 @@ class Clustering:
             overwrite: Whether to replace label columns that the dataset has.
             cache_dir: Where embeddings and labels are kept; a folder in the datasets cache by default.
             show_progress_bar: Whether to show progress.
+            guide: See `attach_clusters`; not for an IterableDataset.
 
         Returns:
             The dataset with the columns `cluster` and `false_negative_keys` after its own.
@@ -101,12 +103,18 @@ class Clustering:
         batch_size = None if batch_size is None else as_count("batch_size", batch_size)
         encoder = replace(self.get_encoder(), batch_size=batch_size)
         if isinstance(dataset, IterableDataset):
-            if false_negative_threshold is not None:
-                raise ValueError("false_negative_threshold= needs all rows at once; an IterableDataset has no such")
+            for name, value in (("false_negative_threshold", false_negative_threshold), ("guide", guide or None)):
+                if value is not None:
+                    raise ValueError(f"{name}= needs all rows at once, which an IterableDataset does not give")
             assign = replace(self, encoder=encoder).assign
             return label_stream(dataset, assign, key, columns, source_column, overwrite)
         options = AttachOptions(
-            ClusterOptions(key=key), columns, source_column, false_negative_threshold, overwrite=overwrite
+            ClusterOptions(key=key),
+            columns,
+            source_column,
+            false_negative_threshold,
+            overwrite=overwrite,
+            guide=guide,
         )
         dataset = as_datasets(dataset, "Clustering.attach")
         with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
@@ -114,7 +122,7 @@ class Clustering:
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]
-            labelled, _ = label_rows(vectors, self.centroids, key, options.false_negative_threshold, cache)
+            labelled, _ = label_rows(vectors, self.centroids, key, options.false_negative_threshold, cache, guide)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
         return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
 

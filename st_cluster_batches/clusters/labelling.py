@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, number_clusters, read_clusters
 from st_cluster_batches.clusters.false_negatives import find_keys, warn_of_meetings
+from st_cluster_batches.clusters.guide import make_row_keys, write_guide
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, join_labels, write_labels
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, join_labels, write_labels
 from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -33,6 +34,7 @@ def label_rows(
     key: Key,
     threshold: float | None,
     cache: SharedCache,
+    guide: bool = False,
 ) -> tuple[list[Dataset], dict[str, Any]]:
     """Attach clusters and false-negative keys; a second call with the same inputs reads them from the cache.
 
@@ -42,6 +44,7 @@ def label_rows(
         key: The text that decides the cluster.
         threshold: Similarity from which on passages count as nearly equal; None for equal texts alone.
         cache: Where labels are kept, and who shares the work.
+        guide: Whether rows get their keys, and the vectors of all columns are indexed by these.
 
     Returns:
         The labelled datasets, and a report on the rows that would be false negatives of one another.
@@ -51,12 +54,16 @@ def label_rows(
         {name: digest_array(one) for name, one in centroids.items()},
     )
     faiss_version, fingerprint = require_faiss().__version__, vectors[0].encoder.fingerprint
-    name = f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION)}"
+    if guide:
+        for one in vectors:
+            write_guide(one)
+    guided = ["guide"] if guide else []
+    name = f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION, *guided)}"
     paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(vectors))]
     seal_path = cache.folder / f"{name}.json"
     report = cache.processes.decide(lambda: read_seal(paths, seal_path))
     if report is None:
-        _make_labels(vectors, centroids, key, threshold, cache, paths, seal_path)
+        _make_labels(vectors, centroids, key, threshold, cache, guide, paths, seal_path)
         report = read_seal(paths, seal_path)
         assert report is not None, "labels that were just written are there"
     else:
@@ -83,6 +90,7 @@ def _make_labels(
     key: Key,
     threshold: float | None,
     cache: SharedCache,
+    guide: bool,
     paths: Sequence[Path],
     seal_path: Path,
 ) -> None:
@@ -102,11 +110,19 @@ def _make_labels(
                 clusters = None if threshold is None else read(0, len(one))
                 keys, report = find_keys(one, clusters, threshold)
                 columns[FALSE_NEGATIVE_KEYS] = keys.to_arrow
+            if guide:
+                columns[ROW_KEY] = partial(_read_row_keys, one)
             write_labels(path, len(one), columns)
             reports[one.pairs.name or "all"] = report
         seal(list(paths), seal_path, reports)
 
     cache.processes.once(write, None)
+
+
+def _read_row_keys(vectors: PairVectors, low: int, high: int) -> pa.Array:
+    if low == high:
+        return pa.array([], pa.int64())
+    return pa.array(make_row_keys(vectors.row_hashes.slice(low, high), vectors.encoder.fingerprint))
 
 
 def _tell_of_keys(pairs: Pairs, report: dict[str, Any]) -> None:

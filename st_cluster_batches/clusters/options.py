@@ -85,6 +85,8 @@ class AttachOptions:
         cache_dir: Where embeddings, centroids and labels are kept; a folder in the datasets cache by default.
         show_progress_bar: Whether to show progress.
         trust_remote_code: Whether code that comes with the encoder may run.
+        guide: Whether to embed queries, positives and negatives, and to give every row its key, a column `label` by
+            which a guided loss finds their vectors.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
@@ -97,6 +99,7 @@ class AttachOptions:
     cache_dir: str | Path | None = None
     show_progress_bar: bool = True
     trust_remote_code: bool = False
+    guide: bool = False
 
     def __post_init__(self) -> None:
         for name in ("truncate_dim", "batch_size"):
@@ -116,7 +119,7 @@ class AttachOptions:
             needs_passages = f"key={self.clusters.key!r}"
         elif self.false_negative_threshold is not None:
             needs_passages = "false_negative_threshold="
-        return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns)
+        return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns, self.guide)
 
 
 def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:

@@ -1,4 +1,4 @@
-"""The folder that `attach` leaves: labelled rows and the clustering that labelled them, both old or both new."""
+"""The folder that `attach` leaves: labelled rows, their clustering and any vectors, all old or all new."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, Clustering
+from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _DATA_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
-_OWN = {*_DATA_FILES, CENTROIDS_FILE, MANIFEST_FILE, ENCODER_FOLDER}
+_OWN = {*_DATA_FILES, CENTROIDS_FILE, MANIFEST_FILE, ENCODER_FOLDER, VECTORS_FOLDER}
 
 
 def is_saved_data(folder: Path) -> bool:
@@ -64,6 +65,7 @@ def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Cluster
     with replace_folder(out.resolve(), lambda path: path.name in _OWN or _is_data(path)) as temporary:
         labelled.save_to_disk(str(temporary))
         clustering.save(temporary)
+        copy_guides(labelled, temporary)
 
 
 def check_belonging(folder: Path, parts: Iterable[Dataset]) -> None:

@@ -46,14 +46,14 @@ class PairVectors:
     pairs: Pairs
     encoder: Encoder
     cache: SharedCache
-    _sides: dict[Side, ChunkedArray] = field(default_factory=dict, init=False, repr=False)
+    _columns: dict[int, ChunkedArray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def name(self, key: Key) -> list[str]:
         """Return what tells these vectors of a key from all others; nothing is embedded."""
-        return [self._folder_name(side) for side in sides_of(key)]
+        return [self._folder_name(_position(side)) for side in sides_of(key)]
 
     def embed(self, key: Key) -> None:
         """Embed the sides of a key, going on where an earlier call ended.
@@ -74,14 +74,26 @@ class PairVectors:
         return join_sides([widen(self._side(side).take(rows)) for side in sides_of(key)])
 
     def _side(self, side: Side) -> ChunkedArray:
-        if side not in self._sides:
-            self._sides[side] = self._embed_side(side)
-        return self._sides[side]
+        return self.embed_column(_position(side))
 
-    def _embed_side(self, side: Side) -> ChunkedArray:
-        column = self.pairs.column_of(side)
+    def embed_column(self, position: int) -> ChunkedArray:
+        """Embed one column of the pairs, unless that has been done.
+
+        Args:
+            position: 0 for the queries, 1 for the positives, then the negatives, which are embedded as passages are.
+
+        Returns:
+            Their float16 vectors on disk, row by row.
+        """
+        if position not in self._columns:
+            self._columns[position] = self._embed_column(position)
+        return self._columns[position]
+
+    def _embed_column(self, position: int) -> ChunkedArray:
+        side: Side = "passage" if position else "query"
+        column = self.pairs.text_columns[position]
         texts = self.pairs.dataset.with_format(None, columns=[column])
-        array = ChunkedArray.at(self.cache.folder / self._folder_name(side), len(texts))
+        array = ChunkedArray.at(self.cache.folder / self._folder_name(position), len(texts))
 
         def make(chunk: int) -> npt.NDArray[np.float16]:
             low, high = array.bounds(chunk)
@@ -90,8 +102,9 @@ class PairVectors:
 
         if not array.is_complete():
             self._check_wordless(side, column)
-        array.fill(make, self.cache, "Embedding queries" if side == "query" else "Embedding passages")
-        self._register()
+        array.fill(make, self.cache, f"Embedding {('queries', 'passages')[position] if position < 2 else column}")
+        if position < 2:
+            self._register()
         return array
 
     def _check_wordless(self, side: Side, column: str) -> None:
@@ -109,13 +122,14 @@ class PairVectors:
                 f"their words: dataset.select([at for at in range(len(dataset)) if at not in {bad[:10]}])"
             )
 
-    def _folder_name(self, side: Side) -> str:
-        # By the texts of one side: another column of negatives embeds no query again.
-        texts = self.pairs.text_hashes[self.pairs.column_of(side)]
-        return f"vectors-{hash_values(self.encoder.fingerprint, side, texts)}"
+    def _folder_name(self, position: int) -> str:
+        # By the texts of one column: another column of negatives embeds no query again.
+        texts = self.pairs.text_hashes[self.pairs.text_columns[position]]
+        return f"vectors-{hash_values(self.encoder.fingerprint, 'passage' if position else 'query', texts)}"
 
     @cached_property
-    def _row_keys(self) -> ChunkedArray:
+    def row_hashes(self) -> ChunkedArray:
+        """(n,) the hash of each row's texts, on disk; see `hash_rows`."""
         columns = self.pairs.text_columns
         texts = self.pairs.dataset.with_format("arrow", columns=columns)
         hashes = [self.pairs.text_hashes[column] for column in columns]
@@ -125,10 +139,10 @@ class PairVectors:
 
     def _register(self) -> None:
         """Write down which vectors and row keys belong together."""
-        keys = self._row_keys
-        folders: dict[str, str] = {"query": self._folder_name("query")}
+        keys = self.row_hashes
+        folders: dict[str, str] = {"query": self._folder_name(0)}
         if len(self.pairs.text_columns) > 1:
-            folders["passage"] = self._folder_name("passage")
+            folders["passage"] = self._folder_name(1)
         content = {"keys": keys.folder.name, "rows": len(self), "sides": folders}
         name = f"{_index_prefix(self.encoder)}{keys.folder.name.removeprefix('row-keys-')}.json"
         self.cache.processes.once(lambda: write_atomically(self.cache.folder / name, json.dumps(content)), None)
@@ -176,6 +190,10 @@ def join_sides(sides: Sequence[Vectors]) -> Vectors:
     joined: Vectors = np.concatenate(sides, axis=1)
     joined /= np.sqrt(np.float32(len(sides)))
     return joined
+
+
+def _position(side: Side) -> int:
+    return ("query", "passage").index(side)
 
 
 def _index_prefix(encoder: Encoder) -> str:

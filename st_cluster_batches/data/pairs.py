@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, has_row_keys
 from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
 from st_cluster_batches.data.roles import Columns, Roles, find_roles, read_as_columns, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
@@ -43,12 +43,14 @@ class PairOptions:
         overwrite: Whether to replace label columns that the dataset has.
         needs_passages: Whatever needs a passage beside the query, as an error message names it; None if nothing does.
         columns: Query, positive, negatives, in order; by default those that a trainer would take. See `find_roles`.
+        needs_row_keys: Whether rows are to carry their keys, where a loss expects its labels.
     """
 
     source_column: str | None = SOURCE
     overwrite: bool = False
     needs_passages: str | None = None
     columns: Columns | None = None
+    needs_row_keys: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, list):
@@ -107,7 +109,8 @@ class Pairs:
         where = f"Dataset {name!r}" if name else "The dataset"
         if not 0 < len(dataset) < 1 << 31:
             raise ValueError(f"{where} has {len(dataset) or 'no'} rows; there is nothing to cluster, or too much")
-        if present := [column for column in (CLUSTER, FALSE_NEGATIVE_KEYS) if column in dataset.column_names]:
+        own = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_row_keys(dataset) else []))
+        if present := [column for column in own if column in dataset.column_names]:
             if not options.overwrite:
                 raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
             dataset = dataset.remove_columns(present)
@@ -119,6 +122,8 @@ class Pairs:
                 "beside it"
             )
         given, given_names = _rename_source(dataset, source, roles)
+        if options.needs_row_keys:
+            _check_free(roles, where)
         read = read_as_columns(dataset, roles.texts, [source] if source else [])
         if source not in (None, SOURCE):
             read = read.select_columns([*roles.texts, source]).rename_column(source, SOURCE)
@@ -144,10 +149,6 @@ class Pairs:
     def text_columns(self) -> list[str]:
         """Query, positive, then any negatives."""
         return list(self.roles.texts)
-
-    def column_of(self, side: Side) -> str:
-        """Return the column that holds the queries or the passages."""
-        return self.roles.texts[0 if side == "query" else 1]
 
     @property
     def targets(self) -> list[str]:
@@ -193,6 +194,18 @@ def _rename_source(dataset: Dataset, source: str | None, roles: Roles) -> tuple[
             )
         dataset = dataset.remove_columns(SOURCE)
     return dataset.rename_column(source, SOURCE), {str(source): SOURCE}
+
+
+def _check_free(roles: Roles, where: str) -> None:
+    """Check that a row can carry its key, in the one place from which a loss gets a number."""
+    if targets := [name for name in roles.targets if name in TARGET_COLUMNS]:
+        raise ValueError(
+            f"{where} has {targets} to learn from; a guide needs that place for row keys, and the losses that read "
+            f"labels take no negatives from the batch, so that there is nothing to guide. Leave guide=True away, or "
+            f"take them out: dataset.remove_columns({targets})"
+        )
+    if len(roles.texts) < 2:
+        raise ValueError(f"{where} has one column of text, {list(roles.texts)}; guide=True needs a passage beside it")
 
 
 def as_datasets(dataset: Any, caller: str) -> Any:

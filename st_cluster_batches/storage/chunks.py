@@ -152,6 +152,36 @@ class ChunkedArray:
         self._paths[chunk] = path
 
 
+class MappedRows:
+    """The rows of an array that is complete, mapped into memory: a few of them are read in any order, again and again.
+
+    Args:
+        array: The array; its chunks stay mapped, so that a read opens no file.
+    """
+
+    def __init__(self, array: ChunkedArray) -> None:
+        if not array.is_complete():
+            raise FileNotFoundError(f"{array.folder} lacks chunks; embed the texts again")
+        first = np.load(array._paths[0], mmap_mode="r")  # its header has the length of all
+        self.dimensions: int = first.shape[1]
+        self._dtype = first.dtype
+        self._chunk_rows = array.chunk_rows
+        self._chunks: list[Array] = []
+        for chunk in range(array.n_chunks):
+            low, high = array.bounds(chunk)
+            shape = (high - low, self.dimensions)
+            # As plain arrays: reading a row of a memmap takes several times as long.
+            self._chunks.append(np.asarray(np.memmap(array._paths[chunk], first.dtype, "r", first.offset, shape)))
+
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Array:
+        """Return the (n, d) rows with n numbers, in any order."""
+        taken = np.empty((len(rows), self.dimensions), dtype=self._dtype)
+        chunks, places = np.divmod(rows, self._chunk_rows)
+        for at, (chunk, place) in enumerate(zip(chunks.tolist(), places.tolist(), strict=True)):
+            taken[at] = self._chunks[chunk][place]
+        return taken
+
+
 def _digest(rows: Array) -> str:
     state = xxhash.xxh3_64(f"{rows.dtype} {rows.shape}".encode())
     state.update(np.ascontiguousarray(rows).view(np.uint8).data)

@@ -1,0 +1,281 @@
+"""The stored vectors as a guide: a row carries its key, and whoever has the key finds the row's vectors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.clusters.vectors import PairVectors, Vectors
+from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, certify_keys, has_row_keys
+from st_cluster_batches.data.roles import hold_columns
+from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically, write_whole
+from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
+
+VECTORS_FOLDER = "vectors"  # of the guide, beside labelled rows that `attach` has written
+_PREFIX = "guide-"
+_MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)
+_CHECKED_ROWS = 100  # whose texts are compared with their keys
+
+Keys = npt.NDArray[np.int64]
+
+
+def make_row_keys(hashes: npt.NDArray[np.uint64], encoder_hash: str) -> Keys:
+    """Return the (n,) keys of rows under an encoder: the same rows under another one have other keys."""
+    return certify_keys((hashes ^ np.uint64(int(encoder_hash[:16], 16))) * _MULTIPLIER)
+
+
+def write_guide(vectors: PairVectors) -> Path:
+    """Embed all columns of some pairs, and index their vectors by row key.
+
+    Args:
+        vectors: The pairs under the encoder that is to guide.
+
+    Returns:
+        The index, a small file that names the vectors; a second call with the same inputs finds it.
+    """
+    encoder, cache, columns = vectors.encoder, vectors.cache, vectors.pairs.text_columns
+    folders = [vectors.embed_column(at).folder.name for at in range(len(columns))]
+    hashes = vectors.row_hashes
+    name = f"{_PREFIX}{hash_values(encoder.fingerprint, hashes.folder.name, folders)}"
+
+    def write() -> None:
+        path = cache.folder / f"{name}.npy"
+        if not path.exists():
+            keys = make_row_keys(hashes.slice(0, len(vectors)), encoder.fingerprint)
+            order = np.argsort(keys, kind="stable")
+            with write_whole(path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.stack([keys[order], order]))
+        content = {
+            "keys": path.name,
+            "rows": len(vectors),
+            "columns": columns,
+            "vectors": folders,
+            "encoder": encoder.name,
+            "encoder_hash": encoder.fingerprint,
+        }
+        write_atomically(cache.folder / f"{name}.json", json.dumps(content, ensure_ascii=False))
+
+    cache.processes.once(write, None)
+    return cache.folder / f"{name}.json"
+
+
+def copy_guides(dataset: Dataset | DatasetDict, target: Path) -> None:
+    """Put the vectors of labelled rows beside them, so that both can be taken elsewhere.
+
+    Files are linked where the file system can, and take no room then.
+
+    Args:
+        dataset: Rows with row keys, or without: then nothing is copied.
+        target: The folder to be filled.
+    """
+    for index in {index.path: index for part in _parts_of(dataset) for index in _find_indices(part)}.values():
+        for name in (index.path.name, index.content["keys"], *index.content["vectors"]):
+            source, copy = index.path.parent / name, target / VECTORS_FOLDER / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir() and not copy.exists():
+                shutil.copytree(source, copy, copy_function=_link_or_copy)
+            elif not copy.exists():
+                _link_or_copy(str(source), str(copy))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The vectors of one dataset, by row key."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> _Index:
+        return cls(path, json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def is_complete(self) -> bool:
+        folder = self.path.parent
+        return (folder / self.content["keys"]).is_file() and all(
+            ChunkedArray.at(folder / name, self.content["rows"]).is_complete() for name in self.content["vectors"]
+        )
+
+    @cached_property
+    def keys(self) -> npt.NDArray[np.int64]:
+        """(2, rows) the keys in ascending order and the rows that have them, mapped into memory."""
+        mapped: npt.NDArray[np.int64] = np.load(self.path.parent / self.content["keys"], mmap_mode="r")
+        return mapped
+
+    @cached_property
+    def vectors(self) -> list[MappedRows]:
+        folder = self.path.parent
+        arrays = [ChunkedArray.at(folder / name, self.content["rows"]) for name in self.content["vectors"]]
+        return [MappedRows(array) for array in arrays]
+
+    def find(self, keys: Keys) -> npt.NDArray[np.int64]:
+        """Return the (n,) rows of n keys; -1 for a key that is not here."""
+        known, rows = self.keys
+        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        return np.where(known[at] == keys, rows[at], -1)
+
+
+@dataclass(frozen=True)
+class GuideVectors:
+    """Stored vectors of queries, positives and negatives, found by row key.
+
+    Args:
+        indices: Of one or more datasets under one encoder.
+    """
+
+    indices: tuple[_Index, ...]
+
+    @classmethod
+    def open(cls, guide: Dataset | DatasetDict | PairVectors | str | Path) -> GuideVectors:
+        """Open the vectors that `attach_clusters(..., guide=True)` has stored.
+
+        Args:
+            guide: The labelled rows, whose vectors lie beside them or in the cache; a folder with such vectors, as
+                `attach --guide` and `cache_dir=` have it; or the vectors of pairs.
+
+        Raises:
+            ValueError: If there are no vectors, or those of several encoders.
+        """
+        if isinstance(guide, PairVectors):
+            found = [_Index.read(write_guide(guide))]
+        elif isinstance(guide, str | Path):
+            found = [*_list_indices([Path(guide)])]
+            if not found:
+                raise ValueError(
+                    f"{guide} holds no vectors of a guide; attach writes them: st-cluster-batches attach DATA "
+                    f"{guide} --guide"
+                )
+        else:
+            parts = _parts_of(guide)
+            if not any(has_row_keys(part) for part in parts):
+                raise ValueError(
+                    f"The guide has no row keys, a column {ROW_KEY!r} by which its vectors are found: pass "
+                    "attach_clusters(dataset, encoder, guide=True)"
+                )
+            found = list({index.path.name: index for part in parts for index in _find_indices(part)}.values())
+            for part in parts:
+                _check_rows(part, found)
+        names = {index.content["encoder_hash"]: index.content["encoder"] for index in found}
+        if len(names) > 1:
+            raise ValueError(
+                f"The guide's vectors are of {len(names)} encoders, {sorted(names.values())}, whose similarities "
+                "cannot be compared; attach all rows with one of them, or pass the rows of one as guide="
+            )
+        return cls(tuple(found))
+
+    @property
+    def encoder(self) -> str:
+        """The name of the encoder."""
+        return str(self.indices[0].content["encoder"])
+
+    def take(self, keys: Keys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
+        """Return the vectors of some rows.
+
+        Args:
+            keys: n row keys in any order.
+            n_columns: Of query, positive, negatives, how many to return.
+
+        Returns:
+            (n, d) unit vectors of each column, zero where a row is not known; and (n,) whether it is known.
+        """
+        is_known = np.zeros(len(keys), dtype=bool)
+        taken: list[Vectors] = []
+        for index in self.indices:
+            rows = index.find(keys)
+            at = np.flatnonzero((rows >= 0) & ~is_known)
+            if not len(at) or len(index.vectors) < n_columns:
+                continue
+            is_known[at] = True
+            for column, stored in enumerate(index.vectors[:n_columns]):
+                if len(taken) <= column:
+                    taken.append(np.zeros((len(keys), stored.dimensions), dtype=np.float32))
+                taken[column][at] = stored.take(rows[at])
+        return taken or [np.zeros((len(keys), 1), dtype=np.float32)] * n_columns, is_known
+
+
+def _parts_of(dataset: Dataset | DatasetDict) -> list[Any]:
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+
+
+def _list_indices(folders: Sequence[Path]) -> Iterator[_Index]:
+    """Yield the indices in some folders or in `vectors` below, each once, if all that they name is there."""
+    seen = set()
+    for folder in folders:
+        for place in (folder, folder / VECTORS_FOLDER):
+            for path in sorted(place.glob(f"{_PREFIX}*.json")):
+                if path.name not in seen and (index := _Index.read(path)).is_complete:
+                    seen.add(path.name)
+                    yield index
+
+
+def _find_indices(part: Dataset) -> list[_Index]:
+    """Find the indices that hold the row keys of a dataset: beside its files, or in the cache."""
+    if not has_row_keys(part):
+        return []
+    folders = [Path(file["filename"]).parent for file in part.cache_files]
+    folders = list(dict.fromkeys([*folders, *(folder.parent for folder in folders), default_cache_dir()]))
+    keys = part.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy()
+    found: list[_Index] = []
+    is_known = np.zeros(len(keys), dtype=bool)
+    for index in _list_indices(folders):
+        is_here = index.find(keys) >= 0
+        if (is_here & ~is_known).any():
+            found.append(index)
+            is_known |= is_here
+    if not is_known.all():
+        message = (
+            f"{(~is_known).sum():,} of {len(keys):,} rows have no vectors in {', '.join(map(str, folders))}. Attach "
+            "them here: attach_clusters(dataset, encoder, guide=True, overwrite=True), or pass the folder that holds "
+            "their vectors: guide=FOLDER"
+        )
+        if not is_known.any():
+            raise ValueError(message)
+        logger.warning("%s. Without them, no negative of such a row is masked, nor is it masked for others", message)
+    return found
+
+
+def _check_rows(part: Dataset, indices: Sequence[_Index]) -> None:
+    """Check that the texts of the first rows still are, in order, those that the vectors were made of."""
+    if not has_row_keys(part):
+        return
+    table = part.with_format("arrow").select(range(min(len(part), _CHECKED_ROWS)))[:]
+    keys = table[ROW_KEY].to_numpy()
+    for index in indices:
+        columns = index.content["columns"]
+        is_here = index.find(keys) >= 0
+        # As the collator takes them, in the order in which the rows show them.
+        labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
+        texts = [name for name in hold_columns(part) if name not in labels]
+        is_same = not is_here.any()
+        if set(texts) <= set(table.column_names):
+            made = make_row_keys(hash_rows(table, texts), index.content["encoder_hash"])
+            is_same = bool((made == keys)[is_here].all())
+        if not is_same and texts != columns[: len(texts)]:
+            raise ValueError(
+                f"The rows show the texts {texts}, but their vectors are, in order, those of {columns}: a guide would "
+                f"compare one with the other. Attach again: attach_clusters(dataset, encoder, columns="
+                f"{tuple(texts)!r}, guide=True, overwrite=True)"
+            )

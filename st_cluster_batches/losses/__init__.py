@@ -1,0 +1,1 @@
+"""Stock losses that read stored vectors: false negatives are masked, with no second forward pass."""
