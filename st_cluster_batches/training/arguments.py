@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,28 @@ from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, p
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.losses.guidance import Margin, MarginStrategy
 
 Strategy = Literal["random", "source", "cluster"]
-Loss = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "splade"]
+Loss = Literal["mnrl", "cached_mnrl", "guided", "cached_guided", "gist", "cached_gist", "splade"]
+
+# The losses that an option of a recipe means something to.
+_GIST = ("gist", "cached_gist")
+_GUIDED = ("guided", "cached_guided")
+_CONTRASTIVE = ("mnrl", "cached_mnrl", *_GUIDED)
+_LOSSES_OF: dict[str, tuple[str, ...]] = {
+    "guide_model": _GIST,
+    "margin": (*_GIST, *_GUIDED),
+    "margin_strategy": (*_GIST, *_GUIDED),
+    "contrast_anchors": _GIST,
+    "contrast_positives": _GIST,
+    "teacher_weight": _GUIDED,
+    "teacher_scale": _GUIDED,
+    "directions": _CONTRASTIVE,
+    "partition_mode": _CONTRASTIVE,
+    "hardness_mode": _CONTRASTIVE,
+    "hardness_strength": _CONTRASTIVE,
+}
 
 
 @dataclass
@@ -113,7 +132,10 @@ class ModelArguments:
     max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
     loss: Loss = field(
         default="mnrl",
-        metadata={"help": "In-batch negatives; cached for large batches; gist to mask false negatives; or splade."},
+        metadata={
+            "help": "In-batch negatives; cached for large batches; guided by stored vectors, or gist by a second "
+            "forward pass, to mask false negatives; or splade."
+        },
     )
     loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
     gather_across_devices: bool = field(
@@ -123,15 +145,48 @@ class ModelArguments:
     guide_model: str | None = field(
         default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
     )
+    margin: float = field(
+        default=0.0, metadata={"help": "A negative is masked if nearer than the positive, under the guide, by this."}
+    )
+    margin_strategy: MarginStrategy = field(
+        default="absolute", metadata={"help": "Whether the margin is added to the positive's similarity, or a factor."}
+    )
+    contrast_anchors: bool = field(default=False, metadata={"help": "Of gist: other queries are negatives too."})
+    contrast_positives: bool = field(
+        default=False, metadata={"help": "Of gist: other positives are negatives of a positive too."}
+    )
+    teacher_weight: float = field(default=0.0, metadata={"help": "Of guided: weight of the guide's soft labels."})
+    teacher_scale: float = field(default=20.0, metadata={"help": "Of guided: inverse temperature of these."})
+    directions: list[str] = field(
+        default_factory=lambda: ["query_to_doc"],
+        metadata={"help": "Similarities in the softmax: also query_to_query, doc_to_query, doc_to_doc."},
+    )
+    partition_mode: Literal["joint", "per_direction"] = field(
+        default="joint", metadata={"help": "One softmax for all directions, or one for each."}
+    )
+    hardness_mode: Literal["in_batch_negatives", "hard_negatives", "all_negatives"] | None = field(
+        default=None, metadata={"help": "Which negatives weigh more, the harder they are."}
+    )
+    hardness_strength: float = field(default=0.0, metadata={"help": "How much more."})
     query_regularizer_weight: float = field(default=5e-5, metadata={"help": "Of splade: how sparse queries are."})
     document_regularizer_weight: float = field(default=3e-5, metadata={"help": "Of splade: how sparse documents are."})
 
     def __post_init__(self) -> None:
-        if (self.guide_model is not None) != (self.loss in ("gist", "cached_gist")):
-            raise ValueError(
-                f"loss={self.loss!r} with guide_model={self.guide_model!r}: gist and cached_gist need a guide_model, "
-                "no other loss takes one"
-            )
+        if self.guide_model is None and self.loss in _GIST:
+            raise ValueError(f"loss={self.loss!r} needs a guide_model, by which false negatives are told")
+        Margin(self.margin, self.margin_strategy)
+        for one in fields(self):
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            if self.loss not in _LOSSES_OF.get(one.name, (self.loss,)) and getattr(self, one.name) != default:
+                raise ValueError(
+                    f"{one.name}={getattr(self, one.name)!r} means nothing to loss={self.loss!r}, only to "
+                    f"{', '.join(_LOSSES_OF[one.name])}"
+                )
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the loss reads vectors that are stored before training."""
+        return self.loss in _GUIDED
 
 
 @dataclass
@@ -158,11 +213,16 @@ class ClusterArguments:
         default=None, metadata={"help": "Texts that the encoder sees at once; by the kind of encoder if absent."}
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where embeddings, centroids and labels are kept."})
+    guide: bool = field(
+        default=False, metadata={"help": "Keep the vectors of all texts, as the guided losses need and ask for."}
+    )
 
     def __post_init__(self) -> None:
         self.options()
 
-    def options(self, columns: list[str] | None = None, show_progress_bar: bool = True) -> AttachOptions:
+    def options(
+        self, columns: list[str] | None = None, show_progress_bar: bool = True, guide: bool = False
+    ) -> AttachOptions:
         """Return the options of attaching clusters, checked; `columns` are those of the data."""
         return AttachOptions(
             ClusterOptions(
@@ -179,6 +239,7 @@ class ClusterArguments:
             batch_size=self.encoder_batch_size,
             cache_dir=self.cache_dir,
             show_progress_bar=show_progress_bar,
+            guide=guide or self.guide,
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.losses import (
     CachedGISTEmbedLoss,
@@ -20,8 +21,23 @@ from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesR
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
+from st_cluster_batches.losses.guided import (
+    CachedGuidedMultipleNegativesRankingLoss,
+    GuidedMultipleNegativesRankingLoss,
+)
 from st_cluster_batches.storage.cache import default_cache_dir
 from st_cluster_batches.training.arguments import ModelArguments
+
+_CONTRASTIVE_LOSSES = {
+    "mnrl": MultipleNegativesRankingLoss,
+    "cached_mnrl": CachedMultipleNegativesRankingLoss,
+    "guided": GuidedMultipleNegativesRankingLoss,
+    "cached_guided": CachedGuidedMultipleNegativesRankingLoss,
+}
+# Options of a recipe that a loss takes under the same name.
+_CONTRASTIVE_OPTIONS = ("directions", "partition_mode", "hardness_mode", "hardness_strength")
+_GUIDED_OPTIONS = ("margin", "margin_strategy", "teacher_weight", "teacher_scale")
+_GIST_OPTIONS = ("margin_strategy", "contrast_anchors", "contrast_positives")
 
 
 def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | SparseEncoder:
@@ -80,24 +96,30 @@ def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTra
     return SentenceTransformer(modules=[embedding], model_card_data=_CardData())
 
 
-def build_loss(model: SentenceTransformer | SparseEncoder, arguments: ModelArguments) -> torch.nn.Module:
+def build_loss(
+    model: SentenceTransformer | SparseEncoder, arguments: ModelArguments, dataset: Dataset | DatasetDict | None = None
+) -> torch.nn.Module:
     """Build the loss that a recipe names.
 
     Args:
         model: The model to be trained.
         arguments: Name and settings of the loss.
+        dataset: The training pairs with the row keys that a guided loss finds their vectors by.
 
     Returns:
-        The loss, of sentence-transformers.
+        The loss, of sentence-transformers or a subclass of one.
     """
     gather = {"gather_across_devices": arguments.gather_across_devices}
-    cached = {**gather, "mini_batch_size": arguments.mini_batch_size}
+    cached = {"mini_batch_size": arguments.mini_batch_size} if arguments.loss.startswith("cached") else {}
     scale = arguments.loss_scale
     loss: torch.nn.Module
-    if arguments.loss == "mnrl":
-        loss = MultipleNegativesRankingLoss(model, scale=scale, **gather)
-    elif arguments.loss == "cached_mnrl":
-        loss = CachedMultipleNegativesRankingLoss(model, scale=scale, **cached)
+    if arguments.loss in ("mnrl", "cached_mnrl", "guided", "cached_guided"):
+        options: dict[str, Any] = {name: getattr(arguments, name) for name in _CONTRASTIVE_OPTIONS}
+        if arguments.is_guided:
+            options |= {name: getattr(arguments, name) for name in _GUIDED_OPTIONS}
+            options["guide"] = dataset
+        kind = _CONTRASTIVE_LOSSES[arguments.loss]
+        loss = kind(model, scale=scale, **{**options, "directions": tuple(arguments.directions)}, **gather, **cached)
     elif arguments.loss == "splade":
         loss = SpladeLoss(
             model,
@@ -107,11 +129,12 @@ def build_loss(model: SentenceTransformer | SparseEncoder, arguments: ModelArgum
         )
     else:
         guide = load_encoder(str(arguments.guide_model), default_cache_dir())
-        loss = (
-            GISTEmbedLoss(model, guide, temperature=1 / scale, **gather)
-            if arguments.loss == "gist"
-            else CachedGISTEmbedLoss(model, guide, temperature=1 / scale, **cached)
-        )
+        gist = GISTEmbedLoss if arguments.loss == "gist" else CachedGISTEmbedLoss
+        options = {name: getattr(arguments, name) for name in _GIST_OPTIONS}
+        # GIST subtracts its margin from the positive's similarity, or that part of it: ours is added, or a factor.
+        is_absolute = arguments.margin_strategy == "absolute"
+        options["margin"] = -arguments.margin if is_absolute else 1 - arguments.margin
+        loss = gist(model, guide, temperature=1 / scale, **options, **gather, **cached)
     return loss
 
 

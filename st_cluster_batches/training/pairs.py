@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE
+from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE, has_row_keys
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Choice, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
@@ -114,8 +114,13 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     Returns:
         The pairs, perhaps labelled, and the clustering that labelled them.
     """
-    clusters = recipe.clusters
-    if recipe.training.strategy != CLUSTER or _has_labels(dataset):
+    clusters, needs_guide = recipe.clusters, recipe.clusters.guide or recipe.model.is_guided
+    if needs_guide and _has_labels(dataset) and not _has_row_keys(dataset):
+        raise ValueError(
+            "The pairs have clusters, but no row keys by which a guide's vectors are found: attach them anew with "
+            "--guide, or take the column `cluster` out"
+        )
+    if (recipe.training.strategy != CLUSTER and not needs_guide) or _has_labels(dataset):
         unused = [one.name for one in fields(clusters) if one.name in recipe.given]
         if recipe.training.strategy == CLUSTER and unused:
             logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
@@ -124,13 +129,17 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     return cluster_dataset(
         dataset,
         clusters.encoder or recipe.model.model_name_or_path,
-        clusters.options(recipe.data.columns, show_progress_bar=not recipe.training.disable_tqdm),
+        clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
     )
 
 
 def _has_labels(dataset: Dataset | DatasetDict) -> bool:
     parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
     return all(CLUSTER in part.column_names for part in parts)
+
+
+def _has_row_keys(dataset: Dataset | DatasetDict) -> bool:
+    return all(map(has_row_keys, dataset.values() if isinstance(dataset, DatasetDict) else [dataset]))
 
 
 def find_columns(dataset: Any) -> list[str]:

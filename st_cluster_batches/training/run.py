@@ -139,7 +139,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
         else dataset.with_format(None)
     )
     labels = find_labels(plain, recipe.data.columns)
-    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model), labels)
+    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model, plain), labels)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from examples import make_pairs
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches import attach_clusters
 from st_cluster_batches.training.arguments import ModelArguments, TrainingArguments
-from st_cluster_batches.training.models import load_model
-from st_cluster_batches.training.run import build_trainer
+from st_cluster_batches.training.models import build_loss, load_model
+from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import build_trainer, prepare_run
 
 
 def test_a_truncated_transformer_is_its_first_layers(tiny_bert: Path) -> None:
@@ -74,8 +78,52 @@ def test_what_a_model_does_not_have_is_refused(
         load_model(ModelArguments(str(tiny_bert if "loss" in options else saved_model), **options), 0)
 
 
-def test_gist_needs_a_guide_and_no_other_loss_takes_one() -> None:
-    with pytest.raises(ValueError, match="need a guide_model"):
-        ModelArguments("x", loss="gist")
-    with pytest.raises(ValueError, match="no other loss takes one"):
-        ModelArguments("x", guide_model="y")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "gist"}, "needs a guide_model"),
+        ({"guide_model": "y"}, "means nothing to loss='mnrl', only to gist, cached_gist"),
+        ({"margin": 0.1}, "margin=0.1 means nothing to loss='mnrl'"),
+        ({"loss": "guided", "contrast_anchors": True}, "means nothing to loss='guided'"),
+        ({"loss": "gist", "guide_model": "y", "teacher_weight": 0.1}, "means nothing to loss='gist'"),
+        ({"loss": "splade", "directions": ["query_to_doc", "doc_to_doc"]}, "means nothing to loss='splade'"),
+        ({"loss": "guided", "margin_strategy": "relative"}, "must be positive"),
+    ],
+)
+def test_an_option_that_its_loss_does_not_read_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelArguments("x", **options)
+
+
+def test_gist_differs_from_the_plain_loss_in_the_mask_alone(tiny_bert: Path) -> None:
+    model = load_model(ModelArguments(str(tiny_bert)), 0)
+    for margin, strategy, theirs in ((-0.1, "absolute", 0.1), (0.95, "relative", 0.05)):
+        arguments = ModelArguments(
+            "x", loss="gist", guide_model=str(tiny_bert), margin=margin, margin_strategy=strategy
+        )
+        config = build_loss(model, arguments).get_config_dict()
+        assert config["margin"] == pytest.approx(theirs) and config["margin_strategy"] == strategy
+        assert not config["contrast_anchors"] and not config["contrast_positives"]
+
+
+@pytest.mark.parametrize("strategy", ["random", "source", "cluster"])
+@pytest.mark.parametrize("loss", ["guided", "cached_guided"])
+def test_a_recipe_trains_with_a_guide_whatever_fills_its_batches(
+    workspace: Path, tiny_bert: Path, strategy: str, loss: str
+) -> None:
+    pairs = make_pairs(120).add_column("source", ["web"] * 120)
+    pairs.to_parquet(str(workspace / "pairs.parquet"))
+    words = ["--batch_sampler", strategy, "--loss", loss, "--eval_tasks", "--encoder", str(workspace / "encoder")]
+    words += ["--margin", "-0.1", "--teacher_weight", "0.1", "--directions", "query_to_doc", "doc_to_query"]
+    recipe = read_recipe(workspace / "recipe.yaml", [*words, "--model_name_or_path", str(tiny_bert)])
+    run, _ = prepare_run(recipe)
+    run.train()
+    assert 0 < run.trainer.loss.masked_share < 1
+
+
+def test_labelled_pairs_without_row_keys_cannot_guide(workspace: Path) -> None:
+    attach_clusters(make_pairs(120), str(workspace / "encoder"), n_clusters=2).to_parquet(
+        str(workspace / "pairs.parquet")
+    )
+    with pytest.raises(ValueError, match=r"no row keys.*--guide"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", ["--loss", "guided"]))
