@@ -113,7 +113,7 @@ def test_a_recipe_trains_with_a_guide_whatever_fills_its_batches(
 ) -> None:
     pairs = make_pairs(120).add_column("source", ["web"] * 120)
     pairs.to_parquet(str(workspace / "pairs.parquet"))
-    words = ["--batch_sampler", strategy, "--loss", loss, "--eval_tasks", "--encoder", str(workspace / "encoder")]
+    words = ["--batch_sampler", strategy, "--loss", loss, "--encoder", str(workspace / "encoder")]
     words += ["--margin", "-0.1", "--teacher_weight", "0.1", "--directions", "query_to_doc", "doc_to_query"]
     recipe = read_recipe(workspace / "recipe.yaml", [*words, "--model_name_or_path", str(tiny_bert)])
     run, _ = prepare_run(recipe)
