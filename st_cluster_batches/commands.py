@@ -277,6 +277,8 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
 
 
 def _describe_inspection(inspection: Inspection) -> list[str]:
+    from st_cluster_batches.clusters.strength import describe_strength
+
     names = ("rows", "clusters", "smallest", "median", "largest")
     lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
     for one in inspection.sources:
@@ -288,6 +290,11 @@ def _describe_inspection(inspection: Inspection) -> list[str]:
         means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
         rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
         lines.append(f"{name + ' batches':<24}{means}{rates}")
+    kinds = list(inspection.hardness)
+    lines.append(f"{'masked by a guide at margin':<34}" + "".join(f"{kind:>11}" for kind in kinds))
+    for mask in inspection.masks:
+        lines.append(f"{mask.margin:<+34.2f}" + "".join(f"{mask.shares[kind]:>11.2%}" for kind in kinds))
+    lines += describe_strength(inspection.strength)
     if inspection.stability is not None:
         lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
     return [*lines, "", *(f"* {line}" for line in inspection.advice)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
@@ -12,15 +14,18 @@ from st_cluster_batches.clusters.fitting import fit_vectors
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.strength import Strength, describe_strength, measure_strength
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key, as_datasets, prepare_parts
+from st_cluster_batches.data.pairs import Key, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict")
 
@@ -111,9 +116,22 @@ def cluster_dataset(
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide)
-    clustering = replace(clustering, manifest={**clustering.manifest, "false_negatives": report})
+        about: dict[str, Any] = {"false_negatives": report}
+        if options.guide:
+            about["guide"] = _describe_guide(parts, loaded, cache)
+    clustering = replace(clustering, manifest={**clustering.manifest, **about})
     named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
     return (DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]), clustering
+
+
+def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache) -> dict[str, Any]:
+    """Measure the encoder as a guide, and say what it is worth; see `measure_strength`."""
+    found: dict[str, Strength] = {}
+    for part in parts:
+        found |= measure_strength(part.dataset, part.text_columns, part.sources, part.source_of_row, encoder, cache)
+    for line in describe_strength(found) if cache.processes.is_main else ():
+        logger.info(line)
+    return {name: asdict(one) for name, one in found.items()}
 
 
 def fit_clusters(

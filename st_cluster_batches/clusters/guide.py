@@ -191,6 +191,11 @@ class GuideVectors:
         """The name of the encoder."""
         return str(self.indices[0].content["encoder"])
 
+    @property
+    def digest(self) -> str:
+        """Hash of the vectors, by the texts and the encoder that they come from."""
+        return hash_values(sorted(index.path.name for index in self.indices))
+
     def take(self, keys: Keys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
         """Return the vectors of some rows.
 

@@ -31,6 +31,7 @@ from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants
+from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -220,6 +221,7 @@ def _prepare_variant(recipe: Recipe, pairs: Dataset | DatasetDict, inputs: dict[
         model,
         {**arguments, "strategy": recipe.training.strategy},
         [sampler.describe() for sampler in find_samplers(loader)[1]],
+        run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
     )
     return Variant(recipe, dataset, seconds, steps, fingerprint)
 

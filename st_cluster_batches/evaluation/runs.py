@@ -90,6 +90,7 @@ def measure_run(
         "train_seconds": round(train_seconds, 2),
         "counts": [asdict(sampler.counts) for sampler in samplers],
         "hardness": asdict(hardness) if hardness else None,
+        "masked_share": getattr(trainer.loss, "masked_share", None),
         "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
         "per_query": {task: one.per_query for task, one in scores.items()},
     }

@@ -59,7 +59,7 @@ def _on_duplicates(inspection: Inspection) -> Iterator[str]:
         yield (
             f"{repeats:,} rows ({repeats / inspection.rows:.1%}) meet a false negative, since too few texts are "
             f"different: {shared.largest:,} rows share {shared.text!r}. Lower batch_size, or train with a loss that "
-            "masks false negatives, such as GISTEmbedLoss."
+            "masks false negatives, such as GuidedMultipleNegativesRankingLoss (attach with guide=True)."
         )
     elif shared.rows:
         yield (
@@ -84,7 +84,8 @@ def _on_false_negatives(inspection: Inspection) -> Iterator[str]:
         yield (
             f"{found.false_negative_rate:.1%} of the negatives are nearer to the query than its own passage "
             f"({plain.false_negative_rate:.1%} in random batches): read the worst pairs. If they are answers, attach "
-            "with a false_negative_threshold, train with GISTEmbedLoss, or take fewer clusters."
+            "with a false_negative_threshold, mask them (guide=True and GuidedMultipleNegativesRankingLoss), or take "
+            "fewer clusters."
         )
 
 

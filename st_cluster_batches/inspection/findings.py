@@ -7,6 +7,7 @@ from typing import Any
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.hardness import BatchHardness
+from st_cluster_batches.clusters.strength import Strength
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.inspection.sample import Sample
 
@@ -119,6 +120,23 @@ class NearDuplicatePair:
 
 
 @dataclass(frozen=True)
+class MaskedShare:
+    """What a guided loss would mask with a margin, if the model that measured similarity were its guide.
+
+    Args:
+        margin: Added to the similarity of query and positive; a negative above that is masked.
+        shares: Of the negatives of `cluster`, `source` and `random` batches.
+        masked: Negatives of cluster batches just above the margin.
+        kept: Negatives just below it.
+    """
+
+    margin: float
+    shares: dict[str, float]
+    masked: list[WorstPair]
+    kept: list[WorstPair]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The clusters of a labelled dataset, and a sample of the batches that they give.
 
@@ -138,6 +156,8 @@ class Inspection:
         worst_pairs: Negatives of cluster batches that are much nearer than the positive, worst first.
         near_duplicates: Pairs of rows of one batch whose passages are near-duplicates, nearest first.
         near_duplicate_rate: Share of the rows of the sampled cluster batches that have one in their batch.
+        masks: What guided losses with several margins would mask, smallest margin first.
+        strength: How well the model that measured similarity ranks the passages of each source.
         clusters: Topics, in the order of the clusters; where there are more than 500, those of 500 evenly spaced ones
             and of the largest of each source.
         stability: Adjusted mutual information of k-means on the sample with two seeds; None for too small a sample.
@@ -160,6 +180,8 @@ class Inspection:
     worst_pairs: list[WorstPair]
     near_duplicates: list[NearDuplicatePair]
     near_duplicate_rate: float
+    masks: list[MaskedShare]
+    strength: dict[str, Strength]
     clusters: list[ClusterTopic]
     stability: float | None
     sample: Sample = field(repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,14 @@ from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.batches.repeats import find_largest_key
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.clusters.strength import Strength, measure_strength
 from st_cluster_batches.clusters.vectors import join_sides
+from st_cluster_batches.columns import has_row_keys
 from st_cluster_batches.data.pairs import Key, as_datasets, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.inspection.advice import give_advice
 from st_cluster_batches.inspection.findings import ClusterTopic, Inspection, SharedKeys, SourceSizes
+from st_cluster_batches.inspection.masking import measure_masks
 from st_cluster_batches.inspection.negatives import find_near_duplicates, find_worst_pairs
 from st_cluster_batches.inspection.sample import LabelledPairs, Sample
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
@@ -82,7 +85,8 @@ def inspect(
     loaded, key = _find_encoder(encoder, clustering, key)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed)
-    sample.embed(loaded, SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar))
+    cache = SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar)
+    sample.embed(loaded, cache)
     key_vectors = join_sides([getattr(sample, f"{side}_vectors") for side in sides_of(key)])
     topics = _describe_topics(sample, key_vectors, seed)
     inspection = Inspection(
@@ -100,6 +104,8 @@ def inspect(
         shared=_describe_keys(pairs),
         worst_pairs=find_worst_pairs(sample),
         **find_near_duplicates(sample),
+        masks=measure_masks(sample),
+        strength=_measure_strength(pairs, loaded, cache) if _has_guide(dataset) else {},
         clusters=topics,
         stability=_measure_stability(sample, key_vectors, seed),
         sample=sample,
@@ -116,6 +122,15 @@ def _find_encoder(
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
     return Encoder(encoder, default_cache_dir()), key
+
+
+def _has_guide(dataset: Any) -> bool:
+    """Whether the vectors of all texts are kept: ranking embeds nothing then."""
+    return any(map(has_row_keys, dataset.values() if isinstance(dataset, dict) else [dataset]))
+
+
+def _measure_strength(pairs: LabelledPairs, encoder: Encoder, cache: SharedCache) -> dict[str, Strength]:
+    return measure_strength(pairs.dataset, pairs.text_columns, pairs.source_names, pairs.source_of_row, encoder, cache)
 
 
 def _measure_hardness(sample: Sample) -> dict[str, BatchHardness]:

@@ -121,7 +121,8 @@ def _collect(inspection: Inspection) -> dict[str, Any]:
         for name in ("typical", "borderline"):
             texts = pairs.read_texts(np.array(cluster[name]))
             cluster[name] = [[_cut(query), _cut(passage)] for query, passage in zip(*texts, strict=True)]
-    for pair in described["worst_pairs"]:
+    border = [pair for mask in described["masks"] for side in ("masked", "kept") for pair in mask[side]]
+    for pair in [*described["worst_pairs"], *border]:
         pair.update({name: _cut(pair[name]) for name in ("query", "passage", "other_passage")})
     return {
         **described,

@@ -109,6 +109,14 @@ class Guided(nn.Module):
             "teacher_scale": self.teacher_scale,
         }
 
+    def describe(self) -> list[str]:
+        """Return lines of Markdown that say what the guide did in training."""
+        share, margin = self.masked_share, self.margin
+        masked = "no negative was masked" if not self.mask else f"masked {share or 0:.2%} of the in-batch negatives"
+        taught = f"; its soft labels had weight {self.teacher_weight:g}" if self.teacher_weight else ""
+        guide = f"The guide, `{self.guide.encoder}`"
+        return [f"{guide}, {masked} ({margin.strategy} margin {margin.margin:g}){taught}.", ""]
+
     @property
     def citation(self) -> str:
         """The papers of the stock loss and of masking by a guide."""

@@ -31,6 +31,7 @@ from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
+from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.folder import (
@@ -98,6 +99,8 @@ class Run:
         lines = describe_batches(strategy, plans)
         if self.clustering is not None:
             lines += describe_clustering(hide_places(self.clustering.manifest))
+        if isinstance(self.trainer.loss, Guided):
+            lines += self.trainer.loss.describe()
         lines += describe_recipe(hide_places(self.recipe.given))
         carry_block(self.trainer.model, lines, choose_tags(strategy))
 
