@@ -84,6 +84,8 @@ def warn_of_weak_guide(guide: dict[str, Strength], start: dict[str, Strength]) -
     Returns:
         The sources, each of them warned of: there, a mask takes away what the model has right.
     """
+    for name, one in start.items():
+        logger.info("The model to be trained starts at nDCG@10 %.3f on the same passages of %s", one.ndcg_at_10, name)
     weak = [name for name, one in start.items() if name in guide and one.ndcg_at_10 > guide[name].ndcg_at_10 + _NOISE]
     for name in weak:
         logger.warning(

@@ -41,6 +41,7 @@ from st_cluster_batches.training.folder import (
     describe_recipe,
     hide_places,
 )
+from st_cluster_batches.training.guiding import measure_start
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import Recipe
@@ -120,7 +121,9 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     """
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
-    return build_run(recipe, labelled, clustering), tasks
+    run = build_run(recipe, labelled, clustering)
+    measure_start(run.trainer.model, labelled, clustering, recipe)
+    return run, tasks
 
 
 def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:

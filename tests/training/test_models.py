@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from examples import make_pairs
+from examples import make_pairs, make_static_model
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
@@ -127,3 +127,21 @@ def test_labelled_pairs_without_row_keys_cannot_guide(workspace: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"no row keys.*--guide"):
         prepare_run(read_recipe(workspace / "recipe.yaml", ["--loss", "guided"]))
+
+
+def test_a_guide_that_is_weaker_than_the_model_is_warned_of(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    strong, weak = workspace / "strong", workspace / "weak"
+    pairs = make_pairs(400)
+    # The strong model knows the words that tell two rows of a topic apart; to the weak one most are unknown.
+    pairs = pairs.map(lambda row: {"passage": row["query"]})
+    make_static_model(dimensions=32).save(str(strong))
+    make_static_model(dimensions=2, seed=1).save(str(weak))
+    pairs.to_parquet(str(workspace / "pairs.parquet"))
+    recipe = workspace / "recipe.yaml"
+    for model, guide, is_warned in ((strong, weak, True), (weak, strong, False), (strong, strong, False)):
+        caplog.clear()
+        words = ["--loss", "guided", "--encoder", str(guide), "--model_name_or_path", str(model)]
+        with caplog.at_level("INFO"):
+            prepare_run(read_recipe(recipe, words))
+        assert ("The guide is weaker than the model" in caplog.text) == is_warned
+        assert "The guide ranks the passages of all: nDCG@10" in caplog.text
