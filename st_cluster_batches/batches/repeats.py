@@ -43,7 +43,7 @@ def explain_repeats(dataset: Dataset, keys: Keys | None, counts: PlanCounts) -> 
     return (
         "%d of %d rows (%.1f %%) meet a false negative in a global batch of %d rows, since too few texts are "
         "different: %d rows share the %s %r. Smaller batches help, and so does a loss that masks false negatives, "
-        "such as GISTEmbedLoss",
+        "such as the guided ones (attach with guide=True)",
         counts.repeats,
         len(dataset),
         100 * counts.repeats / len(dataset),

@@ -110,7 +110,8 @@ def warn_of_meetings(pairs: Pairs, report: dict[str, Any]) -> None:
     shares = ", ".join(f"{count:,} in batches of {size:,}" for size, count in meetings.items())
     logger.warning(
         "Of the %d rows%s at least these will meet a false negative, whatever the order: %s. The %s %r alone stands "
-        "in %d rows. Smaller batches help, and so does a loss that masks false negatives, such as GISTEmbedLoss",
+        "in %d rows. Smaller batches help, and so does a loss that masks false negatives, such as "
+        "the guided ones (attach with guide=True)",
         len(pairs),
         f" of {pairs.name!r}" if pairs.name else "",
         shares,

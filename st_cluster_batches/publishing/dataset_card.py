@@ -12,7 +12,7 @@ from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.output import check_belonging
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys
 from st_cluster_batches.data.naming import quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
@@ -28,6 +28,10 @@ _MEANINGS = {
     FALSE_NEGATIVE_KEYS: "hashes of a row's texts: rows that share one are false negatives of one another, unless "
     "both have it with a minus, as the text of an explicit negative",
 }
+_ROW_KEY_MEANING = (
+    "row key, by which a guided loss finds the row's vectors; they are not published: attach again with "
+    "`guide=True, overwrite=True`"
+)
 
 
 def build_dataset(source: Path, output: Path, about: Description | None = None) -> Path:
@@ -105,7 +109,12 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
     rows = sum(map(len, parts.values()))
     columns = manifest.get("columns", [])
     texts = columns if isinstance(columns, list) else next(iter(columns.values()))
-    meanings = {**_MEANINGS, **dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False))}
+    own = {ROW_KEY: _ROW_KEY_MEANING} if has_row_keys(first) else {}
+    meanings = {
+        **_MEANINGS,
+        **own,
+        **dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False)),
+    }
     taken = f" of {', '.join(f'`{one}`' for one in about.datasets)}" if about.datasets else ""
     lines = [
         "## Cluster labels",
