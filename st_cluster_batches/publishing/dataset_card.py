@@ -110,11 +110,8 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
     columns = manifest.get("columns", [])
     texts = columns if isinstance(columns, list) else next(iter(columns.values()))
     own = {ROW_KEY: _ROW_KEY_MEANING} if has_row_keys(first) else {}
-    meanings = {
-        **_MEANINGS,
-        **own,
-        **dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False)),
-    }
+    roles = dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False))
+    meanings = {**_MEANINGS, **own, **roles}
     taken = f" of {', '.join(f'`{one}`' for one in about.datasets)}" if about.datasets else ""
     lines = [
         "## Cluster labels",
