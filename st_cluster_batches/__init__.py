@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from st_cluster_batches.batches.sampler import ClusterBatchSampler
     from st_cluster_batches.clusters.attach import attach_clusters, fit_clusters
     from st_cluster_batches.clusters.clustering import Clustering
+    from st_cluster_batches.clusters.keys import attach_keys
     from st_cluster_batches.inspection.measuring import inspect
     from st_cluster_batches.losses.guided import (
         CachedGuidedMultipleNegativesRankingLoss,
@@ -34,6 +35,7 @@ __all__ = [
     "GuidedMultiVectorMultipleNegativesRankingLoss",
     "GuidedMultipleNegativesRankingLoss",
     "attach_clusters",
+    "attach_keys",
     "export_batches",
     "fit_clusters",
     "inspect",
@@ -48,6 +50,7 @@ _HOMES = {
     "GuidedMultiVectorMultipleNegativesRankingLoss": "losses.multi_vector",
     "GuidedMultipleNegativesRankingLoss": "losses.guided",
     "attach_clusters": "clusters.attach",
+    "attach_keys": "clusters.keys",
     "export_batches": "batches.export",
     "fit_clusters": "clusters.attach",
     "inspect": "inspection.measuring",

@@ -12,7 +12,13 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, describe_batches, find_strategy
+from st_cluster_batches.batches.card_block import (
+    PLAN_FILE,
+    carry_block,
+    choose_tags,
+    describe_batches,
+    find_strategy,
+)
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
@@ -121,7 +127,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                     SOURCE,
                     CLUSTER,
                 )
-            logger.info("Cluster batches of one epoch: %s", one)
+            logger.info("Batches of one epoch, by %s: %s", find_strategy(self.plans), one)
             if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
                 logger.warning(*explain_repeats(sampler.dataset, sampler.plan.labels.keys, one))
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
@@ -131,7 +137,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if self.trainer is not None:
             names = {name for sampler in samplers for name in sampler.hidden_columns}
             forget_labels(model.model_card_data, self.trainer, names)
-        carry_block(model, describe_batches(find_strategy(content), content))
+        strategy = find_strategy(content)
+        carry_block(model, describe_batches(strategy, content), choose_tags(strategy))
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Show the labels again: what was hidden for the collator is still the user's dataset."""

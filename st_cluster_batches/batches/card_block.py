@@ -75,11 +75,11 @@ def remove_block(text: str) -> str:
 
 
 def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
-    """Return the batch strategy of plans: the innermost column that a batch shares; None without plans."""
+    """Return the batch strategy of plans: the innermost column of a batch, or `random`; None without plans."""
     if not plans:
         return None
     columns = list(plans[0]["strata"].values())[-1]
-    return str(columns[-1])
+    return str(columns[-1]) if columns else "random"
 
 
 def choose_tags(strategy: str | None) -> list[str]:
@@ -107,7 +107,7 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["| batches | |", "| --- | --- |"]
     first = plans[0]
     strata = "; ".join(
-        f"{', '.join(f'`{column}`' for column in columns)}"
+        f"{', '.join(f'`{column}`' for column in columns) or 'nothing'}"
         + (f" from epoch {epoch} on" if len(first["strata"]) > 1 else "")
         for epoch, columns in first["strata"].items()
     )

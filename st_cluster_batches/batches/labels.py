@@ -54,12 +54,12 @@ class Labels:
 
 
 def find_strata_columns(column_names: Sequence[str], strata: Sequence[str]) -> list[str]:
-    """Return the strata columns that a dataset has; only the finest, the last one, is required.
+    """Return the strata columns that a dataset has; only the finest, the last one, is required. None are none.
 
     Raises:
         ValueError: If the finest column is missing; the message names the call that adds it.
     """
-    if strata[-1] not in column_names:
+    if strata and strata[-1] not in column_names:
         remedy = (
             "label the dataset first: dataset = attach_clusters(dataset, encoder)"
             if strata[-1] == CLUSTER
@@ -79,7 +79,8 @@ def read_labels(
 
     Args:
         dataset: A labelled dataset in any format or transform, with or without an indices mapping.
-        strata: Columns a batch must share, coarse to fine; integers or strings. A coarse one may be absent.
+        strata: Columns a batch must share, coarse to fine; integers or strings. A coarse one may be absent. Without
+            any, all rows are of one stratum.
         distinct: Column of keys that a batch is not to repeat: integers, strings, or lists of them. The default one
             may be absent, another one may not. In the default one, -k means key k, held only as the text of an
             explicit negative.
@@ -100,6 +101,8 @@ def read_labels(
         )
     table = dataset.with_format("arrow", columns=columns + ([distinct] if has_distinct else []))[:]
     keys = read_keys(table[distinct], str(distinct), distinct == FALSE_NEGATIVE_KEYS) if has_distinct else None
+    if not columns:  # a table without columns has forgotten its rows
+        return Labels(np.zeros(len(dataset), dtype=np.uint8), np.zeros(min(len(dataset), 1), dtype=np.int64), keys)
     return Labels(*_number_strata(table, columns), keys)
 
 

@@ -29,7 +29,9 @@ class PlanOptions:
 
     @classmethod
     def check(cls, strata: Strata | None, distinct: str | None, random_fraction: float) -> PlanOptions:
-        """Check options as users write them; strata of None are those of the paper, `(source, cluster)`.
+        """Check options as users write them.
+
+        Strata of None are those of the paper, `(source, cluster)`; empty ones let any rows meet: random batches.
 
         Raises:
             ValueError: If one has no meaning.
@@ -42,15 +44,20 @@ class PlanOptions:
             (epoch, (columns,) if isinstance(columns, str) else tuple(columns))
             for epoch, columns in sorted(stages.items())
         )
-        if not schedule or not all(
-            columns and all(isinstance(name, str) for name in columns) for _, columns in schedule
-        ):
-            raise ValueError(f"strata={strata!r} must name at least one label column, such as ('source', 'cluster')")
+        if not schedule or not all(name and isinstance(name, str) for _, columns in schedule for name in columns):
+            raise ValueError(
+                f"strata={strata!r} must name label columns, such as ('source', 'cluster'), or none at all: () is one "
+                "stratum of all rows"
+            )
         if schedule[0][0] != 0:
             raise ValueError(f"strata={strata!r} must say what batches share from epoch 0 on")
         if not 0 <= random_fraction < 1:
             raise ValueError(
-                f"random_fraction={random_fraction} must be in [0, 1); for random batches alone use the stock sampler"
+                f"random_fraction={random_fraction} must be in [0, 1); for random batches alone pass strata=()"
+            )
+        if random_fraction and not any(columns for _, columns in schedule):
+            raise ValueError(
+                f"random_fraction={random_fraction} means nothing beside strata=(): all batches are random"
             )
         return cls(schedule, distinct, float(random_fraction), names_strata)
 

@@ -73,7 +73,7 @@ class BatchPlan:
             out in any case: a short batch would make accelerate drop its whole group, or leave one rank with a step
             more than the others.
         seed: Seed of all choices, beside the labels and the epoch.
-        random_fraction: Share of the global batches that is drawn across all strata.
+        random_fraction: Share of the global batches, in [0, 1], that is drawn across all strata.
 
     Raises:
         ValueError: If a size is not positive or no single batch can be made.

@@ -45,8 +45,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         generator: Used for the stock order alone; the plan has its own generator.
         seed: Seed of the plan.
         strata: Columns that a batch shares, coarse to fine; `("source", "cluster")` by default, where `source` is a
-            label and no text. `("source",)` gives single-source batches. A dict from first epochs to columns makes a
-            curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
+            label and no text. `("source",)` gives single-source batches, `()` random ones. A dict from first epochs
+            to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         world_size: Processes that step together; by default those that are running.
@@ -111,7 +111,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     def _can_evaluate(self) -> bool:
         """Whether an evaluation set has labels, and a plan that gives all its rows."""
-        needed = {columns[-1] for _, columns in self.options.schedule}
+        # Random batches differ from the stock order in the keys alone.
+        needed = {columns[-1] for _, columns in self.options.schedule if columns} or {str(self.options.distinct)}
         if self.world_size > 1 or self.drop_last or not needed <= set(self.dataset.column_names):
             return False
         try:
@@ -167,7 +168,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
                 self.world_size,
                 self.drop_last,
                 self.seed,
-                self.options.random_fraction,
+                self.options.random_fraction if strata else 1.0,
             )
         return self._plans[strata]
 

@@ -23,15 +23,19 @@ def has_source_labels(dataset: Dataset) -> bool:
     """Return whether the column `source` is a label: whether each cluster lies in one source.
 
     A sample of the rows tells, since samplers are built often. In translation pairs (columns source, target, negative)
-    the rows of a cluster have different texts there.
+    the rows of a cluster have different texts there. Where rows have keys and no clusters, it is a label if there are
+    no more sources than that many rows can have.
 
     Args:
-        dataset: The rows, hidden columns or not; without clusters nothing says that `source` is a label.
+        dataset: The rows, hidden columns or not; without clusters or keys nothing says that `source` is a label.
     """
-    if not {SOURCE, CLUSTER} <= set(dataset.column_names) or not len(dataset):
+    labels = [name for name in (CLUSTER, FALSE_NEGATIVE_KEYS) if name in dataset.column_names]
+    if SOURCE not in dataset.column_names or not labels or not len(dataset):
         return False
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
-    table = dataset.with_format("arrow", columns=[SOURCE, CLUSTER])[rows]
+    table = dataset.with_format("arrow", columns=[SOURCE, *labels[:1]])[rows]
+    if labels[0] != CLUSTER:
+        table = table.drop_columns(labels[0]).append_column(CLUSTER, table[SOURCE])
     if any(pa.types.is_nested(kind) or pa.types.is_binary(kind) for kind in table.schema.types):
         return False
     sources = pc.rank(table[SOURCE].cast(pa.large_string()), tiebreaker="min")

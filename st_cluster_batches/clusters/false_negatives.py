@@ -79,15 +79,19 @@ def find_keys(
     Returns:
         The keys, and a report on the rows that share them.
     """
-    pairs = vectors.pairs
-    columns = [hash_column(pairs.dataset, name, vectors.cache.show_progress_bar) for name in pairs.text_columns]
-    keys, report = FalseNegativeKeys(columns), _describe(pairs, columns)
+    keys, report = hash_pairs(vectors.pairs, vectors.cache.show_progress_bar)
     if clusters is not None and threshold is not None:
-        near = find_near_duplicates(vectors, columns[1], clusters, threshold)
+        near = find_near_duplicates(vectors, keys.columns[1], clusters, threshold)
         rows, hashes = near.sort()
         keys = FalseNegativeKeys(keys.columns, rows, _to_keys(hashes, _NEAR))
         report |= {"near_duplicate_threshold": threshold, "near_duplicate_pairs": near.n_pairs}
     return keys, report
+
+
+def hash_pairs(pairs: Pairs, show_progress_bar: bool) -> tuple[FalseNegativeKeys, dict[str, Any]]:
+    """Find the keys that rows share by equal texts, which takes no vectors; and a report on these rows."""
+    columns = [hash_column(pairs.dataset, name, show_progress_bar) for name in pairs.text_columns]
+    return FalseNegativeKeys(columns), _describe(pairs, columns)
 
 
 def list_keys(columns: Sequence[Sequence[str]]) -> list[list[int]]:
@@ -100,8 +104,14 @@ def list_keys(columns: Sequence[Sequence[str]]) -> list[list[int]]:
     return [list(row) for row in rows]
 
 
-def warn_of_meetings(pairs: Pairs, report: dict[str, Any]) -> None:
-    """Warn where rows share so few texts that many cannot but meet a false negative."""
+def tell_of_keys(pairs: Pairs, report: dict[str, Any]) -> None:
+    """Warn where rows share so few texts that many cannot but meet a false negative; say where there are no keys."""
+    if pairs.targets:
+        logger.info(
+            "The pairs have %s: their losses take no in-batch negatives, so no false negatives are kept apart",
+            ", ".join(pairs.targets),
+        )
+        return
     meetings = {size: report["unavoidable"].get(str(size), 0) for size in _BATCH_SIZES}
     if max(meetings.values()) <= _WORTH_A_WARNING * len(pairs):
         return

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, number_clusters, read_clusters
-from st_cluster_batches.clusters.false_negatives import find_keys, warn_of_meetings
+from st_cluster_batches.clusters.false_negatives import find_keys, tell_of_keys
 from st_cluster_batches.clusters.guide import make_row_keys, write_guide
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, join_labels, write_labels
-from st_cluster_batches.data.pairs import Key, Pairs
+from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -70,7 +70,7 @@ def label_rows(
         logger.info("Labels of the same texts, encoder and centroids are in the cache: %s", seal_path)
     if cache.processes.is_main:
         for one, own in zip(vectors, report.values(), strict=True):
-            _tell_of_keys(one.pairs, own)
+            tell_of_keys(one.pairs, own)
     labelled = [
         join_labels(
             one.pairs.given,
@@ -123,14 +123,3 @@ def _read_row_keys(vectors: PairVectors, low: int, high: int) -> pa.Array:
     if low == high:
         return pa.array([], pa.int64())
     return pa.array(make_row_keys(vectors.row_hashes.slice(low, high), vectors.encoder.fingerprint))
-
-
-def _tell_of_keys(pairs: Pairs, report: dict[str, Any]) -> None:
-    """Say what the labels mean for the batches to come."""
-    if pairs.targets:
-        logger.info(
-            "The pairs have %s: their losses take no in-batch negatives, so no false negatives are kept apart",
-            ", ".join(pairs.targets),
-        )
-    else:
-        warn_of_meetings(pairs, report)

@@ -44,6 +44,7 @@ class PairOptions:
         needs_passages: Whatever needs a passage beside the query, as an error message names it; None if nothing does.
         columns: Query, positive, negatives, in order; by default those that a trainer would take. See `find_roles`.
         needs_row_keys: Whether rows are to carry their keys, where a loss expects its labels.
+        keeps_clusters: Whether a column of clusters stays, since they are not to be found anew.
     """
 
     source_column: str | None = SOURCE
@@ -51,6 +52,7 @@ class PairOptions:
     needs_passages: str | None = None
     columns: Columns | None = None
     needs_row_keys: bool = False
+    keeps_clusters: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, list):
@@ -109,7 +111,8 @@ class Pairs:
         where = f"Dataset {name!r}" if name else "The dataset"
         if not 0 < len(dataset) < 1 << 31:
             raise ValueError(f"{where} has {len(dataset) or 'no'} rows; there is nothing to cluster, or too much")
-        own = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_row_keys(dataset) else []))
+        own = [FALSE_NEGATIVE_KEYS, *([] if options.keeps_clusters else [CLUSTER])]
+        own += [ROW_KEY] if has_row_keys(dataset) and not options.keeps_clusters else []
         if present := [column for column in own if column in dataset.column_names]:
             if not options.overwrite:
                 raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.roles import Columns, find_roles
@@ -131,7 +131,7 @@ class Comparison:
             )
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
-            # Random batches have no plan that tells of it: on more processes a batch is a larger one.
+            # The stock order has no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
             "data": _hash_texts(pairs, columns),
             "tasks": [
@@ -139,7 +139,8 @@ class Comparison:
             ],
             "versions": versions,
         }
-        variants = {name: _prepare_variant(recipe, pairs, inputs) for name, recipe in recipes.items()}
+        labelled = _label_variants(pairs, recipes)
+        variants = {name: _prepare_variant(recipe, *labelled[name], inputs) for name, recipe in recipes.items()}
         about = {
             "recipe": read_values(path),
             "overrides": [_hide_place(word) for word in overrides],
@@ -196,17 +197,54 @@ class Comparison:
         return Encoder(name, Path(baseline.clusters.cache_dir or default_cache_dir()))
 
 
-def _prepare_variant(recipe: Recipe, pairs: Dataset | DatasetDict, inputs: dict[str, Any]) -> Variant:
-    """Label the pairs for a variant, and take the fingerprint of all that affects its results.
+def _label_variants(
+    pairs: Dataset | DatasetDict, recipes: dict[str, Recipe]
+) -> dict[str, tuple[Dataset | DatasetDict, float]]:
+    """Label the pairs for every variant, and time it; all get the same keys unless one says otherwise.
+
+    Near-duplicates are searched within clusters, which differ from variant to variant: where the recipe has one
+    threshold for all, the keys of the first variant with clusters are those of all.
+    """
+    thresholds = {name: recipe.clusters.false_negative_threshold for name, recipe in recipes.items()}
+    first = next(
+        (name for name, recipe in recipes.items() if recipe.training.strategy == CLUSTER), next(iter(recipes))
+    )
+    labelled: dict[str, tuple[Dataset | DatasetDict, float]] = {}
+    for name in sorted(recipes, key=lambda name: name != first):
+        recipe, start = recipes[name], time.perf_counter()
+        is_shared = name != first and thresholds[name] is not None and thresholds[name] == thresholds[first]
+        given = pairs
+        if is_shared and recipe.training.strategy in ("random", SOURCE):
+            given = _take_keys(pairs, labelled[first][0])  # before, since no clusters need be found then
+        dataset = label_pairs(given, recipe)[0]
+        if is_shared and recipe.training.strategy == CLUSTER:
+            dataset = _take_keys(dataset, labelled[first][0])
+        labelled[name] = dataset, time.perf_counter() - start
+    return labelled
+
+
+def _take_keys(dataset: Dataset | DatasetDict, other: Dataset | DatasetDict) -> Dataset | DatasetDict:
+    """Return pairs with the keys that the same rows have in another labelling."""
+    if isinstance(dataset, DatasetDict):
+        return DatasetDict({name: _take_keys(part, other[name]) for name, part in dataset.items()})
+    if FALSE_NEGATIVE_KEYS not in other.column_names:
+        return dataset
+    own = [name for name in dataset.column_names if name != FALSE_NEGATIVE_KEYS]
+    keys = other.with_format(None).select_columns(FALSE_NEGATIVE_KEYS)
+    return concatenate_datasets([dataset.with_format(None).select_columns(own), keys], axis=1)
+
+
+def _prepare_variant(
+    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: float, inputs: dict[str, Any]
+) -> Variant:
+    """Take the fingerprint of all that affects the results of a variant.
 
     Args:
         recipe: The variant.
-        pairs: The training pairs.
+        dataset: The training pairs, labelled for it.
+        seconds: How long that took.
         inputs: What affects the results of all variants.
     """
-    start = time.perf_counter()
-    dataset, _ = label_pairs(pairs, recipe)
-    seconds = time.perf_counter() - start
     run = build_run(recipe, dataset)
     arguments = {key: value for key, value in recipe.training.to_dict().items() if not key.startswith(_WITHOUT_EFFECT)}
     loader = run.trainer.get_train_dataloader()

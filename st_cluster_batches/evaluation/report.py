@@ -103,9 +103,27 @@ def describe_results(results: dict[str, Any]) -> str:
         _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
         _row("---", *["---:"] * (7 + len(_HARDNESS))),
         *(_describe_batches(name, one) for name, one in variants.items()),
+        *_describe_keys(variants),
         *_describe_correlation(variants),
     ]
     return "\n".join(lines)
+
+
+def _describe_keys(variants: dict[str, Any]) -> list[str]:
+    """Say which variants kept false negatives apart, so that no strategy is credited with it; nothing if unknown."""
+    kept = {name: one.get("keeps_false_negatives_apart") for name, one in variants.items()}
+    if None in kept.values():
+        return []
+    apart, others = ([quote_code(name) for name, one in kept.items() if one is wanted] for wanted in (True, False))
+    if not others:
+        return ["", "False negatives were kept apart in all batches alike."]
+    if not apart:
+        return ["", "False negatives were kept apart in no batches."]
+    return [
+        "",
+        f"False negatives were kept apart in {', '.join(apart)} and not in {', '.join(others)}: a difference between "
+        "these is in part due to that.",
+    ]
 
 
 def _describe_correlation(variants: dict[str, Any]) -> list[str]:

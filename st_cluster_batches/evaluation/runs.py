@@ -68,7 +68,8 @@ def measure_run(
         batch_size: Texts that the model sees at once in evaluation.
 
     Returns:
-        Steps, times, counts of batches, hardness, and nDCG@10 by task and by query.
+        Steps, times, counts of batches, whether false negatives were kept apart, hardness, and nDCG@10 by task and by
+        query.
     """
     hardness = ProcessGroup.current("compare").once(
         lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
@@ -89,6 +90,7 @@ def measure_run(
         "attach_seconds": round(attach_seconds, 2),
         "train_seconds": round(train_seconds, 2),
         "counts": [asdict(sampler.counts) for sampler in samplers],
+        "keeps_false_negatives_apart": any(sampler.describe()["distinct"] for sampler in samplers),
         "hardness": asdict(hardness) if hardness else None,
         "masked_share": getattr(trainer.loss, "masked_share", None),
         "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},

@@ -69,6 +69,7 @@ def _summarise_variant(
         "attach_seconds": runs[0]["attach_seconds"],
         "train_seconds": fmean(run["train_seconds"] for run in runs),
         "counts": runs[0]["counts"],
+        "keeps_false_negatives_apart": runs[0].get("keeps_false_negatives_apart"),  # unknown of older runs
         "hardness": {
             name: fmean(run["hardness"][name] for run in runs) for name in runs[0]["hardness"] if name != "batches"
         },

@@ -18,7 +18,7 @@ from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.losses.guidance import Margin, MarginStrategy
 
-Strategy = Literal["random", "source", "cluster"]
+Strategy = Literal["random", "source", "cluster", "stock"]
 Loss = Literal["mnrl", "cached_mnrl", "guided", "cached_guided", "gist", "cached_gist", "splade"]
 
 # The losses that an option of a recipe means something to.
@@ -250,7 +250,10 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
 
     batch_sampler: Strategy = field(
         default="cluster",
-        metadata={"help": "Batch strategy: random rows, rows of one source, or of one cluster."},
+        metadata={
+            "help": "Batch strategy: random rows, rows of one source, or of one cluster; or stock, the trainer's own "
+            "random order, which keeps no false negatives apart."
+        },
     )
     random_fraction: float = field(
         default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
@@ -261,7 +264,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     keep_false_negatives_apart: bool = field(
         default=True,
         metadata={
-            "help": "Keep false negatives apart, where pairs have keys that tell of them: clustering brings them."
+            "help": "Keep false negatives apart, whatever the strategy: equal texts, and with "
+            "false_negative_threshold near-duplicates."
         },
     )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
@@ -271,11 +275,12 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         distinct = FALSE_NEGATIVE_KEYS if self.keep_false_negatives_apart else None
         configure = partial(ClusterBatchSampler.configure, distinct=distinct, random_fraction=self.random_fraction)
         samplers: dict[Strategy, Any] = {
-            "random": BatchSamplers.BATCH_SAMPLER,
+            "random": ClusterBatchSampler.configure(strata=(), distinct=distinct),
             "source": configure(strata=(SOURCE,)),
             "cluster": configure(),
+            "stock": BatchSamplers.BATCH_SAMPLER,
         }
         self.batch_sampler = samplers[self.strategy]
-        if self.strategy != "random":
+        if self.strategy != "stock":
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()

@@ -13,7 +13,8 @@ from datasets import Dataset, DatasetDict
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.columns import CLUSTER, LABEL_COLUMNS, SOURCE, has_row_keys
+from st_cluster_batches.clusters.keys import attach_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, has_row_keys
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Choice, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
@@ -105,37 +106,65 @@ def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list
 
 
 def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:
-    """Attach clusters if the strategy needs them and the pairs have none.
+    """Attach what the strategy needs and the pairs do not have: clusters, and the keys of false negatives.
 
     Args:
         dataset: The training pairs.
         recipe: All parameters.
 
     Returns:
-        The pairs, perhaps labelled, and the clustering that labelled them.
+        The pairs, perhaps labelled, and the clustering that batches or a guide come from, if made.
     """
-    clusters, needs_guide = recipe.clusters, recipe.clusters.guide or recipe.model.is_guided
-    if needs_guide and _has_labels(dataset) and not _has_row_keys(dataset):
+    clusters, strategy = recipe.clusters, recipe.training.strategy
+    needs_guide = clusters.guide or recipe.model.is_guided
+    needs_keys = strategy != "stock" and recipe.training.keep_false_negatives_apart
+    has_clusters = _have(dataset, CLUSTER)
+    if needs_guide and has_clusters and not _has_row_keys(dataset):
         raise ValueError(
             "The pairs have clusters, but no row keys by which a guide's vectors are found: attach them anew with "
             "--guide, or take the column `cluster` out"
         )
-    if (recipe.training.strategy != CLUSTER and not needs_guide) or _has_labels(dataset):
-        unused = [one.name for one in fields(clusters) if one.name in recipe.given]
-        if recipe.training.strategy == CLUSTER and unused:
-            logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
-        return dataset, None
-    # Every process takes part: each embeds its share.
-    return cluster_dataset(
-        dataset,
-        clusters.encoder or recipe.model.model_name_or_path,
-        clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
+    if strategy == "stock" and "keep_false_negatives_apart" in recipe.given:
+        logger.warning("batch_sampler: stock knows no keys, so keep_false_negatives_apart decides nothing here")
+    clustering = None
+    # Near-duplicates are searched within clusters, also where batches are of random rows.
+    needs_near = (
+        needs_keys and clusters.false_negative_threshold is not None and not _have(dataset, FALSE_NEGATIVE_KEYS)
     )
+    if not has_clusters and (strategy == CLUSTER or needs_near or needs_guide):
+        # Every process takes part: each embeds its share.
+        dataset, clustering = cluster_dataset(
+            dataset,
+            clusters.encoder or recipe.model.model_name_or_path,
+            clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
+        )
+        clustering = clustering if strategy == CLUSTER or needs_guide else None
+    elif unused := [one.name for one in fields(clusters) if one.name in recipe.given and strategy == CLUSTER]:
+        logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
+    return (_attach_missing_keys(dataset, recipe) if needs_keys else dataset), clustering
 
 
-def _has_labels(dataset: Dataset | DatasetDict) -> bool:
+def _have(dataset: Dataset | DatasetDict, column: str) -> bool:
+    """Return whether the pairs, or all of a DatasetDict, have a column of labels."""
     parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
-    return all(CLUSTER in part.column_names for part in parts)
+    return all(column in part.column_names for part in parts)
+
+
+def _attach_missing_keys(dataset: Dataset | DatasetDict, recipe: Recipe) -> Dataset | DatasetDict:
+    """Attach keys to the pairs, or to those of a DatasetDict, that have none."""
+    parts = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
+    without = DatasetDict({name: part for name, part in parts.items() if FALSE_NEGATIVE_KEYS not in part.column_names})
+    if not without:
+        return dataset
+    labelled = attach_keys(
+        without,
+        columns=recipe.data.columns,
+        source_column=SOURCE if SOURCE in find_labels(dataset, recipe.data.columns) else None,
+        cache_dir=recipe.clusters.cache_dir,
+        show_progress_bar=not recipe.training.disable_tqdm,
+    )
+    parts = {**parts, **labelled}
+    return DatasetDict(parts) if isinstance(dataset, DatasetDict) else parts[""]
 
 
 def _has_row_keys(dataset: Dataset | DatasetDict) -> bool:

@@ -29,7 +29,7 @@ from st_cluster_batches.batches.card_block import (
 )
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
@@ -162,7 +162,7 @@ def build_trainer(
 
     Args:
         model: The model to train.
-        dataset: Pairs or longer tuples; label columns are dropped where the strategy is not to see them.
+        dataset: Pairs or longer tuples; of their label columns those are dropped that the strategy is not to see.
         arguments: The trainer's arguments with a strategy.
         loss: A loss; the in-batch negatives loss by default.
         labels: The columns that are labels; the others are trained on.
@@ -175,8 +175,9 @@ def build_trainer(
     """
     if arguments.strategy == SOURCE and SOURCE not in labels:
         raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
-    if arguments.strategy == "random":
-        dataset = _drop(dataset, labels)
+    if arguments.strategy in ("random", "stock"):
+        keys = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
+        dataset = _drop(dataset, [name for name in labels if name not in keys])
     trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
     return trainer(
         model=model,

@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from trainers import make_trainer, record_texts
 
-from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.columns import hide_labels
 
@@ -420,14 +420,41 @@ def test_a_random_fraction_crosses_strata_and_loses_no_row(labelled: Dataset) ->
         assert sum(len(set(clusters[batch])) > 1 for batch in batches) >= expected * 0.9
 
 
+def test_without_strata_batches_are_random_and_no_text_meets_itself(labelled: Dataset) -> None:
+    pairs = labelled.remove_columns(["cluster", "false_negative_keys"])
+    repeated = pairs.map(lambda row, at: {"passage": f"answer {at % 100}"}, with_indices=True)
+    keyed = attach_keys(repeated)
+    sampler = ClusterBatchSampler(keyed, 50, strata=())
+    assert "source" in sampler.hidden_columns and keyed[0].keys() == {"query", "passage"}
+    passages = repeated["passage"]
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert sorted(row for batch in batches for row in batch) == list(range(300))
+        assert all(len({passages[row] for row in batch}) == 50 for batch in batches)
+        assert (sampler.counts.random, sampler.counts.pure, sampler.counts.repeats) == (6, 0, 0)
+    meeting = ClusterBatchSampler(keyed, 50, strata=(), distinct=None)
+    assert any(len({passages[row] for row in batch}) < 50 for batch in meeting)
+    clusters = np.array(labelled["cluster"])
+    assert all(len(set(clusters[batch])) == 3 for batch in sampler)
+
+
+def test_a_curriculum_may_begin_with_random_batches(labelled: Dataset) -> None:
+    sampler = ClusterBatchSampler(labelled, 16, strata={0: (), 1: ("cluster",)})
+    assert sampler.counts.random == 18
+    sampler.set_epoch(1)
+    assert sampler.counts.random == 0 and sampler.counts.pure > 10
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"random_fraction": 1.0}, r"random_fraction=1.0 must be in \[0, 1\)"),
         ({"random_fraction": -0.1}, "must be in"),
-        ({"strata": ()}, "must name at least one label column"),
+        ({"strata": ("",)}, "must name label columns"),
         ({"strata": {1: ("cluster",)}}, "from epoch 0 on"),
-        ({"strata": {0: ()}}, "must name at least one label column"),
+        ({"strata": {}}, "must name label columns"),
+        ({"strata": (), "random_fraction": 0.5}, "means nothing beside"),
     ],
 )
 def test_options_without_meaning_are_refused_where_they_are_written(options: dict[str, Any], message: str) -> None:

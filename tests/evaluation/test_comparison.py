@@ -21,7 +21,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.evaluation.comparison import compare
+from st_cluster_batches.evaluation.comparison import Comparison, compare
 from st_cluster_batches.evaluation.report import redraw
 
 N_TOPICS, N_DETAILS, N_WORDS = 20, 12, 6
@@ -123,6 +123,34 @@ def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_and_are_coun
     results = compare(recipe, tmp_path / "out", n_seeds=2)["results"]
     assert results["cluster"]["difference"]["high"] < 0
     assert results["cluster"]["counts"][0]["repeats"] > 400
+
+
+def read_keys(data: Any) -> list[list[int]]:
+    return [sorted(keys) for keys in data.with_format(None)["false_negative_keys"]]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.9])
+def test_all_variants_get_the_same_keys_unless_one_says_otherwise(tmp_path: Path, threshold: float | None) -> None:
+    pairs, collection = (make_topic_pairs if threshold else make_repeated_pairs)(200)
+    pairs = [{**row, "source": "ab"[at % 2]} for at, row in enumerate(pairs)]
+    variants = {
+        **TWO,
+        "source": {"batch_sampler": "source"},
+        "coarse": {"n_clusters": 2},
+        "meeting": {"batch_sampler": "random", "keep_false_negatives_apart": False},
+        "stock": {"batch_sampler": "stock"},
+    }
+    keys = {"variants": variants, "max_steps": 2, "false_negative_threshold": threshold}
+    recipe = make_workspace(tmp_path, (pairs, collection), **keys)
+    comparison = Comparison.prepare(recipe, tmp_path / "out", 1)
+    found = [read_keys(comparison.variants[name].dataset) for name in ("random", "cluster", "source", "coarse")]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert (max(map(len, found[0])) > 2) == (threshold is not None)
+    results = comparison.run()["results"]
+    apart = {name for name, one in results.items() if one["keeps_false_negatives_apart"]}
+    assert apart == {"random", "cluster", "source", "coarse"}
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert "kept apart in `random`, `cluster`, `source`, `coarse` and not in `meeting`, `stock`" in table
 
 
 def run_compare(recipe: Path, output: Path, *words: str) -> list[str]:

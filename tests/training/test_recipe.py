@@ -38,7 +38,8 @@ def test_one_file_fills_every_group_of_parameters(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "sampler"),
     [
-        ("random", BatchSamplers.BATCH_SAMPLER),
+        ("random", ClusterBatchSampler.configure(strata=())),
+        ("stock", BatchSamplers.BATCH_SAMPLER),
         ("source", ClusterBatchSampler.configure(strata=("source",))),
         ("cluster", ClusterBatchSampler.configure()),
     ],

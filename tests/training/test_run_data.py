@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from datasets import DatasetDict
 from examples import make_pairs, make_static_model
 from trainers import record_texts
@@ -10,7 +11,8 @@ from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.run import build_trainer
 
 
-def test_random_batches_show_no_label_of_any_dataset(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["random", "stock"])
+def test_random_batches_show_no_label_of_any_dataset(tmp_path: Path, strategy: str) -> None:
     pairs = DatasetDict(
         {
             "a": make_pairs(40),
@@ -19,7 +21,7 @@ def test_random_batches_show_no_label_of_any_dataset(tmp_path: Path) -> None:
     )
     arguments = TrainingArguments(
         str(tmp_path),
-        batch_sampler="random",
+        batch_sampler=strategy,
         per_device_train_batch_size=8,
         max_steps=4,
         use_cpu=True,
