@@ -7,7 +7,6 @@ process's share of some consecutive steps, and the files of a process stand toge
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -21,8 +20,9 @@ from st_cluster_batches.batches.options import Strata
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.roles import find_roles
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import remove_leftovers, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.storage.processes import ProcessGroup
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +58,8 @@ def export_batches(
 
     with `max_steps=steps`, at most one `dataloader_num_workers` (more would interleave the files), and on several
     processes `accelerator_config={"dispatch_batches": False}`. Only whole global batches are written. Files are
-    renamed into place one by one, and a second call writes only those that are missing.
+    renamed into place one by one, and a second call writes only those that are missing. Where several processes make
+    this call, the first one writes and the others wait.
 
     Args:
         dataset: A labelled dataset; the columns that it shows are written, labels left out.
@@ -95,27 +96,40 @@ def export_batches(
         random_fraction=random_fraction,
         world_size=world_size,
     )
-    directory = Path(directory)
+    described = {"columns": None if columns is None else list(columns), "epochs": epochs}
+    with ProcessGroup.current("export_batches") as processes:
+        return processes.decide(
+            lambda: _write(shown, sampler, Path(directory), described, rows_per_shard, show_progress_bar)
+        )
+
+
+def _write(
+    shown: Dataset,
+    sampler: ClusterBatchSampler,
+    directory: Path,
+    described: dict[str, Any],
+    rows_per_shard: int,
+    show_progress_bar: bool,
+) -> int:
+    """Write the files that are missing, and return the steps that all epochs take."""
+    batch_size, epochs = sampler.batch_size, described["epochs"]
     directory.mkdir(parents=True, exist_ok=True)
     steps_per_shard = -(-rows_per_shard // batch_size)
-    described: dict[str, Any] = {**sampler.describe(), "epochs": epochs, "steps_per_shard": steps_per_shard}
-    described["columns"] = None if columns is None else list(columns)
+    described = {**sampler.describe(), **described, "steps_per_shard": steps_per_shard}
     _claim(directory, described)
-    for temporary in directory.glob("*.tmp"):
-        temporary.unlink()  # half of a file, left by a call that was killed
-    steps = len(sampler) // world_size
-    shards = list(_list_missing_shards(directory, world_size, epochs, steps, steps_per_shard))
+    remove_leftovers(directory)
+    steps = len(sampler) // sampler.world_size
+    shards = list(_list_missing_shards(directory, sampler.world_size, epochs, steps, steps_per_shard))
     for epoch, rank, first, path in tqdm(shards, "Writing batches", unit="file", disable=not show_progress_bar):
         sampler.set_epoch(epoch)
         planned = sampler.plan_epoch()
         batches = planned.order[first : first + steps_per_shard]
         rows = planned.rows[batches, rank * batch_size : (rank + 1) * batch_size].ravel()
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
-        os.replace(temporary, path)
+        with write_whole(path) as temporary:
+            pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
     counts = asdict(sampler.counts)
     write_atomically(directory / PLAN_FILE, json.dumps({**described, "steps": steps, "counts": counts}, indent=2))
-    return epochs * steps
+    return int(epochs * steps)
 
 
 def _choose_columns(dataset: Dataset, columns: Sequence[str] | None) -> Dataset:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
 from examples import label_pairs, make_pairs
+from workers import launch
 
 from st_cluster_batches import ClusterBatchSampler, export_batches
 from st_cluster_batches.batches.export import PLAN_FILE
@@ -53,11 +56,15 @@ def test_an_interrupted_export_writes_what_is_missing_and_nothing_else(tmp_path:
     files = sorted((tmp_path / "out").glob("*.parquet"))
     before = {path.name: path.read_bytes() for path in files}
     files[1].unlink()
-    files[0].with_suffix(".tmp").write_bytes(b"half of a file")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    half = tmp_path / "out" / f"{files[0].name}.{socket.gethostname()}.{dead.pid}.tmp"
+    half.write_bytes(b"half of a file")
     times = {path: path.stat().st_mtime_ns for path in files if path.exists()}
     export(labelled, tmp_path / "out", 2)
     assert {path.name: path.read_bytes() for path in files} == before
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert not half.exists()
     assert not list((tmp_path / "out").glob("*.tmp"))
 
 
@@ -87,3 +94,28 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path, la
     with pytest.raises(ValueError, match=r"attach_clusters\(dataset, encoder\)"):
         export(make_pairs(100), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+EXPORT = """
+import sys
+from pathlib import Path
+from examples import label_pairs, make_pairs
+from st_cluster_batches import export_batches
+
+steps = export_batches(label_pairs(make_pairs(300)), sys.argv[1], 8, 2, 3, rows_per_shard=16, show_progress_bar=False)
+assert steps == 3 * 18, steps
+assert len(list(Path(sys.argv[1]).glob("*.parquet"))) == 2 * 3 * 9, "all is there when the call returns, on any rank"
+"""
+
+
+def test_two_processes_that_make_the_same_call_write_what_one_would(tmp_path: Path) -> None:
+    script = tmp_path / "export.py"
+    script.write_text(EXPORT)
+    done = launch(script, tmp_path / "together")
+    assert done.returncode == 0, done.stderr
+    pairs = label_pairs(make_pairs(300))
+    export_batches(pairs, tmp_path / "alone", 8, 2, 3, rows_per_shard=16, show_progress_bar=False)
+    together, alone = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("together", "alone")
+    )
+    assert together == alone
