@@ -21,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
@@ -35,7 +35,7 @@ from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
-from st_cluster_batches.training.folder import EVALUATION_FOLDER
+from st_cluster_batches.training.folder import EVALUATION_FOLDER, find_hub_ids, publish_values, publish_words
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.training.run import build_run
@@ -141,9 +141,11 @@ class Comparison:
         }
         labelled = _label_variants(pairs, recipes)
         variants = {name: _prepare_variant(recipe, *labelled[name], inputs) for name, recipe in recipes.items()}
+        hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})
         about = {
-            "recipe": read_values(path),
-            "overrides": [_hide_place(word) for word in overrides],
+            "recipe": publish_values(read_values(path), hub_ids),
+            "overrides": publish_words(overrides, hub_ids),
+            "hub_ids": hub_ids,
             "pairs": sum(map(len, pairs.values())) if isinstance(pairs, DatasetDict) else len(pairs),
             "steps": min(variant.steps for variant in variants.values()),
             "versions": versions,
@@ -262,13 +264,6 @@ def _prepare_variant(
         run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
     )
     return Variant(recipe, dataset, seconds, steps, fingerprint)
-
-
-def _hide_place(word: str) -> str:
-    """Return a path of this machine as the name of its file, and other words as they are: results are published."""
-    prefix = STATIC_PREFIX if word.startswith(STATIC_PREFIX) else ""
-    path = Path(word.removeprefix(prefix))
-    return prefix + path.name if path.exists() else word
 
 
 def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:

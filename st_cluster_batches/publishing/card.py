@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import logging
 import re
@@ -20,7 +21,7 @@ from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
 from st_cluster_batches.publishing.front_matter import Description, check_front_matter, fill_front_matter
-from st_cluster_batches.training.folder import describe_recipe
+from st_cluster_batches.training.folder import HUB_ID, describe_recipe, publish_values
 
 logger = logging.getLogger(__name__)
 
@@ -128,11 +129,17 @@ def _find_labels(contents: CardContents) -> set[str]:
 
 
 def _clean(text: str, about: Description, labels: set[str]) -> str:
-    """Remove training rows, and columns that are labels of ours, from what the trainer wrote."""
+    """Remove training rows, places, and columns that are labels of ours, from what the trainer wrote."""
     if not text:
         return "---\nlibrary_name: sentence-transformers\n---\n\n# SentenceTransformer\n"
     drop = partial(_drop_label_columns, labels=labels)
     text = re.sub(r"(?m)^(\* Approximate statistics.*\n)((?:  \|.*\n)+)", drop, text)
+    text = re.sub(
+        r"(?s)(?<=### Training Hyperparameters\n).*?(?=\n#{1,3} |\Z)",
+        lambda found: re.sub(r"(?m)^- `(\w+)`: (.*)\n", _publish_setting, found[0]),
+        text,
+    )
+    text = re.sub(r"(= \w+\()([\"'])(.*?)\2\)", _publish_id, text)
     if about.include_samples:
         return text
     text = re.sub(r"(?m)^\* Samples:\n(?:  \|.*\n)+", "", text)
@@ -146,6 +153,21 @@ def _drop_label_columns(found: re.Match[str], labels: set[str]) -> str:
     if len(kept) == len(rows[0]):
         return found[0]
     return found[1] + "".join(f"  | {' | '.join(row[at] for at in kept)} |\n" for row in rows)
+
+
+def _publish_setting(found: re.Match[str]) -> str:
+    """Say of a training argument what a recipe may say of it; nothing if that is private."""
+    try:
+        value = ast.literal_eval(found[2])
+    except (ValueError, SyntaxError):
+        value = found[2]
+    return "".join(f"- `{key}`: {one}\n" for key, one in publish_values({found[1]: value}, ()).items())
+
+
+def _publish_id(found: re.Match[str]) -> str:
+    """Let the usage example load the model by a Hub id, or by a word in its place."""
+    name = found[3] if "/" not in found[3] or HUB_ID.fullmatch(found[3]) else "sentence_transformers_model_id"
+    return f"{found[1]}{found[2]}{name}{found[2]})"
 
 
 def _replace_examples(found: re.Match[str]) -> str:

@@ -15,7 +15,14 @@ from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
-from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, RECIPE_FILE, hide_places
+from st_cluster_batches.training.folder import (
+    CLUSTERING_FOLDER,
+    EVALUATION_FOLDER,
+    HUB_IDS_FILE,
+    RECIPE_FILE,
+    publish_values,
+    publish_words,
+)
 
 
 @dataclass(frozen=True)
@@ -87,17 +94,30 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
     clustering = run / CLUSTERING_FOLDER if run else None
     if clustering is None or not all((clustering / file).is_file() for file in (MANIFEST_FILE, CENTROIDS_FILE)):
         clustering = None
-    recipe = (
-        yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")) if run and (run / RECIPE_FILE).exists() else {}
-    )
     return CardContents(
-        hide_places(recipe),
+        _read_recipe(run) if run and (run / RECIPE_FILE).exists() else {},
         json.loads((run / PLAN_FILE).read_text(encoding="utf-8")) if run and (run / PLAN_FILE).exists() else [],
-        hide_places(json.loads((clustering / MANIFEST_FILE).read_text(encoding="utf-8"))) if clustering else None,
+        json.loads((clustering / MANIFEST_FILE).read_text(encoding="utf-8")) if clustering else None,
         clustering,
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
-        hide_places(json.loads((comparison / RESULTS_FILE).read_text(encoding="utf-8"))) if comparison else None,
+        _read_comparison(comparison) if comparison else None,
     )
+
+
+def _read_recipe(run: Path) -> dict[str, Any]:
+    """Return the recipe of a run; runs of earlier versions do not know which names were Hub ids."""
+    ids = json.loads((run / HUB_IDS_FILE).read_text(encoding="utf-8")) if (run / HUB_IDS_FILE).exists() else []
+    return publish_values(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")), ids)
+
+
+def _read_comparison(folder: Path) -> dict[str, Any]:
+    """Return the results of a comparison, whose recipe alone holds what people wrote."""
+    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    ids = results.get("hub_ids", [])
+    if "recipe" in results:
+        results["recipe"] = publish_values(results["recipe"], ids)
+        results["overrides"] = publish_words(results.get("overrides", []), ids)
+    return results
 
 
 def _read_scores(folder: Path, model: Path) -> Scores:

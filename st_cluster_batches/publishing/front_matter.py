@@ -13,8 +13,7 @@ from huggingface_hub import EvalResult, ModelCard
 from st_cluster_batches.batches.card_block import choose_tags
 from st_cluster_batches.publishing.contents import CardContents
 from st_cluster_batches.publishing.licences import find_identifiers
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+from st_cluster_batches.training.folder import HUB_ID
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,12 @@ def fill_front_matter(card: ModelCard, contents: CardContents, about: Descriptio
     data.license = find_identifiers(about.license or data.license)
     if about.language:
         data.language = list(about.language)
-    if datasets := about.datasets or [one for one in contents.recipe.get("train_data", []) if _HUB_ID.fullmatch(one)]:
+    given = contents.recipe.get("train_data", [])
+    named = [given] if isinstance(given, str) else given
+    if datasets := about.datasets or [one for one in named if HUB_ID.fullmatch(one)]:
         data.datasets = list(datasets)
     base = about.base_model or (None if contents.setting("static_dim") else contents.setting("model_name_or_path"))
-    if base and (about.base_model or _HUB_ID.fullmatch(base)):
+    if base and (about.base_model or HUB_ID.fullmatch(base)):
         data.base_model = base
     if not about.include_samples and "widget" in data:
         data.pop("widget")

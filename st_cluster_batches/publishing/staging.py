@@ -23,7 +23,7 @@ from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.storage.cache import replace_folder
-from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE, hide_places
+from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
         source: Folder that `Clustering.save` filled.
         stage: Folder to be published.
     """
-    manifest = hide_places(json.loads((source / MANIFEST_FILE).read_text(encoding="utf-8")))
+    manifest = json.loads((source / MANIFEST_FILE).read_text(encoding="utf-8"))
     _copy(source / CENTROIDS_FILE, stage / CENTROIDS_FILE)
     if (source / ENCODER_FOLDER).is_dir():
         for path in _list_model_files(source / ENCODER_FOLDER):

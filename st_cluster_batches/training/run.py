@@ -36,10 +36,12 @@ from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
+    HUB_IDS_FILE,
     MODEL_FOLDER,
     RECIPE_FILE,
     describe_recipe,
-    hide_places,
+    find_hub_ids,
+    publish_values,
 )
 from st_cluster_batches.training.guiding import measure_start
 from st_cluster_batches.training.models import build_loss, load_model
@@ -56,6 +58,7 @@ class Run:
     trainer: SentenceTransformerTrainer | SparseEncoderTrainer
     clustering: Clustering | None
     recipe: Recipe
+    hub_ids: list[str]
 
     def train(self) -> Path:
         """Train and save.
@@ -81,6 +84,7 @@ class Run:
             write_atomically(
                 output / RECIPE_FILE, yaml.safe_dump(self.recipe.given, sort_keys=False, allow_unicode=True)
             )
+            write_atomically(output / HUB_IDS_FILE, json.dumps(self.hub_ids) + "\n")
             if self.clustering is not None:
                 self.clustering.save(output / CLUSTERING_FOLDER)
         return target
@@ -92,6 +96,7 @@ class Run:
         if self.recipe.training.push_to_hub:
             shutil.rmtree(target, ignore_errors=True)
             (output / RECIPE_FILE).unlink(missing_ok=True)
+            (output / HUB_IDS_FILE).unlink(missing_ok=True)
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
@@ -99,10 +104,10 @@ class Run:
         strategy = find_strategy(plans) or self.recipe.training.strategy
         lines = describe_batches(strategy, plans)
         if self.clustering is not None:
-            lines += describe_clustering(hide_places(self.clustering.manifest))
+            lines += describe_clustering(self.clustering.manifest)
         if isinstance(self.trainer.loss, Guided):
             lines += self.trainer.loss.describe()
-        lines += describe_recipe(hide_places(self.recipe.given))
+        lines += describe_recipe(publish_values(self.recipe.given, self.hub_ids))
         carry_block(self.trainer.model, lines, choose_tags(strategy))
 
 
@@ -148,7 +153,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model, plain), labels)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
-    return Run(trainer, clustering, recipe)
+    return Run(trainer, clustering, recipe, find_hub_ids(recipe))
 
 
 def build_trainer(
