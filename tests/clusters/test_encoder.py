@@ -8,7 +8,7 @@ import pytest
 import torch
 from examples import make_static_model
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router
 from tokenizers.normalizers import Lowercase
 
 from st_cluster_batches.clusters.encoder import load_encoder
@@ -49,6 +49,22 @@ def test_the_same_weights_with_another_tokenizer_or_pooling_are_another_model(ti
     half = SentenceTransformer(str(tiny_bert), device="cpu").half()
     found |= {fingerprint_model(one) for one in (cased, from_the_left, pooled, half)}
     assert len(found) == 6
+
+
+def test_the_same_modules_in_another_order_or_on_other_routes_are_another_model() -> None:
+    def make(*modules: torch.nn.Module) -> str:
+        return fingerprint_model(SentenceTransformer(modules=[make_static_model()[0], *modules], device="cpu"))
+
+    def route(query: int, document: int, default: str) -> str:
+        paths = {name: [make_static_model(seed=seed)[0]] for name, seed in (("query", query), ("document", document))}
+        router = Router(paths, default_route=default)
+        return fingerprint_model(SentenceTransformer(modules=[router], device="cpu"))
+
+    torch.manual_seed(0)
+    dense = Dense(16, 16)
+    assert make(dense, Normalize()) == make(dense, Normalize()) != make(Normalize(), dense)
+    assert route(1, 2, "document") == route(1, 2, "document")
+    assert len({route(1, 2, "document"), route(2, 1, "document"), route(1, 2, "query")}) == 3
 
 
 def test_a_static_model_is_told_by_its_tokenizer_too() -> None:
