@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from st_cluster_batches.inspection.findings import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
+# Errors of the system that a wrong path causes.
+_PATH_ERRORS = ["ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "EROFS", "EINVAL", "ELOOP", "ENAMETOOLONG"]
 
 
 class UsageError(Exception):
@@ -41,8 +43,8 @@ def checking_input() -> Iterator[None]:
     except ConnectionError:
         raise  # an OSError, but not caused by the input
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise  # nor is a full disk
+        if error.errno is not None and errno.errorcode.get(error.errno) not in _PATH_ERRORS:
+            raise  # nor is a full or a failing disk
         raise UsageError(" ".join(str(error).split())) from error
     except (ValueError, TypeError, ImportError) as error:
         message = " ".join(str(error).split())

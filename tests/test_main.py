@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -138,3 +139,31 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(errors) == 1 and message in errors[0]
     assert captured.out == ""
     assert not (workspace / "run" / "model").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/encoder", "--cache_dir", "{}/new"],
+        ["train", "{}/recipe.yaml", "--cache_dir", "{}/new", "--output_dir", "{}/other"],
+        ["evaluate", "{}/encoder", "--tasks", "{}/held_out", "--output", "{}/scores"],
+        ["compare", "{}/recipe.yaml", "--seeds", "1", "--output", "{}/compared", "--cache_dir", "{}/new"],
+        ["build", "{}/run", "--output", "{}/stage"],
+        ["build", "{}/labelled", "--output", "{}/stage"],
+    ],
+    ids=lambda words: f"{words[0]}-{Path(words[1]).name}",
+)
+def test_a_disk_that_is_full_is_no_fault_of_the_input(trained: Path, words: list[str]) -> None:
+    workspace = trained.parent
+    attached = ["attach", f"{workspace}/pairs.parquet", f"{workspace}/labelled", "--encoder", f"{workspace}/encoder"]
+    assert main([*attached, "--cache_dir", f"{workspace}/cache"]) == 0
+    command = [sys.executable, "-m", "st_cluster_batches", *(word.format(workspace) for word in words)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)),  # instead of a small disk
+    )
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr or "inline_container" in done.stderr, done.stderr[-300:]

@@ -7,10 +7,13 @@ import csv
 import gzip
 import json
 import logging
+import os
 import re
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from st_cluster_batches.storage.cache import NO_ROOM
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,21 +137,27 @@ def _build(path: Path, builder: str, options: dict[str, Any], cache_dir: str | N
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and not isinstance(cause, gzip.BadGzipFile):
-            raise explain_cache(cause) from error
+            raise explain_cache(cause, cache_dir) from error
         raise ValueError(f"{path} cannot be read: {_explain(path, find_kind(path), cause)}") from error
     except OSError as error:
-        raise explain_cache(error) from error
+        raise explain_cache(error, cache_dir) from error
     except ValueError as error:  # pyarrow's errors are such
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows; remove it, or fetch it again") from error
         raise ValueError(f"{path} cannot be read: {_explain(path, find_kind(path), error)}") from error
 
 
-def explain_cache(error: OSError) -> OSError:
-    """Return an error that says what to do if the cache of `datasets` is where nothing can be written."""
+def explain_cache(error: OSError, cache_dir: str | None) -> OSError:
+    """Return an error that says what to do if nothing can be written where the rows are kept, or there is no room."""
     from datasets import config
 
-    place = str(config.HF_DATASETS_CACHE)
+    place = str(cache_dir or config.HF_DATASETS_CACHE)
+    if error.errno in NO_ROOM:
+        return OSError(
+            error.errno,
+            f"No room to keep the rows in the cache {place} ({os.strerror(error.errno)}); free some space, or pass a "
+            "--cache_dir on a larger disk",
+        )
     if error.errno is None or not place.startswith(str(error.filename)):
         return error
     return type(error)(

@@ -198,8 +198,10 @@ def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
             f"{name} is neither a file or folder here nor a dataset that the Hub gives ({_shorten(error)})"
         ) from error
     except OSError as error:
-        raise explain_cache(error) from error
+        raise explain_cache(error, choice.cache_dir) from error
     except DatasetGenerationError as error:
+        if isinstance(error.__cause__, OSError):
+            raise explain_cache(error.__cause__, choice.cache_dir) from error
         raise ValueError(f"{name} cannot be read: {_shorten(error.__cause__ or error)}") from error
     except ValueError as error:
         hint = "; choose one: --config NAME" if "config" in str(error).lower() else ""

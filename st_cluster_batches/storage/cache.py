@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def default_cache_dir() -> Path:
@@ -69,7 +69,7 @@ def write_whole(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise OSError(
                 error.errno,
                 f"No room to write ({os.strerror(error.errno)}). What is finished is kept: free some space and call "
