@@ -28,6 +28,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 
 from st_cluster_batches.batches.card_block import remove_block
 from st_cluster_batches.publishing.failures import PublishError, explain
+from st_cluster_batches.publishing.front_matter import check_front_matter
 from st_cluster_batches.publishing.staging import CARD, list_files, refuse_private_content
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,8 @@ def push(
         What was done.
 
     Raises:
-        ValueError: If a file holds a token or a local path, or options exclude one another; before any request.
+        ValueError: If a file holds a token or a local path, the card's front matter is no YAML, or options exclude one
+            another; before any request.
         PublishError: If it could not be published, with what to do.
     """
     if create_pr and revision is not None:
@@ -147,6 +149,7 @@ def push(
     if not (stage / CARD).is_file():
         raise ValueError(f"{stage} has no {CARD}; fill a folder first: st-cluster-batches build MODEL --output DIR")
     refuse_private_content(stage)
+    check_front_matter((stage / CARD).read_text(encoding="utf-8"), str(stage / CARD))
     if get_token() is None:
         raise PublishError("There is no token to publish with: run `hf auth login`, or set HF_TOKEN")
     try:
@@ -257,8 +260,14 @@ class _Push:
         for path in replaced:
             if path == MANIFEST or (path in known and known[path].matches(remote[path])):
                 continue
-            if path == CARD and remove_block(self._download(CARD, parent)) == remove_block(self._read_card().decode()):
-                continue  # only our block differs
+            if path == CARD:
+                theirs = self._download(CARD, parent)
+                if remove_block(theirs) == remove_block(self._read_card().decode()):
+                    continue  # only our block differs
+                try:  # else the next build, with their text, would be the first to say so
+                    check_front_matter(theirs, f"{CARD} in {self.repo_id}")
+                except ValueError as error:
+                    raise PublishError(f"Nothing was uploaded. {error} on the Hub, then take it over") from error
             raise PublishError(
                 f"{path} in {self.repo_id} was written or edited by someone else, and nothing was overwritten: take "
                 f"their text into {self.stage / path} and build again, or propose yours with --create-pr"

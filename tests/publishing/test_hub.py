@@ -301,6 +301,18 @@ def test_what_was_edited_on_the_hub_is_not_overwritten(hub: LoopbackHub, client:
     assert files_of(hub) == edited
 
 
+def test_broken_front_matter_is_named_before_anything_is_uploaded(
+    hub: LoopbackHub, client: HubClient, stage: Path
+) -> None:
+    broken = {"README.md": b"---\nlicense: mit\ntags: a: b: c\n---\n\n# Mine\n"}
+    hub.add("models", MODEL, broken)
+    assert_says(client.run("publish", stage, MODEL), "README.md in alice/model, line 3: the front matter is no YAML")
+    assert files_of(hub) == broken
+    (stage / "README.md").write_bytes(broken["README.md"])
+    done = client.run("publish", stage, MODEL)
+    assert done["code"] == 2 and "README.md, line 3: the front matter is no YAML" in done["stderr"]
+
+
 def test_an_edit_between_look_and_commit_is_not_overwritten(hub: LoopbackHub, client: HubClient, stage: Path) -> None:
     client.run("publish", stage, MODEL)
     (stage / "config.json").write_text("{}")
