@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import xxhash
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ ().,+=-]{0,79}")
+_SPLIT = re.compile(r"(?=.{1,80}$)\w+(\.\w+)*")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{at}" for port in ("com", "lpt") for at in range(10))}
 _MARKED = str.maketrans({char: f"\\{char}" for char in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
@@ -32,6 +33,17 @@ def name_files(names: Iterable[str]) -> dict[str, str]:
     files = {name: name_file(name) for name in names}
     counts = Counter(file.casefold() for file in files.values())
     return {name: file if counts[file.casefold()] == 1 else _add_hash(name) for name, file in files.items()}
+
+
+def name_splits(names: Iterable[str]) -> dict[str, str]:
+    """Return for each of several names one that a split on the Hub can have: a word, and not `all`; no two alike."""
+    given, named = list(names), dict[str, str]()
+    # Names that can be splits first, so that they stay as they are.
+    for name in sorted(given, key=lambda name: _SPLIT.fullmatch(name) is None):
+        split = name if _SPLIT.fullmatch(name) else re.sub(r"\W+", "_", name).strip("_")[:40]
+        taken = {"", "all", *(one.casefold() for one in named.values())}
+        named[name] = split if split.casefold() not in taken else _add_hash(name).replace("-", "_")
+    return {name: named[name] for name in given}
 
 
 def _add_hash(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.output import check_belonging
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys
-from st_cluster_batches.data.naming import quote_code
+from st_cluster_batches.data.naming import escape_cell, name_splits, quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.licences import find_identifiers
@@ -47,7 +46,7 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
 
     Raises:
         FileNotFoundError: If there is no clustering beside the data.
-        ValueError: If the data has no labels, or the name of a dataset is none that a split can have.
+        ValueError: If the data has no labels.
     """
     from datasets import DatasetDict, load_from_disk
 
@@ -57,14 +56,11 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
             raise FileNotFoundError(f"{source} has no {file} beside its data; st-cluster-batches attach writes both")
     data = load_from_disk(str(source))
     parts = dict(data) if isinstance(data, DatasetDict) else {"train": data}
-    for name, part in parts.items():
-        if not re.fullmatch(r"\w+(\.\w+)*", name):
-            raise ValueError(
-                f"{name!r} cannot name a split on the Hub; rename the dataset, with letters, digits and _"
-            )
+    for part in parts.values():
         if missing := {CLUSTER} - set(part.column_names):
             raise ValueError(f"{source} has no column {min(missing)!r}; label it: st-cluster-batches attach")
     check_belonging(source, parts.values())
+    splits = name_splits(parts)
 
     def fill(stage: Path, earlier: str | None) -> None:
         (stage / DATA).mkdir()
@@ -72,7 +68,7 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
             n_files = max(1, -(-len(part) // _ROWS_OF_A_FILE))
             for at in range(n_files):
                 shard = part.with_format(None).shard(n_files, at, contiguous=True)
-                shard.to_parquet(str(stage / DATA / f"{name}-{at:05d}-of-{n_files:05d}.parquet"))
+                shard.to_parquet(str(stage / DATA / f"{splits[name]}-{at:05d}-of-{n_files:05d}.parquet"))
         manifest = stage_clustering(source, stage)
         card = _make_card(parts, manifest, about, draw_sizes(manifest, stage), earlier)
         (stage / CARD).write_text(card, encoding="utf-8")
@@ -83,6 +79,8 @@ def build_dataset(source: Path, output: Path, about: Description | None = None) 
 def _make_card(
     parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str], earlier: str | None
 ) -> str:
+    splits = name_splits(parts)
+
     def fill_in(text: str) -> str:
         card = DatasetCard(text, ignore_metadata_errors=True)
         data: Any = card.data
@@ -90,7 +88,7 @@ def _make_card(
         data.configs = [
             {
                 "config_name": "default",
-                "data_files": [{"split": name, "path": f"{DATA}/{name}-*.parquet"} for name in parts],
+                "data_files": [{"split": split, "path": f"{DATA}/{split}-*.parquet"} for split in splits.values()],
             }
         ]
         data.license = find_identifiers(about.license or data.license)
@@ -126,6 +124,7 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         ),
         "",
         *describe_clustering(manifest),
+        *_describe_splits(parts),
         *(f"![cluster sizes]({figure})\n" for figure in figures),
         "### How to train on it",
         "",
@@ -144,6 +143,15 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
     ]
     return wrap_block(lines)
+
+
+def _describe_splits(parts: dict[str, Any]) -> list[str]:
+    """Return lines on which dataset is which split, where a split cannot have its name."""
+    splits = name_splits(parts)
+    if all(name == split for name, split in splits.items()):
+        return []
+    rows = [f"| `{split}` | {escape_cell(name)} | {len(parts[name]):,} |" for name, split in splits.items()]
+    return ["| split | dataset | rows |", "| --- | --- | ---: |", *rows, ""]
 
 
 def _name_type(feature: Any) -> str:

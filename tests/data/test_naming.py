@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
-from st_cluster_batches.data.naming import escape_cell, name_file, name_files, quote_code, show_line
+from st_cluster_batches.data.naming import escape_cell, name_file, name_files, name_splits, quote_code, show_line
 
 STRANGE = [
     "microsoft/docs",
@@ -46,6 +47,14 @@ def test_strange_names_get_safe_and_distinct_files(tmp_path: Path) -> None:
 
 def test_names_that_differ_in_case_alone_are_told_apart() -> None:
     assert len({file.casefold() for file in name_files(["Docs", "docs", "DOCS"]).values()}) == 3
+
+
+def test_splits_keep_names_that_they_can_have_and_get_distinct_words_for_others() -> None:
+    names = ["a-b", "a b", "a_b", "维基", "all", "Docs", "docs", "../../up", "", "x" * 300, "v1.2"]
+    splits = name_splits(names)
+    assert [splits[name] for name in ("a_b", "维基", "Docs", "v1.2")] == ["a_b", "维基", "Docs", "v1.2"]
+    assert len({split.casefold() for split in splits.values()}) == len(names)
+    assert all(re.fullmatch(r"\w+(\.\w+)*", one) and one != "all" and len(one) <= 80 for one in splits.values())
 
 
 @pytest.mark.parametrize("name", ["a|b", "a\nb", "`a`|", "<img src=x onerror=y>", "<!-- ", "[a](b)", "**a**", "a\\|b"])

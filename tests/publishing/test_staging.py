@@ -7,7 +7,7 @@ import mteb
 import pytest
 import yaml
 from builds import build, read_files
-from datasets import load_dataset, load_from_disk
+from datasets import DatasetDict, load_dataset, load_from_disk
 from examples import make_pairs
 from huggingface_hub import ModelCard
 from runs import ABOUT, make_records
@@ -78,6 +78,23 @@ def test_a_card_without_its_model_is_not_published(
         path.unlink()
     assert main(["publish", str(stage), "alice/model"]) == 2
     assert "holds no sentence-transformers model" in capsys.readouterr().err
+
+
+def test_datasets_whose_names_no_split_can_have_are_built_under_others_and_shown(workspace: Path) -> None:
+    pairs = load_dataset("parquet", data_files=str(workspace / "pairs.parquet"), split="train")
+    names = ["web-pages", "a|b", "all"]
+    DatasetDict({name: pairs.select(range(at * 40, at * 40 + 40)) for at, name in enumerate(names)}).save_to_disk(
+        str(workspace / "many")
+    )
+    attached = ["attach", str(workspace / "many"), str(workspace / "out"), "--n_clusters", "2"]
+    assert main([*attached, "--encoder", str(workspace / "encoder"), "--cache_dir", str(workspace / "cache")]) == 0
+    assert main(["build", str(workspace / "out"), "--output", str(workspace / "stage")]) == 0
+    data = load_dataset(str(workspace / "stage"), cache_dir=str(workspace / "read"))
+    splits = ["web_pages", "a_b", next(split for split in data if split.startswith("all_"))]
+    assert set(data) == set(splits)
+    assert [data[split]["query"][0] for split in splits] == [pairs["query"][at] for at in (0, 40, 80)]
+    card = (workspace / "stage" / "README.md").read_text(encoding="utf-8")
+    assert "| `web_pages` | web-pages | 40 |" in card and "| `a_b` | a\\|b | 40 |" in card
 
 
 def test_labelled_data_are_described_column_by_column(workspace: Path) -> None:
