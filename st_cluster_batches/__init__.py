@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from st_cluster_batches.batches.export import export_batches
     from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+    from st_cluster_batches.batches.refresh import Refresh
     from st_cluster_batches.batches.sampler import ClusterBatchSampler
     from st_cluster_batches.clusters.attach import attach_clusters, fit_clusters
     from st_cluster_batches.clusters.clustering import Clustering
@@ -34,6 +35,7 @@ __all__ = [
     "Clustering",
     "GuidedMultiVectorMultipleNegativesRankingLoss",
     "GuidedMultipleNegativesRankingLoss",
+    "Refresh",
     "attach_clusters",
     "attach_keys",
     "export_batches",
@@ -49,6 +51,7 @@ _HOMES = {
     "Clustering": "clusters.clustering",
     "GuidedMultiVectorMultipleNegativesRankingLoss": "losses.multi_vector",
     "GuidedMultipleNegativesRankingLoss": "losses.guided",
+    "Refresh": "batches.refresh",
     "attach_clusters": "clusters.attach",
     "attach_keys": "clusters.keys",
     "export_batches": "batches.export",

@@ -22,6 +22,8 @@ from st_cluster_batches.batches.card_block import (
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
+from st_cluster_batches.batches.refresh import Refresh
+from st_cluster_batches.batches.refreshing import Refresher
 from st_cluster_batches.batches.repeats import explain_repeats
 from st_cluster_batches.batches.sources import count_few_values
 from st_cluster_batches.columns import CLUSTER, SOURCE, show_labels
@@ -41,6 +43,7 @@ class PlannedSampler(Protocol):
     dataset: Any
     world_size: int
     hidden_columns: list[str]
+    refresh: Refresh | None
 
     @property
     def plan(self) -> BatchPlan:
@@ -70,6 +73,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.plans: list[dict[str, Any]] = []
         self.run: dict[str, Any] = {}
         self.trainer: Any = None
+        self.refresher: Refresher | None = None
         self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
         self._is_training = False
 
@@ -96,7 +100,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         Raises:
             ValueError: If labels, sizes or options are not those of the checkpoint.
         """
-        self._is_training = True
+        self._is_training, self.refresher = True, None
         outer, samplers = find_samplers(train_dataloader)
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
@@ -165,11 +169,33 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         **kwargs: Any,
     ) -> None:
         """Set the epoch of the innermost samplers, before the loader asks them for batches."""
-        outer, _ = find_samplers(train_dataloader)
-        if outer is not None:
-            # Computed from the steps, since state.epoch is a float with rounding errors.
-            updates = -(-len(train_dataloader) // args.gradient_accumulation_steps)
-            outer.set_epoch(state.global_step // max(updates, 1))
+        outer, samplers = find_samplers(train_dataloader)
+        if outer is None:
+            return
+        # Computed from the steps, since state.epoch is a float with rounding errors.
+        updates = max(-(-len(train_dataloader) // args.gradient_accumulation_steps), 1)
+        epoch, step = divmod(state.global_step, updates)
+        outer.set_epoch(epoch)
+        if refreshed := [one for one in samplers if one.refresh is not None]:
+            if getattr(outer, "alpha", 1.0) != 1:
+                raise ValueError(
+                    f"alpha={outer.alpha} passes through large datasets in more than one epoch, and refreshed "
+                    "clusters serve whole epochs: rows would come twice, or not at all. Take alpha=1, or no refresh="
+                )
+            self._refresh(args, refreshed, epoch, step == 0)
+
+    def _refresh(self, args: TrainingArguments, samplers: list[Any], epoch: int, is_start: bool) -> None:
+        """Give samplers the clusters of the model as it is now, and write down what that cost."""
+        if self.refresher is None:
+            self.refresher = Refresher(self.trainer)
+            self.refresher.start(epoch)
+        self.refresher.refresh(samplers, epoch, is_start)
+        path = Path(args.output_dir) / PLAN_FILE
+        if self.trainer.is_world_process_zero() and path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            for number, plan in enumerate(content):
+                plan["refreshes"] = self.refresher.list_records(number)
+            write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:

@@ -73,7 +73,10 @@ def find_strata_columns(column_names: Sequence[str], strata: Sequence[str]) -> l
 
 
 def read_labels(
-    dataset: Dataset, strata: Sequence[str] = (SOURCE, CLUSTER), distinct: str | None = FALSE_NEGATIVE_KEYS
+    dataset: Dataset,
+    strata: Sequence[str] = (SOURCE, CLUSTER),
+    distinct: str | None = FALSE_NEGATIVE_KEYS,
+    clusters: Integers | None = None,
 ) -> Labels:
     """Read labels from Arrow, hidden or not, without a Python object per row.
 
@@ -84,6 +87,7 @@ def read_labels(
         distinct: Column of keys that a batch is not to repeat: integers, strings, or lists of them. The default one
             may be absent, another one may not. In the default one, -k means key k, held only as the text of an
             explicit negative.
+        clusters: (n,) clusters in place of those that the dataset has, if any.
 
     Returns:
         The labels of all rows, in row order.
@@ -92,17 +96,21 @@ def read_labels(
         ValueError: If a column is missing or holds nulls.
         TypeError: If a column holds neither integers nor strings.
     """
-    columns = find_strata_columns(dataset.column_names, strata)
+    present = [*dataset.column_names, *([CLUSTER] if clusters is not None else [])]
+    columns = find_strata_columns(present, strata)
     has_distinct = distinct in dataset.column_names
     if distinct is not None and not has_distinct and distinct != FALSE_NEGATIVE_KEYS:
         raise ValueError(
             f"distinct={distinct!r} is no column of the dataset, only {dataset.column_names}; pass distinct=None to "
             "let any rows meet"
         )
-    table = dataset.with_format("arrow", columns=columns + ([distinct] if has_distinct else []))[:]
+    own = [name for name in columns if clusters is None or name != CLUSTER]
+    table = dataset.with_format("arrow", columns=own + ([distinct] if has_distinct else []))[:]
     keys = read_keys(table[distinct], str(distinct), distinct == FALSE_NEGATIVE_KEYS) if has_distinct else None
     if not columns:  # a table without columns has forgotten its rows
         return Labels(np.zeros(len(dataset), dtype=np.uint8), np.zeros(min(len(dataset), 1), dtype=np.int64), keys)
+    if clusters is not None and CLUSTER in columns:
+        table = pa.table({**{name: table[name] for name in own}, CLUSTER: clusters})
     return Labels(*_number_strata(table, columns), keys)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,8 @@ from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.loaders import Loader, find_loader
 from st_cluster_batches.batches.options import PlanOptions, Strata, refuse_arguments
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
+from st_cluster_batches.batches.refresh import Refresh
+from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS, hide_labels
 
@@ -49,6 +51,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
+        refresh: When clusters are made anew of the model that is being trained; never by default.
         world_size: Processes that step together; by default those that are running.
 
     Raises:
@@ -67,12 +70,16 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         strata: Strata | None = None,
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
+        refresh: Refresh | None = None,
         world_size: int | None = None,
     ) -> None:
         super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed or 0)
         self.dataset = dataset
         self.options = PlanOptions.check(strata, distinct, random_fraction)
         self.world_size: int = PartialState().num_processes if world_size is None else world_size
+        self.refresh = refresh
+        self.refreshed_at: int | None = None
+        self._refreshed: Integers | None = None
         self._plans: dict[tuple[str, ...], BatchPlan] = {}
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
@@ -87,7 +94,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._is_one_of_many = loader.is_one_of_many
         if loader.is_training:
             for _, columns in self.options.schedule:
-                find_strata_columns(dataset.column_names, columns)
+                find_strata_columns(dataset.column_names, self._without_missing(columns))
         elif not self._can_evaluate():
             # Never fewer rows than the set has: accelerate evens out a short last batch, unless it is told to drop it.
             self.drop_last = False
@@ -129,6 +136,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         strata: Strata | None = None,
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
+        refresh: Refresh | None = None,
         **unknown: Any,
     ) -> ConfiguredSampler:
         """Return a picklable variant for `batch_sampler`, with other options than the defaults.
@@ -138,6 +146,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             strata: Columns that a batch shares, or a dict of them by first epoch; as for the sampler.
             distinct: Column of keys that a global batch repeats only where it must; or None.
             random_fraction: Share of the global batches that is drawn across all strata.
+            refresh: When clusters are made anew of the model that is being trained: `Refresh(first=1)`.
             unknown: Nothing either.
 
         Returns:
@@ -148,7 +157,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             TypeError: If there is no such option, or this was passed to a trainer without its call.
         """
         refuse_arguments("batch_sampler=ClusterBatchSampler.configure", misplaced, unknown)
-        return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction))
+        return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction), refresh)
 
     @property
     def is_planned(self) -> bool:
@@ -158,19 +167,51 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def plan(self) -> BatchPlan:
         """The plan of the current epoch's strata; made when first needed, since trainers build samplers in vain."""
-        return self._plan_of(self.options.strata_of(self.epoch))
+        strata = self.options.strata_of(self.epoch)
+        return self._plan_of(strata if self._refreshed is not None else self._without_missing(strata))
 
     def _plan_of(self, strata: tuple[str, ...]) -> BatchPlan:
         if strata not in self._plans:
-            self._plans[strata] = BatchPlan(
-                read_labels(self.dataset, strata, self.options.distinct),
-                self.batch_size,
-                self.world_size,
-                self.drop_last,
-                self.seed,
-                self.options.random_fraction if strata else 1.0,
-            )
+            self._plans[strata] = self._make_plan(strata, self._refreshed)
         return self._plans[strata]
+
+    def _make_plan(self, strata: tuple[str, ...], clusters: Integers | None) -> BatchPlan:
+        return BatchPlan(
+            read_labels(self.dataset, strata, self.options.distinct, clusters),
+            self.batch_size,
+            self.world_size,
+            self.drop_last,
+            self.seed,
+            self.options.random_fraction if strata else 1.0,
+        )
+
+    def _without_missing(self, strata: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what batches share before there are clusters, where a refresh is to make them."""
+        if self.refresh is None or CLUSTER in self.dataset.column_names or CLUSTER not in strata:
+            return strata
+        return tuple(name for name in strata if name != CLUSTER and name in self.dataset.column_names)
+
+    @property
+    def clusters(self) -> Integers | None:
+        """(n,) the clusters that the current epoch's batches are of: refreshed, of the dataset, or None."""
+        if self._refreshed is not None or CLUSTER not in self.dataset.column_names:
+            return self._refreshed
+        own: Integers = self.dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy()
+        return own
+
+    def plan_with(self, clusters: Integers) -> BatchPlan:
+        """Return the plan of the current epoch's strata with other clusters."""
+        return self._make_plan(self.options.strata_of(self.epoch), clusters)
+
+    def relabel(self, epoch: int, clusters: Integers) -> None:
+        """Fill batches from other clusters from now on.
+
+        Args:
+            epoch: The epoch at whose start they were made.
+            clusters: (n,) the cluster of every row.
+        """
+        self._refreshed, self.refreshed_at = clusters, epoch
+        self._plans, self._planned = {}, None
 
     @property
     def is_left_out(self) -> bool:
@@ -190,8 +231,11 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     def describe(self) -> dict[str, Any]:
         """Return all that decides the batches, as JSON keeps it."""
+        stages = [self._without_missing(columns) for _, columns in self.options.schedule]
+        # With the labels from before training: refreshed ones have a checksum of their own.
+        plans = [self._make_plan(one, None) if self._refreshed is not None else self._plan_of(one) for one in stages]
         return {
-            "labels": "+".join(f"{self._plan_of(columns).digest:016x}" for _, columns in self.options.schedule),
+            "labels": "+".join(f"{plan.digest:016x}" for plan in plans),
             "rows": len(self.dataset),
             "batch_size": self.batch_size,
             "world_size": self.world_size,
@@ -200,6 +244,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             "strata": {str(epoch): list(columns) for epoch, columns in self.options.schedule},
             "distinct": self.options.distinct if self.options.distinct in self.dataset.column_names else None,
             "random_fraction": self.options.random_fraction,
+            **({} if self.refresh is None else {"refresh": asdict(self.refresh)}),
         }
 
     def __len__(self) -> int:
@@ -227,6 +272,7 @@ class ConfiguredSampler:
     """A `batch_sampler` argument with options; made by `ClusterBatchSampler.configure`."""
 
     options: PlanOptions
+    refresh: Refresh | None = None
 
     def __call__(self, dataset: Dataset, **kwargs: Any) -> ClusterBatchSampler:
         """Build the sampler, as the trainer asks for it."""
@@ -237,6 +283,7 @@ class ConfiguredSampler:
             strata=options.strata,
             distinct=options.distinct,
             random_fraction=options.random_fraction,
+            refresh=self.refresh,
         )
 
 

@@ -114,7 +114,7 @@ class Encoder:
             "encoder_hash": self.fingerprint,
             "prompts": self.model.prompts,
             "max_seq_length": get_max_seq_length(self.model),
-            "truncate_dim": self.truncate_dim or self.model.truncate_dim,
+            "truncate_dim": self.truncate_dim or getattr(self.model, "truncate_dim", None),
         }
 
     def encode(self, side: Side, texts: Sequence[str], first_row: int = 0) -> npt.NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from st_cluster_batches.clusters.assigning import assign_rows, measure_clusters
+from st_cluster_batches.clusters.assigning import assign_rows, digest_array, measure_clusters
 from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.clusters.options import ClusterOptions
@@ -33,20 +33,30 @@ _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more
 _MAX_ROUNDS = 20
 
 
-def fit_vectors(vectors: Sequence[PairVectors], options: ClusterOptions, cache: SharedCache) -> Clustering:
+def fit_vectors(
+    vectors: Sequence[PairVectors],
+    options: ClusterOptions,
+    cache: SharedCache,
+    start: Mapping[str, Centroids] | None = None,
+) -> Clustering:
     """Cluster every source of some pairs; a second call with the same inputs reads no vector.
 
     Args:
         vectors: The pairs, one of each dataset, under one encoder.
         options: What decides the clusters.
         cache: Where centroids are kept, and who shares the work.
+        start: Centroids by source that k-means starts from, if they are about as many as are wanted.
 
     Returns:
         The clustering.
     """
     encoder = vectors[0].encoder
     data_hash = hash_values([one.pairs.data_hash for one in vectors])
-    name = hash_values(data_hash, encoder.fingerprint, asdict(options), require_faiss().__version__, _FIT_VERSION)
+    started = [[digest_array(one) for one in start.values()]] if start else []
+    started += [one.name(options.key) for one in vectors if one.renewal is not None]
+    name = hash_values(
+        data_hash, encoder.fingerprint, asdict(options), require_faiss().__version__, _FIT_VERSION, *started
+    )
     artefact = cache.folder / f"clustering-{name}"
     if cache.processes.decide(lambda: _is_whole(artefact)):
         logger.info("A clustering of the same texts, encoder and options is in the cache: %s", artefact)
@@ -54,7 +64,9 @@ def fit_vectors(vectors: Sequence[PairVectors], options: ClusterOptions, cache: 
     for one in vectors:
         one.embed(options.key)
     # Drafts and assignments stay: another job may be reading them, and they are small beside the vectors.
-    centroids = _keep(cache.folder / f"draft-{name}-0", lambda: _train_sources(vectors, options, cache), cache)
+    centroids = _keep(
+        cache.folder / f"draft-{name}-0", lambda: _train_sources(vectors, options, cache, start or {}), cache
+    )
     for number in range(1, _MAX_ROUNDS):
         nearest = [assign_rows(one, options.key, centroids) for one in vectors]
         draft = cache.folder / f"draft-{name}-{number}"
@@ -98,14 +110,14 @@ def _keep(path: Path, make: Callable[[], dict[str, Centroids]], cache: SharedCac
 
 
 def _train_sources(
-    vectors: Sequence[PairVectors], options: ClusterOptions, cache: SharedCache
+    vectors: Sequence[PairVectors], options: ClusterOptions, cache: SharedCache, start: Mapping[str, Centroids]
 ) -> dict[str, Centroids]:
     """Find centroids of every source on a uniform sample of its rows."""
     centroids = {}
     sources = [(one, code, name) for one in vectors for code, name in enumerate(one.pairs.sources)]
     for own, code, name in tqdm(sources, "Clustering", unit="source", disable=not cache.show_progress_bar):
         source_of_row = own.pairs.source_of_row
-        is_only = len(own.pairs.sources) == 1
+        is_only = len(own.pairs.sources) == 1 and own.renewal is None
         n_rows = len(own) if is_only else int(np.count_nonzero(source_of_row == code))
         n_clusters = options.count_clusters(n_rows)
         if n_clusters > n_rows:
@@ -115,11 +127,15 @@ def _train_sources(
                 n_rows,
                 n_clusters,
             )
-        rows = sample_positions(n_rows, n_clusters, options.seed)
-        if not is_only:
-            rows = np.flatnonzero(source_of_row == code)[rows]
+        if is_only:
+            rows = sample_positions(n_rows, n_clusters, options.seed)
+        else:
+            candidates = own.list_rows(code)
+            rows = candidates[sample_positions(len(candidates), n_clusters, options.seed)]
         sample = own.take(options.key, rows)
-        centroids[name] = fit_centroids(sample, n_clusters, seed=options.seed, niter=options.niter)
+        centroids[name] = fit_centroids(
+            sample, n_clusters, seed=options.seed, niter=options.niter, start=start.get(name)
+        )
     return centroids
 
 

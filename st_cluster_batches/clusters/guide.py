@@ -40,11 +40,12 @@ def make_row_keys(hashes: npt.NDArray[np.uint64], encoder_hash: str) -> Keys:
     return certify_keys((hashes ^ np.uint64(int(encoder_hash[:16], 16))) * _MULTIPLIER)
 
 
-def write_guide(vectors: PairVectors) -> Path:
+def write_guide(vectors: PairVectors, keys: Keys | None = None) -> Path:
     """Embed all columns of some pairs, and index their vectors by row key.
 
     Args:
         vectors: The pairs under the encoder that is to guide.
+        keys: (n,) keys that the rows have already, under another encoder; by default those of this one.
 
     Returns:
         The index, a small file that names the vectors; a second call with the same inputs finds it.
@@ -52,15 +53,16 @@ def write_guide(vectors: PairVectors) -> Path:
     encoder, cache, columns = vectors.encoder, vectors.cache, vectors.pairs.text_columns
     folders = [vectors.embed_column(at).folder.name for at in range(len(columns))]
     hashes = vectors.row_hashes
-    name = f"{_PREFIX}{hash_values(encoder.fingerprint, hashes.folder.name, folders)}"
+    given = [] if keys is None else [keys.tobytes().hex()]
+    name = f"{_PREFIX}{hash_values(encoder.fingerprint, hashes.folder.name, folders, *given)}"
 
     def write() -> None:
         path = cache.folder / f"{name}.npy"
         if not path.exists():
-            keys = make_row_keys(hashes.slice(0, len(vectors)), encoder.fingerprint)
-            order = np.argsort(keys, kind="stable")
+            own = make_row_keys(hashes.slice(0, len(vectors)), encoder.fingerprint) if keys is None else keys
+            order = np.argsort(own, kind="stable")
             with write_whole(path) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack([keys[order], order]))
+                np.save(file, np.stack([own[order], order]))
         content = {
             "keys": path.name,
             "rows": len(vectors),
@@ -185,6 +187,11 @@ class GuideVectors:
                 "cannot be compared; attach all rows with one of them, or pass the rows of one as guide="
             )
         return cls(tuple(found))
+
+    @classmethod
+    def open_index(cls, path: Path) -> GuideVectors:
+        """Open the vectors of one index, as `write_guide` returns it."""
+        return cls((_Index.read(path),))
 
     @property
     def encoder(self) -> str:

@@ -20,6 +20,7 @@ _SAMPLE_ROWS_PER_CENTROID = 256
 _COARSE_SHARE = 4
 _COARSE_ROWS_PER_CENTROID = 1024
 _FINE_ITERATIONS = 3
+_NEARLY = 0.1  # of the clusters that may have come empty since k-means last ran
 
 
 def require_faiss() -> Any:
@@ -54,7 +55,9 @@ def sample_positions(n_rows: int, n_clusters: int, seed: int) -> npt.NDArray[np.
     return np.sort(np.random.default_rng(seed).choice(n_rows, n_sample, replace=False, shuffle=False))
 
 
-def fit_centroids(sample: Vectors, n_clusters: int, *, seed: int, niter: int) -> Centroids:
+def fit_centroids(
+    sample: Vectors, n_clusters: int, *, seed: int, niter: int, start: Centroids | None = None
+) -> Centroids:
     """Find the centroids of unit vectors by spherical k-means, in path order.
 
     Args:
@@ -62,22 +65,26 @@ def fit_centroids(sample: Vectors, n_clusters: int, *, seed: int, niter: int) ->
         n_clusters: k; reduced to n where it is larger.
         seed: Seed of FAISS; not negative, which to FAISS would mean the clock.
         niter: Iterations.
+        start: (k', d) centroids to start from, of nearly the same data: their number is k, if it is about the one that
+            is asked for.
 
     Returns:
         (k, d) float32 unit rows, each the nearest to a row of the sample: duplicates leave some without, which go.
     """
     n_rows = len(sample)
     sample = np.ascontiguousarray(sample, dtype=np.float32)
-    if n_clusters >= n_rows:
+    if start is not None and abs(len(start) - n_clusters) <= _NEARLY * n_clusters and len(start) < n_rows:
+        centroids = _normalise(_train(sample, len(start), seed, niter, start))
+    elif n_clusters >= n_rows:
         centroids = _normalise(sample)
     else:
         n_coarse = max(n_rows // _COARSE_SHARE, _COARSE_ROWS_PER_CENTROID * n_clusters)
-        start = None
+        begun = None
         if 2 * n_coarse <= n_rows and niter > _FINE_ITERATIONS:
             coarse = np.random.default_rng(seed).choice(n_rows, n_coarse, replace=False, shuffle=False)
-            start = _train(sample[coarse], n_clusters, seed, niter - _FINE_ITERATIONS)
+            begun = _train(sample[coarse], n_clusters, seed, niter - _FINE_ITERATIONS)
             niter = _FINE_ITERATIONS
-        centroids = _normalise(_train(sample, n_clusters, seed, niter, start))
+        centroids = _normalise(_train(sample, n_clusters, seed, niter, begun))
     centroids = centroids[np.unique(NearestCentroid(centroids).find(sample)[0])]
     return centroids[_order_along_path(centroids)]
 

@@ -31,6 +31,24 @@ Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.integer[Any]]
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """Vectors of which only some are made anew, and the others taken over.
+
+    Args:
+        last: The folders of the earlier vectors, of the sides of the key in order.
+        is_fresh: (n,) whether a row is embedded anew.
+    """
+
+    last: tuple[str, ...]
+    is_fresh: npt.NDArray[np.bool_]
+
+    @property
+    def digest(self) -> str:
+        """Hash of what is taken over from where."""
+        return hash_values(self.last, np.packbits(self.is_fresh).tobytes().hex())
+
+
 @dataclass
 class PairVectors:
     """The queries and passages of some pairs as unit vectors; a side is embedded when it is first read.
@@ -41,11 +59,13 @@ class PairVectors:
         pairs: The pairs, checked.
         encoder: The model.
         cache: Where the vectors lie, and who shares the work.
+        renewal: Which vectors of an earlier state of the encoder are taken over; none by default.
     """
 
     pairs: Pairs
     encoder: Encoder
     cache: SharedCache
+    renewal: Renewal | None = None
     _columns: dict[int, ChunkedArray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -64,6 +84,11 @@ class PairVectors:
         """
         for side in sides_of(key):
             self._side(side)
+
+    def list_rows(self, source: int) -> npt.NDArray[np.int64]:
+        """Return the rows of a source, by its position, whose vectors are of the encoder as it is now; ascending."""
+        is_wanted = self.pairs.source_of_row == source
+        return np.flatnonzero(is_wanted if self.renewal is None else is_wanted & self.renewal.is_fresh)
 
     def read(self, key: Key, chunk: int) -> Vectors:
         """Return the (rows of the chunk, d) unit rows of a chunk."""
@@ -97,6 +122,8 @@ class PairVectors:
 
         def make(chunk: int) -> npt.NDArray[np.float16]:
             low, high = array.bounds(chunk)
+            if self.renewal is not None:
+                return self._renew(self.renewal, array, chunk, position)
             vectors = self.encoder.encode(side, texts[low:high][column], first_row=low)
             return torch.from_numpy(vectors).half().numpy()  # bit for bit as by numpy, which takes far longer
 
@@ -106,6 +133,20 @@ class PairVectors:
         if position < 2:
             self._register()
         return array
+
+    def _renew(self, renewal: Renewal, array: ChunkedArray, chunk: int, position: int) -> npt.NDArray[np.float16]:
+        """Take a chunk of earlier vectors over, and embed those of its rows anew that are to be."""
+        low, high = array.bounds(chunk)
+        last = ChunkedArray.at(self.cache.folder / renewal.last[min(position, len(renewal.last) - 1)], len(self))
+        if not last.is_complete():
+            raise FileNotFoundError(f"{last.folder} lacks chunks, which are to be taken over")
+        vectors: npt.NDArray[np.float16] = last.slice(low, high)
+        rows = np.flatnonzero(renewal.is_fresh[low:high])
+        if len(rows):
+            column = self.pairs.text_columns[position]
+            texts = self.pairs.dataset.with_format("arrow", columns=[column])[low + rows][column].to_pylist()
+            vectors[rows] = self.encoder.encode("passage" if position else "query", texts, first_row=low)
+        return vectors
 
     def _check_wordless(self, side: Side, column: str) -> None:
         """Find texts without a token before all others are embedded: their vectors are zero under many models."""
@@ -125,7 +166,8 @@ class PairVectors:
     def _folder_name(self, position: int) -> str:
         # By the texts of one column: another column of negatives embeds no query again.
         texts = self.pairs.text_hashes[self.pairs.text_columns[position]]
-        return f"vectors-{hash_values(self.encoder.fingerprint, 'passage' if position else 'query', texts)}"
+        renewed = [] if self.renewal is None else [self.renewal.digest]
+        return f"vectors-{hash_values(self.encoder.fingerprint, 'passage' if position else 'query', texts, *renewed)}"
 
     @cached_property
     def row_hashes(self) -> ChunkedArray:

@@ -69,6 +69,25 @@ def check_resumed(whole: Path, killed: Path, world_size: int) -> None:
         assert read_rows(killed, rank, "resumed") == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("kill_at", [18, 30])
+def test_refreshed_clusters_are_those_of_the_run_that_was_not_killed(
+    tmp_path: Path, world_size: int, kill_at: int
+) -> None:
+    # 203 rows in batches of 8: 26 steps an epoch on one process, 12 on two.
+    sampler = {"refresh": {"cluster_size": 30, "first": 1}, "distinct": None}
+    common = {"sampler": sampler, "num_train_epochs": 4, "learning_rate": 1e-2}
+    whole = {"output_dir": str(tmp_path / "whole"), **common}
+    killed = {"output_dir": str(tmp_path / "killed"), "save_strategy": "steps", "save_steps": 5, **common}
+    kill_at *= 3 - world_size
+    code, output = launch(tmp_path, whole, {**killed, "kill_at": kill_at}, world_size=world_size)
+    assert code != 0
+    code, output = launch(tmp_path, {**killed, "resume": True, "record": "resumed"}, world_size=world_size)
+    assert code == 0, output
+    check_resumed(tmp_path / "whole", tmp_path / "killed", world_size)
+
+
 def test_two_processes_resumed_in_the_second_epoch_go_on_as_if_never_killed(tmp_path: Path) -> None:
     # 203 rows in batches of 2 x 8: 12 steps an epoch.
     whole = {"output_dir": str(tmp_path / "whole")}

@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer import losses
 from transformers import TrainerCallback
 
-from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, Refresh
 
 FIRST_EVALUATED = 10_000  # the number of the first row that is evaluated on
 
@@ -95,6 +95,8 @@ def train(given: dict[str, Any]) -> None:
     schedule = options["sampler"].get("strata")
     if isinstance(schedule, dict):
         options["sampler"]["strata"] = {int(epoch): columns for epoch, columns in schedule.items()}
+    if "refresh" in options["sampler"]:
+        options["sampler"]["refresh"] = Refresh(**options["sampler"]["refresh"])
     arguments = SentenceTransformerTrainingArguments(
         **{
             "per_device_train_batch_size": 8,

@@ -1,0 +1,44 @@
+"""What a refresh of the clusters has changed: how many rows moved, and how hard the planned batches are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.batches.hardness import measure_batches
+from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.data.pairs import Side
+
+_COMPARED_ROWS = 100_000  # whose clusters before and after are compared
+
+Numbers = npt.NDArray[np.integer[Any]]
+
+
+def measure_change(before: Numbers, after: Numbers) -> dict[str, float]:
+    """Return how many rows left most of their cluster, and the adjusted mutual information of both labellings."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    rows = np.random.default_rng(0).permutation(len(before))[:_COMPARED_ROWS]
+    old, new = (np.unique(one[rows], return_inverse=True)[1] for one in (before, after))
+    pairs, counts = np.unique(old.astype(np.int64) * (new.max() + 1) + new, return_counts=True)
+    stayed = np.zeros(old.max() + 1, dtype=np.int64)
+    np.maximum.at(stayed, pairs // (new.max() + 1), counts)
+    return {
+        "moved": float(1 - stayed.sum() / len(rows)),
+        "mutual_information": float(adjusted_mutual_info_score(old, new)),
+    }
+
+
+def measure_planned(vectors: PairVectors, batches: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Embed some batches and measure their negatives."""
+    rows = np.unique(batches)
+    table = vectors.pairs.dataset.with_format("arrow", columns=vectors.pairs.text_columns[:2])[rows]
+    sides: tuple[Side, Side] = ("query", "passage")
+    columns = [*vectors.pairs.text_columns[:2], vectors.pairs.text_columns[0]][:2]
+    embedded = [
+        vectors.encoder.encode(side, table[column].to_pylist()) for side, column in zip(sides, columns, strict=True)
+    ]
+    found = measure_batches(embedded[0], embedded[1], np.searchsorted(rows, batches))
+    return {"negative": found.negative, "hardest": found.hardest, "positive": found.positive}

@@ -1,0 +1,56 @@
+"""When, and how, clusters are made anew of the model that is being trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.storage.numbers import as_count
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Clusters of the model as it is now: before some epochs the texts are embedded with it, and clustered.
+
+    The negatives of the epoch are hard for this model, as in ANCE (arXiv 2007.00808); a model that starts from nothing
+    has no use for fine clusters before it knows the coarse topics.
+
+    Args:
+        first: The first epoch with clusters of the model. Before it batches share what the dataset has: its own
+            clusters, or its sources, or nothing.
+        every: Epochs that clusters serve.
+        cluster_size: Mean rows of a cluster.
+        key: The text that decides the cluster: query, passage, or both.
+        sample: Share of the rows, drawn anew each time, that is embedded and clustered; the others go to the nearest
+            cluster by their last vectors. The first time all are embedded.
+        niter: Iterations of k-means, which starts from the last centroids.
+        seed: Seed of k-means and of the sample.
+        guide: Whether a guided loss gets the new vectors as its guide, in place of those from before training.
+        batch_size: Texts that the model embeds at once; by the kind of model if None.
+    """
+
+    first: int = 1
+    every: int = 1
+    cluster_size: int = 100
+    key: Key = "query"
+    sample: float = 1.0
+    niter: int = 10
+    seed: int = 0
+    guide: bool = False
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("first", 0), ("every", 1), ("cluster_size", 1), ("niter", 1), ("seed", 0)):
+            object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
+        if self.key not in KEYS:
+            raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}")
+        if not 0 < self.sample <= 1:
+            raise ValueError(f"sample={self.sample} must be in (0, 1]: the share of the rows that is embedded anew")
+        if self.guide and self.sample < 1:
+            raise ValueError(f"guide=True needs the vectors of all rows; sample={self.sample} leaves old ones")
+
+    def find_epoch(self, epoch: int) -> int | None:
+        """Return the epoch at whose start the clusters of an epoch are made; None before the first."""
+        return None if epoch < self.first else epoch - (epoch - self.first) % self.every

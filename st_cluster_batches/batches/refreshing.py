@@ -1,0 +1,278 @@
+"""Clusters of the model that is being trained: made before an epoch, kept beside the checkpoints, read on resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.batches.changes import measure_change, measure_planned
+from st_cluster_batches.batches.refresh import Refresh
+from st_cluster_batches.batches.trained_encoder import TrainedEncoder
+from st_cluster_batches.clusters.assigning import assign_rows
+from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.clusters.fitting import fit_vectors
+from st_cluster_batches.clusters.guide import GuideVectors, write_guide
+from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.vectors import PairVectors, Renewal
+from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE
+from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
+from st_cluster_batches.data.roles import hold_columns
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.chunks import ChunkedArray
+from st_cluster_batches.storage.processes import ProcessGroup
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+if TYPE_CHECKING:
+    from st_cluster_batches.batches.sampler import ClusterBatchSampler
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "refreshed_clusters"  # in the trainer's output folder
+_WORK = "work"
+_MEASURED_ROWS = 512  # of batches before and after, whose hardness is measured
+
+Numbers = npt.NDArray[np.integer[Any]]
+
+
+@dataclass
+class Refresher:
+    """Refreshes the clusters of a trainer's samplers.
+
+    Args:
+        trainer: The trainer, whose model is taken as it is.
+    """
+
+    trainer: Any
+    _pairs: dict[int, Pairs] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where clusters are kept, beside the checkpoints."""
+        return Path(self.trainer.args.output_dir) / FOLDER
+
+    def start(self, epoch: int) -> None:
+        """Check that the model can embed, and forget the clusters of models that are no more.
+
+        Args:
+            epoch: The epoch that training starts or goes on with: clusters of later ones are removed.
+
+        Raises:
+            ValueError: If the weights are spread over the processes.
+        """
+        if getattr(self.trainer, "is_fsdp_enabled", False) or getattr(self.trainer, "is_deepspeed_enabled", False):
+            raise ValueError(
+                "refresh= embeds with the model on each process by itself, and under FSDP or DeepSpeed no process has "
+                "all weights; train with DDP, or attach clusters beforehand: attach_clusters(dataset, encoder)"
+            )
+        with ProcessGroup.current("refreshing clusters") as processes:
+            processes.once(lambda: self._remove_later(epoch), None)
+
+    def _remove_later(self, epoch: int) -> None:
+        for path in self.folder.glob("epoch-*"):
+            if int(path.name.split("-")[1]) > epoch or not self.trainer.state.global_step:
+                shutil.rmtree(path)
+        if not self.trainer.state.global_step:
+            shutil.rmtree(self.folder / _WORK, ignore_errors=True)
+
+    def refresh(self, samplers: Sequence[ClusterBatchSampler], epoch: int, is_start: bool) -> None:
+        """Give every sampler the clusters of an epoch: read where they have been made, made of the model otherwise.
+
+        Args:
+            samplers: The samplers of the training datasets.
+            epoch: The epoch that begins, or goes on.
+            is_start: Whether no step of it has been done yet.
+
+        Raises:
+            ValueError: If clusters are missing that only a model of earlier could give.
+        """
+        for number, sampler in enumerate(samplers):
+            if sampler.refresh is None or (due := sampler.refresh.find_epoch(epoch)) == sampler.refreshed_at:
+                continue
+            if due is None:
+                continue
+            folder = self.folder / f"epoch-{due}-{number}"
+            array = ChunkedArray.at(folder, len(sampler.dataset))
+            is_made = (folder / "done").is_file()
+            if not is_made and not (due == epoch and is_start):
+                raise ValueError(
+                    f"The clusters of epoch {due} were made of the model as it was then, and are not in {folder}. Put "
+                    "them beside the checkpoint again, resume from a checkpoint at the end of an epoch, or start anew "
+                    "with resume_from_checkpoint=None"
+                )
+            with SharedCache.open(self.folder / _WORK, True, "refreshing clusters") as cache:
+                if is_made:
+                    array.fill(_refuse_damaged(folder), cache, "Reading clusters")
+                    clusters = array.slice(0, array.n_rows)
+                    sampler.relabel(due, clusters)
+                    self._load_guide(sampler.refresh, number, folder)
+                else:
+                    self._make(sampler, number, due, folder, cache)
+
+    def _make(self, sampler: ClusterBatchSampler, number: int, epoch: int, folder: Path, cache: SharedCache) -> None:
+        """Embed, cluster and assign together with the other processes, and write down what has come of it."""
+        started = time.perf_counter()
+        assert sampler.refresh is not None, "only samplers that are to be refreshed are"
+        refresh = sampler.refresh
+        pairs = self._read_pairs(sampler, number)
+        last, last_vectors = self._find_last(refresh, epoch, number, cache)
+        encoder = self._make_encoder(pairs, refresh, cache)
+        vectors = PairVectors(pairs, encoder, cache, self._renew(refresh, epoch, last_vectors, len(pairs)))
+        options = ClusterOptions(
+            cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter
+        )
+        centroids = fit_vectors([vectors], options, cache, None if last is None else last.centroids).centroids
+        nearest = assign_rows(vectors, refresh.key, centroids)
+        first = np.cumsum([0, *(len(centroids[name]) for name in pairs.sources)])
+        clusters = np.concatenate([rows["cluster"] for _, _, rows in nearest])
+        clusters = (clusters + first[pairs.source_of_row]).astype(np.int32)
+        array = ChunkedArray.at(folder, len(pairs))
+        array.fill(lambda chunk: clusters[slice(*array.bounds(chunk))], cache, "Writing clusters")
+        index = write_guide(vectors, _read_row_keys(sampler.dataset)) if refresh.guide else None
+        record = cache.processes.decide(
+            lambda: self._compare(sampler, vectors, clusters, {"epoch": epoch, "dataset": number})
+        )
+
+        def finish() -> None:
+            Clustering(centroids).save(folder / "centroids")
+            record["seconds"] = round(time.perf_counter() - started, 2)
+            kept = {"vectors": vectors.name(refresh.key), "guide": None if index is None else index.name}
+            write_atomically(folder / "done", json.dumps({**record, **kept}))
+            self._clean(cache.folder, vectors.name(refresh.key) if refresh.sample < 1 else [], refresh.guide)
+
+        cache.processes.once(finish, None)
+        sampler.relabel(epoch, clusters)
+        self._load_guide(refresh, number, folder)
+        self._tell(folder)
+
+    def _read_pairs(self, sampler: ClusterBatchSampler, number: int) -> Pairs:
+        """Read the texts as the collator gets them, in its order."""
+        if number not in self._pairs:
+            dataset = sampler.dataset
+            texts = tuple(name for name in hold_columns(dataset) if name not in NO_TEXT_COLUMNS)
+            has_sources = SOURCE in sampler.hidden_columns and SOURCE in dataset.column_names
+            options = PairOptions(SOURCE if has_sources else None, overwrite=True, columns=texts)
+            self._pairs[number] = Pairs.prepare("", dataset, options, show_progress_bar=False)
+        return self._pairs[number]
+
+    def _make_encoder(self, pairs: Pairs, refresh: Refresh, cache: SharedCache) -> TrainedEncoder:
+        args = self.trainer.args
+        columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[-1]}
+        if len(pairs.text_columns) > 1:
+            columns["passage"] = pairs.text_columns[1]
+        max_length = getattr(args, "max_length", None)
+        return TrainedEncoder(
+            self.trainer.accelerator.unwrap_model(self.trainer.model),
+            cache.folder,
+            batch_size=refresh.batch_size,
+            side_prompts={side: _find_prompt(args.prompts, column) for side, column in columns.items()},
+            max_length=max_length if isinstance(max_length, int) else None,
+            accelerator=self.trainer.accelerator,
+        )
+
+    def _find_last(
+        self, refresh: Refresh, epoch: int, number: int, cache: SharedCache
+    ) -> tuple[Clustering | None, list[str]]:
+        """Return the clustering before this one and the names of its vectors, where they are there."""
+        folder = self.folder / f"epoch-{epoch - refresh.every}-{number}"
+        if not (folder / "done").is_file():
+            return None, []
+        kept = json.loads((folder / "done").read_text(encoding="utf-8"))["vectors"]
+        is_there = all((cache.folder / one).is_dir() for one in kept)
+        return Clustering.load(folder / "centroids"), kept if is_there else []
+
+    def _renew(self, refresh: Refresh, epoch: int, last: Sequence[str], n_rows: int) -> Renewal | None:
+        if refresh.sample == 1 or not last:
+            return None
+        is_fresh = np.random.default_rng([refresh.seed, epoch]).random(n_rows) < refresh.sample
+        return Renewal(tuple(last), is_fresh)
+
+    def _compare(
+        self, sampler: ClusterBatchSampler, vectors: PairVectors, clusters: Numbers, about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Compare the clusters with those before, and the batches with those that they would have been."""
+        record: dict[str, Any] = {**about, "clusters": int(clusters.max()) + 1}
+        if (before := sampler.clusters) is not None:
+            record |= measure_change(before, clusters)
+        planned = [sampler.plan_epoch(), sampler.plan_with(clusters).plan_epoch(about["epoch"])]
+        for name, plan in zip(("hardness_before", "hardness_after"), planned, strict=True):
+            if len(plan.rows):
+                n_batches = max(1, _MEASURED_ROWS // plan.rows.shape[1])
+                record[name] = measure_planned(vectors, plan.rows[plan.order[:n_batches]].astype(np.int64))
+        return record
+
+    def _clean(self, work: Path, kept: Sequence[str], keeps_guide: bool) -> None:
+        """Remove vectors and drafts of a model that trains on; the clusters that came of them are kept."""
+        for path in work.iterdir():
+            is_guide = keeps_guide and path.name.startswith(("vectors-", "guide-"))
+            if path.name not in kept and not is_guide:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _load_guide(self, refresh: Refresh, number: int, folder: Path) -> None:
+        name = json.loads((folder / "done").read_text(encoding="utf-8"))["guide"]
+        loss = self.trainer.loss
+        if name is None:
+            return
+        if not hasattr(loss, "guide"):
+            raise ValueError(
+                f"refresh=Refresh(guide=True), but the loss {type(loss).__name__} has no guide; take "
+                "GuidedMultipleNegativesRankingLoss, or guide=False"
+            )
+        loss.guide = GuideVectors.open_index(self.folder / _WORK / name)
+
+    def list_records(self, number: int) -> list[dict[str, Any]]:
+        """Return what the refreshes of one dataset have cost and changed, also those before a resume."""
+        found = [json.loads(path.read_text("utf-8")) for path in self.folder.glob(f"epoch-*-{number}/done")]
+        own = [{key: one for key, one in record.items() if key not in ("vectors", "guide")} for record in found]
+        return sorted(own, key=lambda record: int(record["epoch"]))
+
+    def _tell(self, folder: Path) -> None:
+        record = json.loads((folder / "done").read_text(encoding="utf-8"))
+        if self.trainer.is_world_process_zero():
+            moved = f", {record['moved']:.0%} of the rows moved" if "moved" in record else ""
+            logger.info(
+                "Epoch %d has %d clusters of the model as it is now, made in %.1f s%s; similarity of a query and the "
+                "negatives of its batch: %.3f before, %.3f now",
+                record["epoch"],
+                record["clusters"],
+                record["seconds"],
+                moved,
+                record.get("hardness_before", {}).get("negative", float("nan")),
+                record.get("hardness_after", {}).get("negative", float("nan")),
+            )
+
+
+def _find_prompt(prompts: Any, column: str) -> str:
+    """Return the prompt that the trainer puts before a column, as its argument `prompts` says."""
+    if isinstance(prompts, str):
+        return prompts
+    found = (prompts or {}).get(column, "")
+    return found if isinstance(found, str) else ""
+
+
+def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:
+    if ROW_KEY not in dataset.column_names:
+        raise ValueError(
+            "refresh=Refresh(guide=True) needs row keys, which are not there: attach_clusters(dataset, encoder, "
+            "guide=True)"
+        )
+    keys: npt.NDArray[np.int64] = dataset.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy()
+    return keys
+
+
+def _refuse_damaged(folder: Path) -> Any:
+    def refuse(chunk: int) -> Numbers:
+        raise ValueError(
+            f"The clusters in {folder} are damaged (chunk {chunk}), and the model that they were made of is no more; "
+            "put back what was there, or start anew with resume_from_checkpoint=None"
+        )
+
+    return refuse

@@ -1,0 +1,268 @@
+"""Clusters of the model that is being trained: made at the start of epochs, exact on resume, and without a trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from examples import label_pairs, make_pairs, make_static_model, make_tiny_bert
+from sentence_transformers import (
+    SentenceTransformer,
+    SparseEncoder,
+    SparseEncoderTrainer,
+    SparseEncoderTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
+from trainers import make_trainer
+from transformers import TrainerCallback
+
+from st_cluster_batches import (
+    ClusterBatchSampler,
+    ClusterMultiDatasetBatchSampler,
+    GuidedMultipleNegativesRankingLoss,
+    Refresh,
+    attach_clusters,
+)
+from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.batches.refreshing import FOLDER
+from st_cluster_batches.batches.trained_encoder import TrainedEncoder
+
+
+class Watch(TrainerCallback):
+    """Notes the batches and the clusters of every epoch, as the loader is about to ask for them."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[int | None, list[list[int]], Any, Any]] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        outer, samplers = find_samplers(train_dataloader)
+        if len(self.epochs) <= outer.epoch:
+            first = samplers[0]
+            self.epochs.append((first.refreshed_at, list(first), first.clusters, first.counts))
+
+
+def train(tmp_path: Path, rows: Any, refresh: Refresh | None, *, resume: bool = False, **options: Any) -> Watch:
+    watch = Watch()
+    sampler = options.pop("sampler", {})
+    defaults: dict[str, Any] = {"num_train_epochs": 4, "learning_rate": 1e-2}
+    trainer = make_trainer(
+        tmp_path,
+        rows,
+        batch_sampler=ClusterBatchSampler.configure(**({} if refresh is None else {"refresh": refresh}), **sampler),
+        **{**defaults, **options},
+    )
+    trainer.add_callback(watch)
+    watch.trainer = trainer
+    trainer.train(resume_from_checkpoint=resume or None)
+    return watch
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> SentenceTransformer:
+    transformer = Transformer(str(make_tiny_bert(tmp_path / "bert", 0.1)))
+    return SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
+
+
+@pytest.mark.parametrize("is_labelled", [False, True])
+def test_epochs_from_the_first_on_are_of_clusters_of_the_model(tmp_path: Path, is_labelled: bool) -> None:
+    rows = label_pairs(make_pairs(300)) if is_labelled else make_pairs(300)
+    watch = train(tmp_path, rows, Refresh(first=1, every=2, cluster_size=50))
+    assert [one[0] for one in watch.epochs] == [None, 1, 1, 3]
+    assert {len(batches) for _, batches, _, _ in watch.epochs} == {19}
+    for at, batches, clusters, counts in watch.epochs:
+        assert sorted(row for batch in batches for row in batch) == list(range(300))
+        if at is not None:
+            pure = sum(len(np.unique(clusters[batch])) == 1 for batch in batches)
+            assert pure >= counts.pure > 9
+    assert watch.epochs[0][3].pure == (17 if is_labelled else 0) or is_labelled
+    plan = json.loads((tmp_path / "out" / "batch_plan.json").read_text())[0]
+    assert [one["epoch"] for one in plan["refreshes"]] == [1, 3]
+    assert plan["refreshes"][1].keys() >= {
+        "seconds",
+        "moved",
+        "mutual_information",
+        "hardness_before",
+        "hardness_after",
+    }
+
+
+def test_a_refresh_leaves_no_trace_in_a_run_that_keeps_its_labels(
+    tmp_path: Path, bert: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    start = {name: value.clone() for name, value in bert.state_dict().items()}
+    for refresh in (None, Refresh(cluster_size=20)):
+        bert.load_state_dict(start)
+        rows = label_pairs(make_pairs(64))
+        with monkeypatch.context() as patch:
+            patch.setattr(ClusterBatchSampler, "relabel", lambda self, epoch, clusters: None)
+            train(tmp_path / str(refresh is None), rows, refresh, model=bert, num_train_epochs=3, learning_rate=1e-3)
+        weights.append({name: value.clone() for name, value in bert.state_dict().items()})
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(next(iter(start.values())), next(iter(weights[0].values())))
+
+
+def test_a_run_that_is_resumed_reads_the_clusters_of_its_epoch(tmp_path: Path) -> None:
+    refresh = Refresh(cluster_size=40)
+    options = {"save_strategy": "steps", "save_steps": 30}
+    whole = train(tmp_path / "whole", make_pairs(300), refresh, **options)
+    again = train(tmp_path / "whole", make_pairs(300), refresh, **options, resume=True)
+    # 19 steps an epoch: the last checkpoint, of step 60, lies within epoch 3.
+    assert [one[:2] for one in again.epochs] == [whole.epochs[3][:2]]
+    missing = tmp_path / "whole" / "out" / FOLDER / "epoch-3-0"
+    damaged = next(missing.glob("*.npy"))
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(ValueError, match="are damaged"):
+        train(tmp_path / "whole", make_pairs(300), refresh, **options, resume=True)
+    shutil.rmtree(missing)
+    with pytest.raises(ValueError, match=r"clusters of epoch 3 .* resume from a checkpoint at the end of an epoch"):
+        train(tmp_path / "whole", make_pairs(300), refresh, **options, resume=True)
+    with pytest.raises(ValueError, match="refresh was .* and is"):
+        train(tmp_path / "whole", make_pairs(300), Refresh(cluster_size=41), **options, resume=True)
+
+
+def test_a_refresh_that_is_killed_goes_on_from_its_last_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("st_cluster_batches.storage.chunks.CHUNK", 50)
+    refresh, options = Refresh(cluster_size=40), {"save_strategy": "epoch", "num_train_epochs": 3}
+    whole = train(tmp_path / "whole", make_pairs(300), refresh, **options)
+    seen: list[int] = []
+    encode = TrainedEncoder._encode
+
+    def count(self: TrainedEncoder, side: Any, texts: Any) -> Any:
+        seen.append(len(texts))
+        if len(seen) == 12:  # in the refresh of epoch 2
+            raise KeyboardInterrupt
+        return encode(self, side, texts)
+
+    monkeypatch.setattr(TrainedEncoder, "_encode", count)
+    # Six chunks, and 2 x 2 batches whose hardness is measured: ten calls a refresh.
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", make_pairs(300), refresh, **options)
+    before = len(seen)
+    again = train(tmp_path / "killed", make_pairs(300), refresh, **options, resume=True)
+    assert len(seen) - before < 10
+    assert [one[:2] for one in again.epochs][-1] == whole.epochs[2][:2]
+
+
+def test_a_new_run_takes_no_clusters_of_an_earlier_one(tmp_path: Path) -> None:
+    first = train(tmp_path, make_pairs(200), Refresh(cluster_size=40), num_train_epochs=2)
+    again = train(tmp_path, make_pairs(200, seed=5), Refresh(cluster_size=40), num_train_epochs=2)
+    assert first.epochs[1][1] != again.epochs[1][1]
+
+
+def test_a_sample_embeds_a_part_and_assigns_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    encode = TrainedEncoder._encode
+
+    def count(self: TrainedEncoder, side: Any, texts: Any) -> Any:
+        seen.append(len(texts))
+        return encode(self, side, texts)
+
+    monkeypatch.setattr(TrainedEncoder, "_encode", count)
+    monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+    watch = train(tmp_path, make_pairs(400), Refresh(cluster_size=50, sample=0.25))
+    embedded = [size for size in seen if size > 32]
+    assert embedded[0] == 400 and len(embedded) == 3
+    assert all(70 < size < 130 for size in embedded[1:])
+    assert [one[0] for one in watch.epochs] == [None, 1, 2, 3]
+
+
+def test_many_datasets_and_a_curriculum(tmp_path: Path) -> None:
+    sizes = {"a": 160, "b": 96}
+    rows = DatasetDict({name: make_pairs(size, seed=size) for name, size in sizes.items()})
+    options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 3}
+    watch = train(tmp_path / "many", rows, Refresh(cluster_size=40), **options)
+    assert [one[0] for one in watch.epochs] == [None, 1, 2]
+    plans = json.loads((tmp_path / "many" / "out" / "batch_plan.json").read_text())
+    assert [len(plan["refreshes"]) for plan in plans] == [2, 2]
+    options["multi_dataset_batch_sampler"] = ClusterMultiDatasetBatchSampler.configure(alpha=0.5)
+    with pytest.raises(ValueError, match="alpha=0.5 .* rows would come twice"):
+        train(tmp_path / "alpha", rows, Refresh(cluster_size=40), **options)
+    sources = make_pairs(200).add_column("source", ["x", "y"] * 100)
+    strata = {0: ("source",), 2: ("source", "cluster")}
+    watch = train(tmp_path / "stages", sources, Refresh(first=2, cluster_size=40), sampler={"strata": strata})
+    for at, batches, clusters, counts in watch.epochs:
+        assert counts.pure > 0
+        if at is not None:
+            by_source = [set(clusters[first::2].tolist()) for first in (0, 1)]
+            assert not by_source[0] & by_source[1]
+            assert at in (2, 3) and len(batches) == 13
+
+
+@pytest.mark.parametrize("refreshes_guide", [False, True])
+def test_a_guide_stays_or_is_refreshed(tmp_path: Path, refreshes_guide: bool) -> None:
+    rows = attach_clusters(make_pairs(200), make_static_model(seed=5), n_clusters=3, guide=True)
+    model = make_static_model(seed=1)
+    loss = GuidedMultipleNegativesRankingLoss(model, guide=rows)
+    before = loss.guide.digest
+    train(tmp_path, rows, Refresh(cluster_size=40, guide=refreshes_guide), model=model, loss=loss, num_train_epochs=3)
+    assert (loss.guide.digest != before) == refreshes_guide
+    assert loss.guide.take(np.array(rows["label"]), 2)[1].all()
+
+
+def test_prompts_of_training_are_put_before_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    encode = SentenceTransformer.encode_query
+
+    def spy(self: SentenceTransformer, texts: Any, **options: Any) -> Any:
+        seen.add(options["prompt"])
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(SentenceTransformer, "encode_query", spy)
+    train(tmp_path, make_pairs(64), Refresh(cluster_size=30), num_train_epochs=2, prompts={"query": "find: "})
+    assert seen == {"find: "}
+
+
+def test_sparse_encoders_are_clustered_too(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    make_tiny_bert(tmp_path / "bert", 0.0)
+    BertForMaskedLM(BertConfig.from_pretrained(tmp_path / "bert")).save_pretrained(tmp_path / "bert")
+    model = SparseEncoder(str(tmp_path / "bert"), device="cpu")
+    loss = SpladeLoss(
+        model, SparseMultipleNegativesRankingLoss(model), document_regularizer_weight=0.0, query_regularizer_weight=0.0
+    )
+    arguments = SparseEncoderTrainingArguments(
+        str(tmp_path / "out"),
+        per_device_train_batch_size=16,
+        num_train_epochs=2,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        batch_sampler=ClusterBatchSampler.configure(refresh=Refresh(cluster_size=30)),
+    )
+    rows: Dataset = make_pairs(96)
+    SparseEncoderTrainer(model=model, args=arguments, train_dataset=rows, loss=loss).train()
+    plan = json.loads((tmp_path / "out" / "batch_plan.json").read_text())[0]
+    assert [one["epoch"] for one in plan["refreshes"]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first": -1}, "first"),
+        ({"every": 0}, "every"),
+        ({"key": "title"}, "key='title' is none of"),
+        ({"sample": 0.0}, "sample=0.0 must be in"),
+        ({"guide": True, "sample": 0.5}, "needs the vectors of all rows"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Refresh(**options)
+
+
+def test_weights_that_are_spread_over_processes_are_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tmp_path, make_pairs(64), batch_sampler=ClusterBatchSampler.configure(refresh=Refresh(first=0))
+    )
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="train with DDP"):
+        trainer.train()
