@@ -23,7 +23,6 @@ from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
-from st_cluster_batches.batches.refreshing import Refresher
 from st_cluster_batches.batches.repeats import explain_repeats
 from st_cluster_batches.batches.sources import count_few_values
 from st_cluster_batches.columns import CLUSTER, SOURCE, show_labels
@@ -31,6 +30,8 @@ from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from st_cluster_batches.batches.refreshing import Refresher
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +187,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def _refresh(self, args: TrainingArguments, samplers: list[Any], epoch: int, is_start: bool) -> None:
         """Give samplers the clusters of the model as it is now, and write down what that cost."""
+        from st_cluster_batches.batches.refreshing import Refresher  # with all that embeds and clusters
+
         if self.refresher is None:
             self.refresher = Refresher(self.trainer)
             self.refresher.start(epoch)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.storage.numbers import as_count
+
+if TYPE_CHECKING:
+    from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
+    from st_cluster_batches.batches.sorting import Integers
+    from st_cluster_batches.data.pairs import Key
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Refresh:
             object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
+        from st_cluster_batches.data.pairs import KEYS  # samplers are imported without what reads texts
+
         if self.key not in KEYS:
             raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}")
         if not 0 < self.sample <= 1:
@@ -54,3 +61,25 @@ class Refresh:
     def find_epoch(self, epoch: int) -> int | None:
         """Return the epoch at whose start the clusters of an epoch are made; None before the first."""
         return None if epoch < self.first else epoch - (epoch - self.first) % self.every
+
+
+class RefreshedSampler(Protocol):
+    """What a refresh needs of a `ClusterBatchSampler`."""
+
+    dataset: Any
+    hidden_columns: list[str]
+    refresh: Refresh | None
+    refreshed_at: int | None
+
+    @property
+    def clusters(self) -> Integers | None:
+        """(n,) the clusters that the current epoch's batches are of."""
+
+    def plan_epoch(self) -> EpochPlan:
+        """Return the batches of the current epoch."""
+
+    def plan_with(self, clusters: Integers) -> BatchPlan:
+        """Return the plan of the current epoch's strata with other clusters."""
+
+    def relabel(self, epoch: int, clusters: Integers) -> None:
+        """Fill batches from other clusters from now on."""

@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.changes import measure_change, measure_planned
-from st_cluster_batches.batches.refresh import Refresh
+from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder
 from st_cluster_batches.clusters.assigning import assign_rows
 from st_cluster_batches.clusters.clustering import Clustering
@@ -30,9 +30,6 @@ from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
-
-if TYPE_CHECKING:
-    from st_cluster_batches.batches.sampler import ClusterBatchSampler
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +80,7 @@ class Refresher:
         if not self.trainer.state.global_step:
             shutil.rmtree(self.folder / _WORK, ignore_errors=True)
 
-    def refresh(self, samplers: Sequence[ClusterBatchSampler], epoch: int, is_start: bool) -> None:
+    def refresh(self, samplers: Sequence[RefreshedSampler], epoch: int, is_start: bool) -> None:
         """Give every sampler the clusters of an epoch: read where they have been made, made of the model otherwise.
 
         Args:
@@ -117,7 +114,7 @@ class Refresher:
                 else:
                     self._make(sampler, number, due, folder, cache)
 
-    def _make(self, sampler: ClusterBatchSampler, number: int, epoch: int, folder: Path, cache: SharedCache) -> None:
+    def _make(self, sampler: RefreshedSampler, number: int, epoch: int, folder: Path, cache: SharedCache) -> None:
         """Embed, cluster and assign together with the other processes, and write down what has come of it."""
         started = time.perf_counter()
         assert sampler.refresh is not None, "only samplers that are to be refreshed are"
@@ -153,7 +150,7 @@ class Refresher:
         self._load_guide(refresh, number, folder)
         self._tell(folder)
 
-    def _read_pairs(self, sampler: ClusterBatchSampler, number: int) -> Pairs:
+    def _read_pairs(self, sampler: RefreshedSampler, number: int) -> Pairs:
         """Read the texts as the collator gets them, in its order."""
         if number not in self._pairs:
             dataset = sampler.dataset
@@ -196,7 +193,7 @@ class Refresher:
         return Renewal(tuple(last), is_fresh)
 
     def _compare(
-        self, sampler: ClusterBatchSampler, vectors: PairVectors, clusters: Numbers, about: dict[str, Any]
+        self, sampler: RefreshedSampler, vectors: PairVectors, clusters: Numbers, about: dict[str, Any]
     ) -> dict[str, Any]:
         """Compare the clusters with those before, and the batches with those that they would have been."""
         record: dict[str, Any] = {**about, "clusters": int(clusters.max()) + 1}
