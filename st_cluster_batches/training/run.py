@@ -181,8 +181,9 @@ def build_trainer(
     if arguments.strategy == SOURCE and SOURCE not in labels:
         raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
     if arguments.strategy in ("random", "stock"):
-        keys = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
-        dataset = _drop(dataset, [name for name in labels if name not in keys])
+        kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
+        kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources
+        dataset = _drop(dataset, [name for name in labels if name not in kept])
     trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
     return trainer(
         model=model,

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from examples import make_pairs
 from sentence_transformers.base.sampler import BatchSamplers
 
 from st_cluster_batches import ClusterBatchSampler
 from st_cluster_batches.__main__ import _build_parser
 from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import prepare_run
 
 
 @pytest.fixture
@@ -120,3 +123,23 @@ def test_the_launch_that_a_recipe_documents_is_one_that_exists() -> None:
     launch_command_parser().parse_args([*launcher.replace("_rank N", "_rank 0").split(), "x"])
     assert load_config_from_file(str(path)).num_processes == 32
     assert _build_parser().parse_args(program.split()).cache_dir == "SHARED"
+
+
+@pytest.mark.parametrize("strategy", ["random", "source", "cluster"])
+def test_a_recipe_refreshes_whatever_fills_the_first_epochs(workspace: Path, strategy: str) -> None:
+    make_pairs(120).add_column("source", ["web"] * 120).to_parquet(str(workspace / "pairs.parquet"))
+    words = ["--batch_sampler", strategy, "--refresh_every", "1", "--refresh_cluster_size", "20"]
+    words += ["--max_steps", "-1", "--num_train_epochs", "2"]
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    run.train()
+    plan = json.loads((workspace / "run" / "batch_plan.json").read_text())[0]
+    assert [one["epoch"] for one in plan["refreshes"]] == [1]
+    assert plan["refreshes"][0]["clusters"] == 6
+
+
+@pytest.mark.parametrize(
+    "words", [["--refresh_first", "2"], ["--refresh_every", "1", "--batch_sampler", "stock"]], ids=["every", "stock"]
+)
+def test_a_refresh_that_would_be_idle_is_refused(recipe: Path, words: list[str]) -> None:
+    with pytest.raises(ValueError, match="decide nothing"):
+        read_recipe(recipe, words)
