@@ -1,0 +1,110 @@
+"""Communities of rows whose passages are near one another's queries: clusters by the negatives that they would give.
+
+B3 (arXiv 2505.11293): an edge joins two rows if each one's passage is among those that a teacher ranks p to p + m for
+the other's query; METIS cuts the graph into parts of equal size. The first p ranks are skipped: many of them answer.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids, require_faiss
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# Rows of a coarse cluster within which neighbours are searched: a quarter of a minute on two cores.
+_COARSE_ROWS = 50_000
+_QUERIES_AT_ONCE = 4096
+
+Vectors = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+def require_metis() -> Any:
+    """Return the pymetis module.
+
+    Raises:
+        ImportError: If it is missing, with the extra that brings it.
+    """
+    if find_spec("pymetis") is None:
+        raise ImportError("Communities need METIS: pip install 'st-cluster-batches[communities]'")
+    import pymetis
+
+    return pymetis
+
+
+def find_communities(
+    queries: Vectors, passages: Vectors, size: int, *, skip: int, neighbours: int, seed: int, show_progress_bar: bool
+) -> Labels:
+    """Cut rows into communities.
+
+    Args:
+        queries: (n, d) unit rows.
+        passages: (n, d) unit rows; passage i is the positive of query i.
+        size: Rows of a community; METIS keeps them about equal.
+        skip: p, the ranks that are left out because they are likely positives.
+        neighbours: m, the ranks after these that are neighbours.
+        seed: Seed of the coarse clusters that a large source is searched in.
+        show_progress_bar: Whether to show progress.
+
+    Returns:
+        (n,) the community of every row, from 0; communities of one coarse cluster are consecutive.
+    """
+    groups = _split_coarsely(queries, seed)
+    labels = np.empty(len(queries), dtype=np.int64)
+    first = 0
+    for rows in tqdm(groups, "Finding communities", unit="group", disable=not show_progress_bar):
+        own = _cut(_link(queries[rows], passages[rows], skip, neighbours), -(-len(rows) // size))
+        _, own = np.unique(own, return_inverse=True)  # METIS may leave a part empty
+        labels[rows] = first + own
+        first += int(own.max()) + 1
+    return labels
+
+
+def _split_coarsely(queries: Vectors, seed: int) -> list[npt.NDArray[np.intp]]:
+    """Return the rows of coarse clusters, so that the search does not grow with the square of the rows."""
+    n_groups = round(len(queries) / _COARSE_ROWS)
+    if n_groups < 2:
+        return [np.arange(len(queries))]
+    sample = np.sort(np.random.default_rng(seed).permutation(len(queries))[:_COARSE_ROWS])
+    nearest = NearestCentroid(fit_centroids(queries[sample], n_groups, seed=seed, niter=10)).find(queries)[0]
+    order = np.argsort(nearest, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(nearest[order])) + 1)
+
+
+def _link(queries: Vectors, passages: Vectors, skip: int, neighbours: int) -> csr_array:
+    """Return the (n, n) graph of rows that are among each other's neighbours."""
+    from scipy.sparse import csr_array
+
+    n_rows = len(queries)
+    # One more: a query's own passage is nobody's negative, wherever it is ranked.
+    depth = min(n_rows, skip + neighbours + 1)
+    index = require_faiss().IndexFlatIP(passages.shape[1])
+    index.add(np.ascontiguousarray(passages))
+    found = []
+    for low in range(0, n_rows, _QUERIES_AT_ONCE):
+        ranked = index.search(np.ascontiguousarray(queries[low : low + _QUERIES_AT_ONCE]), depth)[1]
+        is_own = ranked == np.arange(low, low + len(ranked))[:, None]
+        # The own passage moves behind the others, which keep their order.
+        ranked = np.take_along_axis(ranked, np.argsort(is_own, axis=1, kind="stable"), axis=1)
+        found.append(ranked[:, min(skip, max(depth - 2, 0)) : depth - 1].astype(np.int32))
+    near = np.concatenate(found)
+    starts = np.arange(n_rows + 1, dtype=np.int64) * near.shape[1]
+    graph = csr_array((np.ones(near.size, dtype=np.int8), near.ravel(), starts), shape=(n_rows, n_rows))
+    mutual = graph.minimum(graph.T.tocsr())
+    mutual.setdiag(0)
+    mutual.eliminate_zeros()
+    return mutual.tocsr()
+
+
+def _cut(graph: csr_array, n_parts: int) -> Labels:
+    if n_parts < 2:
+        return np.zeros(graph.shape[0], dtype=np.int64)
+    parts = require_metis().part_graph(n_parts, xadj=graph.indptr, adjncy=graph.indices, warn_on_copies=False)
+    return np.asarray(parts[1], dtype=np.int64)
