@@ -117,13 +117,13 @@ class Encoder:
             "truncate_dim": self.truncate_dim or getattr(self.model, "truncate_dim", None),
         }
 
-    def encode(self, side: Side, texts: Sequence[str], first_row: int = 0) -> npt.NDArray[np.float32]:
+    def encode(self, side: Side, texts: Sequence[str], rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Embed the queries or the passages of some rows.
 
         Args:
             side: Which of the model's prompts to use.
             texts: n texts.
-            first_row: Number of the first row, for error messages.
+            rows: Numbers of their rows, for error messages; from 0 on by default.
 
         Returns:
             (n, d) float32 rows of unit length.
@@ -138,8 +138,8 @@ class Encoder:
             at = int(is_bad.argmax())
             kind = "zero" if norms[at] == 0 else "not finite"
             raise ValueError(
-                f"The encoder's vector of row {first_row + at} is {kind} ({is_bad.sum()} such rows nearby): {side} "
-                f"{texts[at][:80]!r}. Remove these rows, or take an encoder that knows their words"
+                f"The encoder's vector of row {at if rows is None else rows[at]} is {kind} ({is_bad.sum()} such rows "
+                f"nearby): {side} {texts[at][:80]!r}. Remove these rows, or take an encoder that knows their words"
             )
         unit: npt.NDArray[np.float32] = vectors / norms
         return unit
@@ -168,7 +168,8 @@ class Encoder:
         """Embed texts like `encode`, part by part with a progress bar."""
         starts = range(0, len(texts), _ROWS_IN_A_PART)
         bar = tqdm(starts, description, unit="part", disable=not show_progress_bar or len(starts) < 2)
-        return np.concatenate([self.encode(side, texts[low : low + _ROWS_IN_A_PART], low) for low in bar])
+        parts = (slice(low, low + _ROWS_IN_A_PART) for low in bar)
+        return np.concatenate([self.encode(side, texts[part], range(len(texts))[part]) for part in parts])
 
 
 def choose_batch_size(model: SentenceTransformer) -> int:

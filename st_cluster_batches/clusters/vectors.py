@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from st_cluster_batches.clusters.earlier import EarlierRows
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import widen
 from st_cluster_batches.data.pairs import Key, Pairs, Side, sides_of
@@ -120,18 +121,35 @@ class PairVectors:
         texts = self.pairs.dataset.with_format(None, columns=[column])
         array = ChunkedArray.at(self.cache.folder / self._folder_name(position), len(texts))
 
+        earlier: EarlierRows | None = None
+
         def make(chunk: int) -> npt.NDArray[np.float16]:
             low, high = array.bounds(chunk)
             if self.renewal is not None:
                 return self._renew(self.renewal, array, chunk, position)
-            vectors = self.encoder.encode(side, texts[low:high][column], first_row=low)
-            return torch.from_numpy(vectors).half().numpy()  # bit for bit as by numpy, which takes far longer
+            is_known, known = (np.zeros(high - low, dtype=bool), None) if earlier is None else earlier.take(low, high)
+            rows = low + np.flatnonzero(~is_known)
+            if not len(rows) and known is not None:
+                return known
+            own = texts[low:high][column] if known is None else texts[rows][column]
+            # Bit for bit as by numpy, which takes far longer.
+            made = torch.from_numpy(self.encoder.encode(side, own, rows.tolist())).half().numpy()
+            if known is None:
+                return made
+            vectors = np.empty((high - low, made.shape[1]), dtype=np.float16)
+            vectors[is_known], vectors[~is_known] = known, made
+            return vectors
 
+        # Not those that an earlier state of the model has made in part: they pass for nobody else's.
+        is_shared = position < 2 and self.renewal is None
+        if is_shared:
+            self._register()  # before they are all there: rows that are found again need not be embedded again
         if not array.is_complete():
             self._check_wordless(side, column)
+            if is_shared:
+                indices = sorted(self.cache.folder.glob(f"{_index_prefix(self.encoder)}*.json"))
+                earlier = EarlierRows.find(indices, side, self.row_hashes, array)
         array.fill(make, self.cache, f"Embedding {('queries', 'passages')[position] if position < 2 else column}")
-        if position < 2:
-            self._register()
         return array
 
     def _renew(self, renewal: Renewal, array: ChunkedArray, chunk: int, position: int) -> npt.NDArray[np.float16]:
@@ -145,7 +163,7 @@ class PairVectors:
         if len(rows):
             column = self.pairs.text_columns[position]
             texts = self.pairs.dataset.with_format("arrow", columns=[column])[low + rows][column].to_pylist()
-            vectors[rows] = self.encoder.encode("passage" if position else "query", texts, first_row=low)
+            vectors[rows] = self.encoder.encode("passage" if position else "query", texts, (low + rows).tolist())
         return vectors
 
     def _check_wordless(self, side: Side, column: str) -> None:

@@ -74,7 +74,7 @@ class ChunkedArray:
         self._find()
         processes = cache.processes
         share = processes.share(self.n_chunks)
-        present = [chunk for chunk in share if chunk in self._paths and self._is_whole(chunk)]
+        present = [chunk for chunk in share if self.holds(chunk)]
         if present and len(present) < len(share):
             logger.info("%s goes on with chunk %d of %d", description, len(present) + 1, len(share))
         has_bar = cache.show_progress_bar and len(present) < len(share)
@@ -94,6 +94,15 @@ class ChunkedArray:
         self._find()
         return len(self._paths) == self.n_chunks
 
+    def has_chunks(self) -> bool:
+        """Whether any chunk is there."""
+        self._find()
+        return bool(self._paths)
+
+    def holds(self, chunk: int) -> bool:
+        """Whether a chunk is there as it was written; one that is damaged is removed."""
+        return chunk in self._paths and self._is_whole(chunk)
+
     def read(self, chunk: int) -> Array:
         """Read a chunk into memory; not mapped, so that pages of chunks gone by do not count as ours."""
         rows: Array = np.load(self._paths[chunk])
@@ -103,7 +112,8 @@ class ChunkedArray:
         """Read some rows, given in ascending order, touching only the pages that they lie on."""
         ends = np.searchsorted(rows, np.arange(1, self.n_chunks + 1) * self.chunk_rows)
         starts = np.concatenate(([0], ends[:-1]))
-        first = np.load(self._paths[0], mmap_mode="r")  # its header has the length of all; reading each costs more
+        # The header of one has the length of all; reading each costs more.
+        first = np.load(next(iter(self._paths.values())), mmap_mode="r")
         taken = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
         for chunk, (start, end) in enumerate(zip(starts, ends, strict=True)):
             if end > start:

@@ -20,6 +20,7 @@ from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import PairVectors, take_by_key
 from st_cluster_batches.data.pairs import PairOptions, Pairs
 from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.storage import chunks
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 
@@ -122,3 +123,43 @@ def test_texts_without_a_token_are_found_before_the_others_are_embedded(
     with pytest.raises(ValueError, match=r"'query' has no token .* in 3 rows: 500, 501, 502. Row 500 is '\?!'"):
         attach_clusters(Dataset.from_dict({"query": texts}), model, n_clusters=2, cache_dir=tmp_path)
     assert embedded == [3]
+
+
+def test_to_remove_the_row_that_an_encoder_does_not_know_embeds_no_other_again(
+    tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 32)
+    counter.model[0].embedding.weight.data[0] = 0  # of words that it does not know
+    pairs = make_pairs(200)
+    unknown = Dataset.from_list([{"query": "foo bar", "passage": "soup"}])
+    spoilt = concatenate_datasets([pairs.select(range(150)), unknown, pairs.select(range(150, 200))])
+    with pytest.raises(ValueError, match=r"vector of row 150 is zero.*'foo bar'"):
+        open_vectors(spoilt, counter.model, tmp_path).embed("query")
+    before = counter.texts["query"]
+    mended = open_vectors(pairs, counter.model, tmp_path)
+    expected = counter.model.encode(pairs["query"][:], normalize_embeddings=True)
+    assert np.allclose(mended.take("query", np.arange(200)), expected, atol=1e-3)
+    assert counter.texts["query"] - before == 200 - 128, "four chunks were kept"
+    before = counter.texts["query"]
+    more = concatenate_datasets([pairs.shuffle(seed=1), make_pairs(10, seed=7)])
+    vectors = open_vectors(more, counter.model, tmp_path)
+    expected = counter.model.encode(more["query"][:], normalize_embeddings=True)
+    assert np.allclose(vectors.take("query", np.arange(210)), expected, atol=1e-3)
+    assert counter.texts["query"] - before == 10
+    with pytest.raises(ValueError, match="vector of row 7 is zero"):
+        strange = concatenate_datasets([pairs.select(range(7)), unknown, pairs.select(range(7, 30))])
+        open_vectors(strange, counter.model, tmp_path).embed("query")
+
+
+def test_a_damaged_chunk_of_another_dataset_is_not_taken_over(
+    tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 32)
+    pairs = make_pairs(64)
+    open_vectors(pairs, counter.model, tmp_path).embed("query")
+    (folder,) = tmp_path.glob("vectors-*")
+    damaged = min(folder.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-8] + b"damaged!")
+    before = counter.texts["query"]
+    open_vectors(pairs.select(range(63)), counter.model, tmp_path).embed("query")
+    assert counter.texts["query"] - before == 32
