@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import re
+import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from st_cluster_batches.batches.filling import PlanCounts
@@ -43,15 +47,27 @@ def carry_block(model: Any, lines: Sequence[str], tags: Sequence[str] = (TAG,)) 
     # Without `raw`, a brace in a name would be taken for a command of the template.
     block = wrap_block(lines).replace(BEGIN, f"{BEGIN}{{% raw %}}").replace(END, f"{{% endraw %}}{END}")
     template = insert_block(Path(data.template_path).read_text(encoding="utf-8"), block)
-    path = default_cache_dir() / "cards" / f"{hash_values(template)}.md"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, template)
-    except OSError as error:
-        logger.warning("The model's card will not say how its batches were filled: %s", error)
-        return
-    data.template_path = path
-    data.add_tags(list(tags))
+    # A home folder may be read-only; then a folder of this process does, which alone needs the copy.
+    for open_folder in (default_cache_dir, _open_own_folder):
+        try:
+            path = open_folder() / "cards" / f"{hash_values(template)}.md"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, template)
+        except OSError as error:
+            failure = error
+        else:
+            data.template_path = path
+            data.add_tags(list(tags))
+            return
+    logger.warning("The model's card will not say how its batches were filled: %s", failure)
+
+
+@cache
+def _open_own_folder() -> Path:
+    """Make a folder that goes when this process ends."""
+    folder = Path(mkdtemp(prefix="st-cluster-batches-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def wrap_block(lines: Sequence[str]) -> str:

@@ -46,11 +46,24 @@ def test_braces_in_a_block_are_no_commands_of_the_template(tmp_path: Path) -> No
     assert "{{ 1 + 1 }} {% if %}" in (tmp_path / "README.md").read_text()
 
 
-def test_a_cache_without_room_costs_the_block_and_not_the_training(
+def test_a_cache_that_is_read_only_costs_nothing(
     tmp_path: Path, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr("st_cluster_batches.batches.card_block.default_cache_dir", lambda: tmp_path / "file")
+    trainer = make_trainer(tmp_path / "run", labelled, max_steps=3)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    assert BEGIN in (tmp_path / "model" / "README.md").read_text()
+    assert "card will not say" not in caplog.text
+
+
+def test_a_cache_without_room_costs_the_block_and_not_the_training(
+    tmp_path: Path, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    for name in ("default_cache_dir", "_open_own_folder"):
+        monkeypatch.setattr(f"st_cluster_batches.batches.card_block.{name}", lambda: tmp_path / "file")
     trainer = make_trainer(tmp_path / "run", labelled, max_steps=3)
     trainer.train()
     assert "card will not say how its batches were filled" in caplog.text
