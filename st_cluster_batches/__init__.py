@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from st_cluster_batches.batches.refresh import Refresh
     from st_cluster_batches.batches.sampler import ClusterBatchSampler
     from st_cluster_batches.clusters.attach import attach_clusters, fit_clusters
+    from st_cluster_batches.clusters.choice import Choice
     from st_cluster_batches.clusters.clustering import Clustering
     from st_cluster_batches.clusters.keys import attach_keys
+    from st_cluster_batches.evaluation.tuning import tune
     from st_cluster_batches.inspection.measuring import inspect
     from st_cluster_batches.losses.guided import (
         CachedGuidedMultipleNegativesRankingLoss,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CachedGuidedMultiVectorMultipleNegativesRankingLoss",
     "CachedGuidedMultipleNegativesRankingLoss",
+    "Choice",
     "ClusterBatchSampler",
     "ClusterMultiDatasetBatchSampler",
     "Clustering",
@@ -41,11 +44,13 @@ __all__ = [
     "export_batches",
     "fit_clusters",
     "inspect",
+    "tune",
 ]
 
 _HOMES = {
     "CachedGuidedMultiVectorMultipleNegativesRankingLoss": "losses.multi_vector",
     "CachedGuidedMultipleNegativesRankingLoss": "losses.guided",
+    "Choice": "clusters.choice",
     "ClusterBatchSampler": "batches.sampler",
     "ClusterMultiDatasetBatchSampler": "batches.multi_dataset",
     "Clustering": "clusters.clustering",
@@ -57,6 +62,7 @@ _HOMES = {
     "export_batches": "batches.export",
     "fit_clusters": "clusters.attach",
     "inspect": "inspection.measuring",
+    "tune": "evaluation.tuning",
 }
 
 

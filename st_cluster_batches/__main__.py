@@ -87,7 +87,7 @@ def _build_parser() -> argparse.ArgumentParser:
         command.add_argument("--offline", action="store_true", help="never ask the Hub")
         return command
 
-    for add_command in (_add_demo, _add_attach, _add_inspect, _add_training, _add_publishing):
+    for add_command in (_add_demo, _add_attach, _add_inspect, _add_tune, _add_training, _add_publishing):
         add_command(add)
     return parser
 
@@ -108,6 +108,7 @@ def _add_attach(add: _Add) -> None:
     size = attach.add_mutually_exclusive_group()
     size.add_argument("--n_clusters", metavar="K", help="clusters of each source (default 10), or auto")
     size.add_argument("--cluster_size", type=int, metavar="S", help="mean rows of a cluster, instead")
+    size.add_argument("--tuned", type=Path, metavar="DIR", help="output of `tune`, which says how large clusters are")
     attach.add_argument("--max_cluster_size", type=int, metavar="S", help="split clusters of more rows")
     attach.add_argument(
         "--global_batch_size", type=int, default=1024, metavar="N", help="for --n_clusters auto: eight of it a cluster"
@@ -176,6 +177,37 @@ def _add_inspect(add: _Add) -> None:
         "--sample_rows", type=int, default=2048, metavar="N", help="rows to embed of each kind of batch"
     )
     inspect.add_argument("--output", type=Path, metavar="REPORT.html", help="write a report to open in a browser")
+
+
+def _add_tune(add: _Add) -> None:
+    tune = add("tune", "choose how fine the clusters of each source should be, by trials on its own pairs")
+    tune.add_argument("data", metavar="DATA", help="file or folder of rows, save_to_disk folder, or Hub id")
+    _add_choice(tune)
+    tune.add_argument("--encoder", required=True, help="model whose vectors are clustered, as for `attach`")
+    tune.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for the choice; a rerun goes on"
+    )
+    tune.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a global batch (128)")
+    tune.add_argument("--model", help="model that will be trained; the encoder by default")
+    tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
+    tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
+    tune.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
+    _add_columns(tune)
+    tune.add_argument(
+        "--source_column", default="source", metavar="NAME", help="column that names a row's source, or none"
+    )
+    tune.add_argument(
+        "--max_rows", type=int, default=12_000, metavar="N", help="rows of a source to try on, at random (12000)"
+    )
+    tune.add_argument("--seeds", dest="n_seeds", type=int, default=3, metavar="N", help="runs of each candidate (3)")
+    tune.add_argument(
+        "--epochs", dest="n_epochs", type=int, default=1, metavar="N", help="times that a run sees each pair (1)"
+    )
+    tune.add_argument("--seed", type=int, default=0, metavar="N", help="of what is held out")
+    tune.add_argument(
+        "--workers", dest="n_workers", type=int, default=2, metavar="N", help="processes that run trials (2)"
+    )
+    tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
 
 
 def _add_training(add: _Add) -> None:

@@ -15,11 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.data.naming import show_line
-
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Choice
-    from st_cluster_batches.inspection.findings import Inspection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 # Errors of the system that a wrong path causes.
@@ -73,6 +70,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.clusters.attach import cluster_dataset
+        from st_cluster_batches.clusters.choice import find_choice
         from st_cluster_batches.clusters.description import describe_statistics
         from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
         from st_cluster_batches.clusters.output import check_output, write_output
@@ -96,6 +94,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.cache_dir,
             trust_remote_code=arguments.trust_remote_code,
             guide=arguments.guide,
+            tuned=find_choice(arguments.tuned),
         )
         check_output(arguments.out)
         data = load_data(arguments.data, _read_choice(arguments))
@@ -135,12 +134,33 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             seed=arguments.seed,
             sample_rows=arguments.sample_rows,
         )
-    lines = _describe_inspection(inspection)
+    lines = inspection.describe_lines()
     if arguments.output is not None:
         write_page(inspection, arguments.output)
         draw_inspection(inspection, arguments.output.parent)
         lines.append(f"The report is in {arguments.output}")
     return inspection.describe(), "\n".join(lines)
+
+
+def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
+    """Choose the batches of each source by trials on its own pairs."""
+    with checking_input():
+        from st_cluster_batches.data.loading import load_data
+        from st_cluster_batches.evaluation.tuning import tune as tune_data
+        from st_cluster_batches.evaluation.tuning_report import describe_tuning
+
+        _make_folder(arguments.output)
+        names = ("batch_size", "model", "key", "columns", "guide", "margin", "n_seeds", "n_epochs", "max_rows", "seed")
+        choice = tune_data(
+            load_data(arguments.data, _read_choice(arguments)),
+            arguments.encoder,
+            **{name: getattr(arguments, name) for name in (*names, "n_workers", "cache_dir")},
+            source_column=None if arguments.source_column == "none" else arguments.source_column,
+            output_dir=arguments.output,
+        )
+    described = choice.describe()
+    done = f"All of it is in {arguments.output}; follow it: attach DATA OUT --encoder E --tuned {arguments.output}"
+    return described, f"{describe_tuning(described)}\n\n{done}"
 
 
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
@@ -276,30 +296,6 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
     if is_saved_data(arguments.folder):
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
-
-
-def _describe_inspection(inspection: Inspection) -> list[str]:
-    from st_cluster_batches.clusters.strength import describe_strength
-
-    names = ("rows", "clusters", "smallest", "median", "largest")
-    lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
-    for one in inspection.sources:
-        cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
-        lines.append(f"{show_line(one.name, 23):<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
-    lines += [f"{name} batches: {plan}" for name, plan in inspection.plans.items()]
-    lines.append(f"{'similarity':<24}{'negatives':>11}{'hardest':>11}{'positive':>11}{'nearer':>11}{'> 0.95 of':>11}")
-    for name, found in inspection.hardness.items():
-        means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
-        rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
-        lines.append(f"{name + ' batches':<24}{means}{rates}")
-    kinds = list(inspection.hardness)
-    lines.append(f"{'masked by a guide at margin':<34}" + "".join(f"{kind:>11}" for kind in kinds))
-    for mask in inspection.masks:
-        lines.append(f"{mask.margin:<+34.2f}" + "".join(f"{mask.shares[kind]:>11.2%}" for kind in kinds))
-    lines += describe_strength(inspection.strength)
-    if inspection.stability is not None:
-        lines.append(f"two seeds of k-means agree to {inspection.stability:.2f} (adjusted mutual information)")
-    return [*lines, "", *(f"* {line}" for line in inspection.advice)]
 
 
 def _make_folder(path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from st_cluster_batches.clusters.choice import Choice, find_choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors
@@ -35,7 +36,7 @@ def attach_clusters(
     encoder: str | Path | SentenceTransformer,
     *,
     n_clusters: int | Literal["auto"] | None = None,
-    cluster_size: int | None = None,
+    cluster_size: int | Mapping[str, int | None] | None = None,
     max_cluster_size: int | None = None,
     global_batch_size: int = 1024,
     key: Key = "query",
@@ -50,6 +51,7 @@ def attach_clusters(
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
     guide: bool = False,
+    tuned: Choice | str | Path | None = None,
 ) -> AnyDataset:
     """Label every row with its cluster, and with keys that it shares with its false negatives.
 
@@ -72,6 +74,7 @@ def attach_clusters(
         cache_dir,
         show_progress_bar,
         guide=guide,
+        tuned=find_choice(tuned),
     )
     return cluster_dataset(dataset, encoder, options)[0]
 
@@ -113,10 +116,14 @@ def cluster_dataset(
             options.batch_size,
             trust_remote_code=options.trust_remote_code,
         )
+        if options.tuned is not None:
+            _compare_choice(options.tuned, loaded)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide)
         about: dict[str, Any] = {"false_negatives": report}
+        if options.tuned is not None:
+            about["tuned"] = options.tuned.describe()
         if options.guide:
             about["guide"] = _describe_guide(parts, loaded, cache)
     clustering = replace(clustering, manifest={**clustering.manifest, **about})
@@ -134,12 +141,29 @@ def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache
     return {name: asdict(one) for name, one in found.items()}
 
 
+def _compare_choice(tuned: Choice, encoder: Encoder) -> None:
+    """Warn where what was tuned is not what is done."""
+    if tuned.encoder_hash != encoder.fingerprint:
+        logger.warning(
+            "The choice was tuned with clusters of %s, these are of %s: its sizes may not be the best here; tune with "
+            "this encoder",
+            tuned.encoder,
+            encoder.name,
+        )
+    if tuned.masked_sources:
+        logger.warning(
+            "The choice masks false negatives of %s, and the rows get the keys that a guide needs. The gain that was "
+            "measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train), `loss: guided`",
+            ", ".join(tuned.masked_sources),
+        )
+
+
 def fit_clusters(
     dataset: Dataset | DatasetDict,
     encoder: str | Path | SentenceTransformer,
     *,
     n_clusters: int | Literal["auto"] | None = None,
-    cluster_size: int | None = None,
+    cluster_size: int | Mapping[str, int | None] | None = None,
     max_cluster_size: int | None = None,
     global_batch_size: int = 1024,
     key: Key = "query",

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from st_cluster_batches.data.naming import escape_cell, show_line
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.data.naming import escape_cell, quote_code, show_line
 
 _MAX_SHOWN_SOURCES = 10
 
@@ -23,6 +24,7 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
         f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), by spherical k-means with seed "
         f"{manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
         *_describe_columns(manifest.get("columns")),
+        *_describe_choice(manifest.get("tuned")),
         "",
     ]
     table = [
@@ -51,6 +53,17 @@ def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[
         negatives = ", ".join(f"`{text}`" for text in texts[2:])
         roles += [f"negatives {negatives}"] if negatives else []
         lines += ["", f"Columns{f' of `{name}`' if name else ''}: {', '.join(roles)}."]
+    return lines
+
+
+def _describe_choice(tuned: dict[str, Any] | None) -> list[str]:
+    """Return lines on what `tune` chose, and why; none where nothing was tuned."""
+    if tuned is None:
+        return []
+    lines = ["", f"`tune` chose for batches of {tuned['batch_size']:,} rows, by trials on held-out pairs:", ""]
+    for name, values in tuned["sources"].items():
+        why = tuned["evidence"].get(name, {}).get("why")
+        lines.append(f"- {quote_code(name)}: {Candidate(**values)}{f' ({why})' if why else ''}")
     return lines
 
 

@@ -50,6 +50,7 @@ def fit_vectors(
     Returns:
         The clustering.
     """
+    options.check_sources(name for one in vectors for name in one.pairs.sources)
     encoder = vectors[0].encoder
     data_hash = hash_values([one.pairs.data_hash for one in vectors])
     started = [[digest_array(one) for one in start.values()]] if start else []
@@ -119,7 +120,7 @@ def _train_sources(
         source_of_row = own.pairs.source_of_row
         is_only = len(own.pairs.sources) == 1 and own.renewal is None
         n_rows = len(own) if is_only else int(np.count_nonzero(source_of_row == code))
-        n_clusters = options.count_clusters(n_rows)
+        n_clusters = options.count_clusters(n_rows, name)
         if n_clusters > n_rows:
             logger.warning(
                 "Source %r has %d rows, fewer than the %d clusters asked for: every row is one",

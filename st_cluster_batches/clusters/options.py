@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
@@ -22,7 +24,8 @@ class ClusterOptions:
     Args:
         n_clusters: k of every source; 10, as in arXiv 2407.18887, unless `cluster_size` is given. `auto` lets a
             cluster hold eight global batches.
-        cluster_size: Mean rows of a cluster, which sets k source by source.
+        cluster_size: Mean rows of a cluster, which sets k source by source; or a mapping from each source to its own,
+            where None makes the source one stratum.
         max_cluster_size: Rows of a cluster at most; larger ones are split.
         global_batch_size: Rows of a global batch, for `auto`.
         key: The text that decides the cluster: query, passage, or both.
@@ -31,7 +34,7 @@ class ClusterOptions:
     """
 
     n_clusters: int | Literal["auto"] | None = None
-    cluster_size: int | None = None
+    cluster_size: int | Mapping[str, int | None] | None = None
     max_cluster_size: int | None = None
     global_batch_size: int = 1024
     key: Key = "query"
@@ -47,7 +50,15 @@ class ClusterOptions:
             )
         if isinstance(self.n_clusters, str) and self.n_clusters != "auto":
             raise ValueError(f"n_clusters={self.n_clusters!r} is neither a number nor 'auto'")
-        for name in ("n_clusters", "cluster_size", "max_cluster_size", "global_batch_size", "niter"):
+        if isinstance(self.cluster_size, Mapping):
+            sizes = {
+                str(name): None if rows is None else as_count(f"cluster_size of {name!r}", rows)
+                for name, rows in self.cluster_size.items()
+            }
+            object.__setattr__(self, "cluster_size", sizes)
+        elif self.cluster_size is not None:
+            object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
+        for name in ("n_clusters", "max_cluster_size", "global_batch_size", "niter"):
             value = getattr(self, name)
             if value is not None and value != "auto":
                 # Numbers of numpy become Python's, so that they can be written into a manifest.
@@ -56,8 +67,19 @@ class ClusterOptions:
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
 
-    def count_clusters(self, n_rows: int) -> int:
+    def check_sources(self, names: Iterable[str]) -> None:
+        """Raise a ValueError if sizes are given by source, and one has none."""
+        if isinstance(self.cluster_size, Mapping) and (unknown := sorted(set(names) - set(self.cluster_size))):
+            raise ValueError(
+                f"cluster_size says nothing of the source {unknown[0]!r}, only of {list(self.cluster_size)}; add it, "
+                "or tune on data that has it: st-cluster-batches tune DATA --encoder E --output DIR"
+            )
+
+    def count_clusters(self, n_rows: int, source: str) -> int:
         """Return k for a source of `n_rows` rows."""
+        if isinstance(self.cluster_size, Mapping):
+            size = self.cluster_size[source]
+            return 1 if size is None else max(1, round(n_rows / size))
         size = self.cluster_size
         if self.n_clusters == "auto":
             size = _BATCHES_IN_A_CLUSTER * self.global_batch_size
@@ -87,6 +109,7 @@ class AttachOptions:
         trust_remote_code: Whether code that comes with the encoder may run.
         guide: Whether to embed queries, positives and negatives, and to give every row its key, a column `label` by
             which a guided loss finds their vectors.
+        tuned: What `tune` chose: sizes of clusters by source, and a guide where it masks.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
@@ -100,8 +123,12 @@ class AttachOptions:
     show_progress_bar: bool = True
     trust_remote_code: bool = False
     guide: bool = False
+    tuned: Choice | None = None
 
     def __post_init__(self) -> None:
+        if self.tuned is not None:
+            object.__setattr__(self, "clusters", _follow(self.clusters, self.tuned))
+            object.__setattr__(self, "guide", self.guide or bool(self.tuned.masked_sources))
         for name in ("truncate_dim", "batch_size"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_count(name, value))
@@ -120,6 +147,18 @@ class AttachOptions:
         elif self.false_negative_threshold is not None:
             needs_passages = "false_negative_threshold="
         return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns, self.guide)
+
+
+def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:
+    """Return the options with the sizes that were chosen."""
+    if clusters.n_clusters is not None or clusters.cluster_size not in (None, tuned.cluster_sizes):
+        raise ValueError(
+            f"tuned= says how large clusters are; n_clusters={clusters.n_clusters} and "
+            f"cluster_size={clusters.cluster_size} are not to be given beside it"
+        )
+    if clusters.key != tuned.key:
+        raise ValueError(f"key={clusters.key!r}, but tuned= was chosen by key={tuned.key!r}; give that")
+    return replace(clusters, cluster_size=tuned.cluster_sizes)
 
 
 def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,12 @@ class Guide:
 
     def find_false(self, rows: Integers) -> torch.Tensor:
         """Return the (b, b) mask of the false negatives among the rows of a batch."""
-        sides = (torch.from_numpy(one[rows].astype(np.float32)) for one in (self.queries, self.passages))
-        return mask_false(*sides, self.margin)
+        queries, passages = (torch.from_numpy(one[rows].astype(np.float32)) for one in (self.queries, self.passages))
+        return mask_false(queries, passages, self.margin)
 
 
 def mask_false(queries: torch.Tensor, passages: torch.Tensor, margin: float) -> torch.Tensor:
-    """Return where passage j is more similar to query i than passage i is, by more than a margin; never at i itself."""
+    """Return where passage j is more similar to query i than passage i is, by more than a margin."""
     similarity = queries @ passages.T
     is_false = similarity > similarity.diagonal()[:, None] + margin
     return is_false.fill_diagonal_(False)
@@ -125,13 +126,11 @@ def train_embeddings(
     for epoch in range(n_epochs):
         for batch in plan.plan_epoch(epoch).batches(plan.batch_size * plan.world_size):
             rows = np.asarray(batch)
-            loss = compute_loss(
-                *(embed(weights, one, rows, is_sparse=True) for one in pairs),
-                None if guide is None else guide.find_false(rows),
-            )
+            queries, passages = (embed(weights, one, rows, is_sparse=True) for one in pairs)
+            loss = compute_loss(queries, passages, None if guide is None else guide.find_false(rows))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
             schedule.step()
     weights.requires_grad_(False)
 
@@ -160,9 +159,7 @@ def embed_all(weights: torch.Tensor, bags: Bags) -> torch.Tensor:
     parts = np.searchsorted(bags.starts, np.arange(0, bags.starts[-1] + 1, _TOKENS_AT_ONCE), side="left")
     edges = np.unique(np.concatenate([[0], parts, [len(bags)]]).clip(max=len(bags)))
     with torch.no_grad():
-        return torch.cat(
-            [embed(weights, bags, np.arange(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
-        )
+        return torch.cat([embed(weights, bags, np.arange(low, high)) for low, high in pairwise(edges.tolist())])
 
 
 def rank_documents(queries: torch.Tensor, documents: torch.Tensor, judged: Judged) -> npt.NDArray[np.float64]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.hardness import BatchHardness
-from st_cluster_batches.clusters.strength import Strength
+from st_cluster_batches.clusters.strength import Strength, describe_strength
+from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.inspection.sample import Sample
 
@@ -192,3 +193,26 @@ class Inspection:
         described = asdict(replace(self, sample=None))  # type: ignore[arg-type]  # the sample is no figure
         del described["sample"]
         return described
+
+    def describe_lines(self) -> list[str]:
+        """Return what a person reads first, as lines for a terminal."""
+        names = ("rows", "clusters", "smallest", "median", "largest")
+        lines = [f"{'source':<24}" + "".join(f"{name:>10}" for name in names) + f"{'effective':>11}{'coherence':>11}"]
+        for one in self.sources:
+            cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
+            lines.append(f"{show_line(one.name, 23):<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
+        lines += [f"{name} batches: {plan}" for name, plan in self.plans.items()]
+        heads = ("negatives", "hardest", "positive", "nearer", "> 0.95 of")
+        lines.append(f"{'similarity':<24}" + "".join(f"{name:>11}" for name in heads))
+        for name, found in self.hardness.items():
+            means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))
+            rates = "".join(f"{value:>11.2%}" for value in (found.false_negative_rate, found.near_positive_rate))
+            lines.append(f"{name + ' batches':<24}{means}{rates}")
+        kinds = list(self.hardness)
+        lines.append(f"{'masked by a guide at margin':<34}" + "".join(f"{kind:>11}" for kind in kinds))
+        for mask in self.masks:
+            lines.append(f"{mask.margin:<+34.2f}" + "".join(f"{mask.shares[kind]:>11.2%}" for kind in kinds))
+        lines += describe_strength(self.strength)
+        if self.stability is not None:
+            lines.append(f"two seeds of k-means agree to {self.stability:.2f} (adjusted mutual information)")
+        return [*lines, "", *(f"* {line}" for line in self.advice)]

@@ -12,6 +12,7 @@ from sentence_transformers.base.sampler import BatchSamplers
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.clusters.choice import find_choice
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.collection import Judging
@@ -201,6 +202,10 @@ class ClusterArguments:
         default=None, metadata={"help": "Clusters of each source; 10 by default. `auto`: eight global batches each."}
     )
     cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
+    tuned: str | None = field(
+        default=None,
+        metadata={"help": "Output folder of `tune`, which says how large clusters are, source by source."},
+    )
     max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
     global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
     false_negative_threshold: float | None = field(
@@ -240,6 +245,7 @@ class ClusterArguments:
             cache_dir=self.cache_dir,
             show_progress_bar=show_progress_bar,
             guide=guide or self.guide,
+            tuned=find_choice(self.tuned),
         )
 
 

@@ -1,0 +1,117 @@
+"""What `tune` chose: how the batches of each source are to be filled, and what speaks for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.numbers import as_count
+
+CHOICE_FILE = "choice.json"
+
+_VERSION = 1  # of the file
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """A way to fill the batches of a source.
+
+    Args:
+        cluster_size: Mean rows of a cluster; None for one stratum, whose batches are random rows of the source.
+        masked: Whether the loss masks negatives that the stored vectors take for false ones.
+        margin: How much more similar than the positive a negative must be to count as false.
+    """
+
+    cluster_size: int | None = None
+    masked: bool = False
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cluster_size is not None:
+            object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
+        if not -1 <= self.margin <= 1:
+            raise ValueError(f"margin={self.margin} must be in [-1, 1]: it is a difference of cosine similarities")
+
+    def __str__(self) -> str:
+        name = "random" if self.cluster_size is None else f"clusters of {self.cluster_size:,}"
+        return f"{name}, masked" if self.masked else name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen for each source, with the evidence.
+
+    Args:
+        sources: The chosen way by name of source.
+        batch_size: Rows of a global batch that it was chosen for.
+        encoder: Name of the model whose vectors were clustered.
+        encoder_hash: Hash of its weights and settings.
+        key: The text that decided the clusters.
+        evidence: By source what was measured: every candidate's difference to random batches, with its interval.
+        about: How it was measured: data, model, seeds, versions.
+    """
+
+    sources: Mapping[str, Candidate]
+    batch_size: int
+    encoder: str
+    encoder_hash: str
+    key: Key = "query"
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cluster_sizes(self) -> dict[str, int | None]:
+        """Rows of a cluster by source, as `ClusterOptions` takes them."""
+        return {name: one.cluster_size for name, one in self.sources.items()}
+
+    @property
+    def masked_sources(self) -> list[str]:
+        """The sources whose false negatives the loss is to mask."""
+        return [name for name, one in self.sources.items() if one.masked]
+
+    def describe(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {"version": _VERSION, **asdict(self)}
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `choice.json` into a folder, and return its path."""
+        path = Path(directory) / CHOICE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(self.describe(), indent=2, ensure_ascii=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Choice:
+        """Read a choice that `save` wrote, or `tune` into its output folder.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the file holds anything else.
+        """
+        path = Path(directory)
+        path = path / CHOICE_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{directory} holds no {CHOICE_FILE}; make one: st-cluster-batches tune DATA --encoder E --output DIR"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.pop("version")
+            if version != _VERSION:
+                raise ValueError(f"it has version {version}, known is {_VERSION}")
+            sources = {name: Candidate(**one) for name, one in values.pop("sources").items()}
+            if values["key"] not in KEYS:
+                raise ValueError(f"key={values['key']!r} is none of {', '.join(map(repr, KEYS))}")
+            return cls(sources, **{one.name: values[one.name] for one in fields(cls) if one.name != "sources"})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is no choice of this version: {error}; tune again") from error
+
+
+def find_choice(tuned: Choice | str | Path | None) -> Choice | None:
+    """Return a choice that is given as such or by its folder."""
+    return tuned if tuned is None or isinstance(tuned, Choice) else Choice.load(tuned)

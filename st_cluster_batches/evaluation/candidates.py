@@ -1,0 +1,87 @@
+"""Which ways to fill batches are tried, and which of them the measured scores speak for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.evaluation.significance import Difference, Scores, bootstrap_difference, correct_p_values
+
+# Mean rows of a cluster in global batches: 1,024 to 32 rows at 16 rows a batch. Clusters that are smaller than a batch
+# are packed with their neighbours.
+_BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5)
+_LEAST_SIZE = 16
+_LEAST_CLUSTERS = 2
+_LEVEL = 0.05
+
+
+def list_candidates(batch_size: int, n_rows: int, margin: float | None = None) -> list[Candidate]:
+    """List ways to fill batches, the simplest first: coarse before fine, and all without a mask before those with one.
+
+    Args:
+        batch_size: Rows of a global batch.
+        n_rows: Rows of the source.
+        margin: That of the mask; None if there are no vectors of both sides to mask by.
+    """
+    sizes = [round(batch_size * one) for one in _BATCHES_IN_A_CLUSTER]
+    plain = [Candidate(), *(Candidate(one) for one in sizes if _LEAST_SIZE <= one <= n_rows // _LEAST_CLUSTERS)]
+    masked = [] if margin is None else [Candidate(one.cluster_size, True, margin) for one in plain]
+    return plain + masked
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the scores of one source say.
+
+    Args:
+        chosen: The way to take.
+        differences: By candidate its difference to random batches.
+        p_values: By candidate the p-value of that difference, corrected for the number of candidates.
+    """
+
+    chosen: Candidate
+    differences: dict[Candidate, Difference]
+    p_values: dict[Candidate, float]
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        if self.chosen in self.differences:
+            return "better than random batches, and than all that is simpler, by more than the noise"
+        return "no candidate is better than random batches by more than the noise"
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the differences as JSON values."""
+        return [
+            {"name": str(one), **asdict(one), "difference": asdict(difference), "corrected_p": self.p_values[one]}
+            for one, difference in self.differences.items()
+        ]
+
+
+def judge(scores: Mapping[Candidate, Scores]) -> Verdict:
+    """Choose a candidate: a later one only where it is better than what is simpler by more than the noise.
+
+    A candidate must beat random batches at the level of 5 %, corrected for the number of candidates (Benjamini and
+    Hochberg), and then the one chosen so far, query by query and seed by seed. Ties go to the simpler one.
+
+    Args:
+        scores: By candidate, the simplest first and random batches at the head, (seeds, queries) scores of the same
+            seeds and queries.
+    """
+    baseline, *others = scores
+    differences = {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
+    corrected = dict(zip(others, _correct(list(differences.values())), strict=True))
+    chosen = baseline
+    for one in others:
+        if corrected[one] >= _LEVEL or differences[one].mean <= 0:
+            continue
+        over = differences[one] if chosen == baseline else bootstrap_difference([scores[one] - scores[chosen]])
+        if over.mean > 0 and over.p_value < _LEVEL:
+            chosen = one
+    return Verdict(chosen, differences, corrected)
+
+
+def _correct(differences: Sequence[Difference]) -> list[float]:
+    return correct_p_values([one.p_value for one in differences]) if differences else []

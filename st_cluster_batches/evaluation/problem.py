@@ -1,0 +1,205 @@
+"""One source made ready for trials: what a small model trains on, and what it is measured on."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import xxhash
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from st_cluster_batches.batches.keys import Keys, read_keys
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, load_encoder
+from st_cluster_batches.clusters.false_negatives import list_keys
+from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
+from st_cluster_batches.data.collection import Collection
+from st_cluster_batches.data.holdout import hold_out
+from st_cluster_batches.data.pairs import Key, PairOptions, Pairs
+from st_cluster_batches.evaluation.proxy import Bags, Judged, rank_documents
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+# A held-out query is worth as much to the noise as a seed costs in time. The rate needs fewer: its curve is steep.
+_MEASURED_QUERIES, _TUNED_QUERIES = 1000, 500
+_LEAST_QUERIES = 30  # with fewer no difference that batches make could be told from noise
+_DOCUMENTS = 10_000
+_MAX_TOKENS = 256  # of a text, as small transformers read
+_ROW = "row of the source"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What trials of a source need, all of it numbers.
+
+    Args:
+        weights: (tokens, d) embeddings that every trial starts from.
+        queries: Training queries.
+        passages: Training passages, row by row.
+        documents: What held-out queries are looked up in: held-out passages, and training passages of the source.
+        tuned_on: Held-out queries that the learning rate is chosen on.
+        measured_on: Other held-out queries, that candidates are compared on.
+        vectors: (n, d) unit rows of the training pairs, to be clustered.
+        guide: (n, d) unit rows of queries and of passages, to mask by; None without a guide.
+        keys: The false negatives that are known from texts.
+        guide_ndcg: Mean nDCG@10 of the guide itself on `measured_on`, or None.
+    """
+
+    weights: npt.NDArray[np.float32]
+    queries: Bags
+    passages: Bags
+    documents: Bags
+    tuned_on: Judged
+    measured_on: Judged
+    vectors: npt.NDArray[np.float32]
+    guide: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]] | None
+    keys: Keys | None
+    guide_ndcg: float | None
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def digest(self) -> str:
+        """Hash all of it."""
+        state = xxhash.xxh3_128()
+        for array in _list_arrays(self):
+            state.update(f"{array.dtype}{array.shape}".encode())
+            state.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return state.hexdigest()
+
+
+def _list_arrays(value: Any) -> Iterator[npt.NDArray[Any]]:
+    """Yield the arrays of a dataclass, at any depth."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _list_arrays(one)
+    elif is_dataclass(value):
+        for one in fields(value):
+            yield from _list_arrays(getattr(value, one.name))
+
+
+@dataclass(frozen=True)
+class Start:
+    """The static model that trials start from.
+
+    Args:
+        weights: (tokens, d) embeddings.
+        tokenizer: Of the `tokenizers` library.
+    """
+
+    weights: npt.NDArray[np.float32]
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path) -> Start:
+        """Distil a model to token embeddings (model2vec), unless it is made of these."""
+        if isinstance(model, SentenceTransformer) and not isinstance(model[0], StaticEmbedding):
+            with tempfile.TemporaryDirectory() as folder:
+                model.save(folder, create_model_card=False)
+                return cls.load(folder, cache_dir)
+        if not isinstance(model, SentenceTransformer):
+            model = load_encoder(STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX), cache_dir)
+        return cls(model[0].embedding.weight.detach().float().cpu().numpy(), model[0].tokenizer)
+
+    def tokenize(self, texts: Any) -> Bags:
+        """Tokenise texts."""
+        return Bags.tokenize(self.tokenizer, list(texts), _MAX_TOKENS)
+
+
+def prepare_problem(
+    name: str, rows: Dataset, encoder: Encoder, key: Key, has_guide: bool, start: Start, cache: SharedCache
+) -> Problem | None:
+    """Hold queries out of the pairs of a source, embed and tokenise what is left.
+
+    Args:
+        name: The source.
+        rows: Its pairs: a column of queries, and one of passages.
+        encoder: The model whose vectors are clustered, and perhaps mask.
+        key: The text that decides the cluster.
+        has_guide: Whether to embed both sides, to mask by.
+        start: The model that trials start from.
+        cache: Where vectors are kept.
+
+    Returns:
+        The problem; None where the source is too small to hold enough out, with a warning.
+    """
+    query, passage = rows.column_names
+    numbered = rows.add_column(_ROW, np.arange(len(rows)))
+    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, [query, passage])
+    left, tuned_on = _hold_out(left, _TUNED_QUERIES, [query, passage])
+    fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
+    if measured_on is None or tuned_on is None or fewest < _LEAST_QUERIES:
+        logger.warning(
+            "Source %r has %d rows: only %d queries can be held out with all that repeats them, and %d at least are "
+            "needed to tell batches apart. It gets one stratum, whose batches are random rows of it",
+            name,
+            len(rows),
+            fewest,
+            _LEAST_QUERIES,
+        )
+        return None
+    vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None), cache.show_progress_bar), encoder, cache)
+    trained = np.asarray(left[_ROW][:], dtype=np.int64)
+    documents = list(dict.fromkeys(text for one in (measured_on, tuned_on) for _, text in one.corpus.values()))
+    position = {text: at for at, text in enumerate(documents)}
+    judged = _judge(measured_on, position, start)
+    guide, guide_ndcg = None, None
+    if has_guide:
+        sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
+        wanted = list(measured_on.queries.values()), documents
+        asked, found = (
+            torch.from_numpy(one[_find(rows[column][:], texts)]).float()
+            for one, column, texts in zip(sides, (query, passage), wanted, strict=True)
+        )
+        guide_ndcg = float(rank_documents(asked, found, judged).mean())
+        guide = sides[0][trained], sides[1][trained]
+    keys = pa.array(list_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
+    return Problem(
+        start.weights,
+        start.tokenize(left[query]),
+        start.tokenize(left[passage]),
+        start.tokenize(documents),
+        _judge(tuned_on, position, start),
+        judged,
+        vectors.take(key, trained),
+        guide,
+        read_keys(pa.chunked_array([keys]), FALSE_NEGATIVE_KEYS, True),
+        guide_ndcg,
+    )
+
+
+def _hold_out(rows: Dataset, n_queries: int, columns: list[str]) -> tuple[Dataset, Collection | None]:
+    n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
+    left, collections = hold_out(rows, n_queries, _DOCUMENTS, columns=columns)
+    return left, next(iter(collections.values()), None)
+
+
+def _judge(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:
+    found = [
+        (at, position[collection.corpus[document][1]])
+        for at, query in enumerate(collection.queries)
+        for document in collection.qrels[query]
+    ]
+    rows, answers = np.asarray(found, dtype=np.int64).T
+    return Judged(start.tokenize(collection.queries.values()), rows, answers)
+
+
+def _find(column: Sequence[str], texts: Sequence[str]) -> list[int]:
+    """Return a row that holds each text."""
+    row_of = {text: at for at, text in enumerate(column)}
+    return [row_of[text] for text in texts]

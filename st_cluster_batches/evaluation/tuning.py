@@ -1,0 +1,260 @@
+"""Choose how to fill batches on the user's own pairs: small models trained with each candidate, and compared."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from st_cluster_batches.clusters.choice import Candidate, Choice
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.kmeans import require_faiss
+from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.data.naming import name_file
+from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
+from st_cluster_batches.data.roles import Columns
+from st_cluster_batches.evaluation.candidates import judge, list_candidates
+from st_cluster_batches.evaluation.problem import Problem, Start, prepare_problem
+from st_cluster_batches.evaluation.trials import LEAST_RATE, MOST_RATE, RATES, TRIAL_VERSION, Record, Trial, run_trials
+from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.evaluation.tuning_report import write_tuning
+from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+RUNS_FOLDER = "runs"
+
+_VERSIONED = ("st-cluster-batches", "sentence-transformers", "torch")
+
+
+def tune(
+    dataset: Dataset | DatasetDict,
+    encoder: str | Path | SentenceTransformer,
+    *,
+    batch_size: int,
+    model: str | Path | SentenceTransformer | None = None,
+    key: Key = "query",
+    columns: Columns | None = None,
+    source_column: str | None = SOURCE,
+    guide: bool = False,
+    margin: float = 0.0,
+    n_seeds: int = 3,
+    n_epochs: int = 1,
+    max_rows: int = 12_000,
+    seed: int = 0,
+    n_workers: int = 2,
+    output_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    show_progress_bar: bool = True,
+) -> Choice:
+    """Choose for each source whether to cluster it and how finely, and whether to mask false negatives.
+
+    Of each source queries are held out, with all that repeats them. Static models, distilled from the model that is to
+    be trained, learn from the rest with each candidate and several seeds. See `judge` for the rule that chooses, and
+    `TuneOptions` for the options. A finished run is never repeated.
+
+    Args:
+        dataset: Pairs, or longer tuples, of which query and positive are used.
+        encoder: The model whose vectors are clustered, as for `attach_clusters`.
+        batch_size: Rows of a global batch of the training to come.
+        model: The model to be trained; by default the encoder.
+        key: The text that decides the clusters.
+        columns: Query and positive, in order.
+        source_column: Column that names the source of a row.
+        guide: Whether to try each candidate with a mask of false negatives, by the encoder's vectors.
+        margin: That of the mask.
+        n_seeds: Runs of each candidate.
+        n_epochs: Times that a run sees each pair.
+        max_rows: Rows to take of each source at most, at random.
+        seed: Seed of what is taken and held out.
+        n_workers: Processes that run trials.
+        output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default.
+        cache_dir: Where vectors are kept.
+        show_progress_bar: Whether to show progress.
+
+    Returns:
+        The choice: `attach_clusters(dataset, encoder, tuned=choice)` follows it.
+
+    Raises:
+        ValueError: If rows, columns or options do not fit; before any training.
+    """
+    options = TuneOptions(
+        batch_size,
+        key,
+        columns,
+        source_column,
+        guide,
+        margin,
+        n_seeds,
+        n_epochs,
+        max_rows,
+        seed,
+        n_workers,
+    )
+    dataset = as_datasets(dataset, "tune")
+    require_faiss()
+    with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache:
+        output = cache.folder / "tune" if output_dir is None else Path(output_dir)
+        parts = prepare_parts(dataset, PairOptions(source_column, True, "tune", columns), show_progress_bar)
+        for part in parts:
+            _check_part(part)
+        tuning = Tuning(
+            Encoder(encoder, cache.folder), Start.load(model or encoder, cache.folder), options, cache, output
+        )
+        return tuning.choose(parts)
+
+
+def _check_part(part: Pairs) -> None:
+    """Check that a dataset is trained on with in-batch negatives, and say what of it is not used."""
+    where = f"Dataset {part.name!r}" if part.name else "The dataset"
+    if part.targets:
+        raise ValueError(
+            f"{where} has {part.targets}: losses of labelled pairs take no in-batch negatives, so batches change "
+            "nothing; remove the column to tune on the pairs"
+        )
+    if negatives := part.text_columns[2:]:
+        logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """All that a choice needs.
+
+    Args:
+        encoder: The model whose vectors are clustered.
+        start: The static model that trials start from.
+        options: The options.
+        cache: Where vectors are kept.
+        output: Folder of results.
+    """
+
+    encoder: Encoder
+    start: Start
+    options: TuneOptions
+    cache: SharedCache
+    output: Path
+
+    def choose(self, parts: Sequence[Pairs]) -> Choice:
+        """Choose for every source, and write what was found."""
+        chosen, evidence = {}, {}
+        for part in parts:
+            for code, name in enumerate(part.sources):
+                chosen[name], evidence[name] = self._choose_source(
+                    name, np.flatnonzero(part.source_of_row == code), part
+                )
+        choice = Choice(
+            chosen,
+            self.options.batch_size,
+            self.encoder.name,
+            self.encoder.fingerprint,
+            self.options.key,
+            evidence,
+            {
+                "proxy": "static",
+                "seeds": self.options.n_seeds,
+                "epochs": self.options.n_epochs,
+                "max_rows": self.options.max_rows,
+                "seed": self.options.seed,
+                "versions": {name: version(name) for name in _VERSIONED},
+            },
+        )
+        choice.save(self.output)
+        write_tuning(choice.describe(), self.output)
+        return choice
+
+    def _choose_source(self, name: str, rows: Any, part: Pairs) -> tuple[Candidate, Record]:
+        """Run the trials of a source and choose; return also the evidence."""
+        options = self.options
+        n_rows = len(rows)
+        if n_rows > options.max_rows:
+            rows = np.sort(np.random.default_rng(options.seed).choice(rows, options.max_rows, replace=False))
+        pairs = part.dataset.with_format(None).select(rows).select_columns(part.text_columns[:2])
+        evidence: Record = {"rows": n_rows, "tuned_rows": len(rows)}
+        problem = prepare_problem(name, pairs, self.encoder, options.key, options.guide, self.start, self.cache)
+        if problem is None:
+            return Candidate(), {**evidence, "why": "too few rows to hold any out"}
+        candidates = list_candidates(options.batch_size, len(problem), options.margin if options.guide else None)
+        if len(candidates) == 1:
+            logger.warning(
+                "Source %r has %d rows, too few for two clusters in batches of %d. It gets one stratum",
+                name,
+                len(problem),
+                options.batch_size,
+            )
+            return Candidate(), {**evidence, "why": "too few rows for clusters"}
+        records = self._run(name, problem, candidates)
+        verdict = judge({one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates})
+        return verdict.chosen, {
+            **evidence,
+            "trained_rows": len(problem),
+            "queries": len(problem.measured_on.queries),
+            "guide_ndcg": problem.guide_ndcg,
+            "ndcg": {str(one): float(np.mean([own["ndcg"] for own in records[one]])) for one in candidates},
+            "rates": {str(one): records[one][0]["rate"] for one in candidates},
+            "differences": verdict.describe(),
+            "chosen": str(verdict.chosen),
+            "why": verdict.why,
+        }
+
+    def _run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:
+        """Run what has not been run: several rates with one seed, and the best of each candidate with the others."""
+        seeds = range(1, self.options.n_seeds)
+        shown = self.cache.show_progress_bar
+        digest = hash_values(TRIAL_VERSION, problem.digest())
+        first: dict[Trial, Record] = {}
+        wanted = [Trial(one, rate, 0) for one in candidates for rate in RATES]
+        n_runs = len(wanted) + len(candidates) * len(seeds)
+        with tqdm(total=n_runs, desc=f"Tuning {name}", unit="run", disable=not shown) as bar:
+            while wanted:
+                first |= self._get_records(name, problem, digest, wanted, bar)
+                best = {one: _find_best(first, one) for one in candidates}
+                wanted = [one for trial in best.values() for one in _find_neighbours(trial, first)]
+                bar.total = n_runs = n_runs + len(wanted)
+            rest = [replace(trial, seed=seed) for trial in best.values() for seed in seeds]
+            others = self._get_records(name, problem, digest, rest, bar)
+        return {
+            one: [first[trial], *(others[replace(trial, seed=seed)] for seed in seeds)] for one, trial in best.items()
+        }
+
+    def _get_records(
+        self, name: str, problem: Problem, digest: str, trials: Sequence[Trial], bar: Any
+    ) -> dict[Trial, Record]:
+        """Return the records of some trials, from earlier runs or from new ones, each written once it is done."""
+        options = self.options
+        folder = self.output / RUNS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {}
+        for trial in trials:
+            run = hash_values(digest, trial.describe(), options.batch_size, options.n_epochs)
+            paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
+        found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
+        bar.update(len(found))
+        missing = [trial for trial in trials if trial not in found]
+        for trial, record in run_trials(problem, missing, options.batch_size, options.n_epochs, options.n_workers):
+            found[trial] = {"source": name, **trial.describe(), **record}
+            write_atomically(paths[trial], json.dumps(found[trial]) + "\n")
+            bar.update()
+        return found
+
+
+def _find_best(records: Mapping[Trial, Record], candidate: Candidate) -> Trial:
+    """Return the trial of a candidate whose rate did best on the queries that rates are chosen on."""
+    return max((one for one in records if one.candidate == candidate), key=lambda one: records[one]["tuned_ndcg"])
+
+
+def _find_neighbours(best: Trial, records: Mapping[Trial, Record]) -> list[Trial]:
+    """Return the trials with half and with twice the best rate that have not been run."""
+    near = [replace(best, rate=best.rate * factor) for factor in (0.5, 2)]
+    return [one for one in near if one not in records and LEAST_RATE <= one.rate <= MOST_RATE]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, concatenate_datasets
+from examples import make_pairs
+from sentence_transformers import SentenceTransformer
+
+from st_cluster_batches import Choice, ClusterBatchSampler, attach_clusters
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.description import describe_clustering
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.training.pairs import label_pairs
+from st_cluster_batches.training.recipe import read_recipe
+
+
+def make_choice(**sources: Candidate) -> Choice:
+    evidence = {name: {"rows": 120, "why": "tried"} for name in sources}
+    return Choice(sources, 8, "encoder", "0" * 64, "query", evidence, {"seeds": 3})
+
+
+@pytest.fixture
+def two_sources() -> Dataset:
+    parts = [make_pairs(120, seed).add_column("source", [name] * 120) for seed, name in enumerate(("fine", "plain"))]
+    return concatenate_datasets(parts)
+
+
+@pytest.fixture
+def choice() -> Choice:
+    return make_choice(fine=Candidate(20), plain=Candidate())
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    choice = make_choice(one=Candidate(96, masked=True, margin=0.05), other=Candidate())
+    path = choice.save(tmp_path / "deep" / "er")
+    assert Choice.load(path.parent) == Choice.load(path) == choice
+    assert choice.cluster_sizes == {"one": 96, "other": None} and choice.masked_sources == ["one"]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"version": 99}, {"key": "title"}, {"sources": {"a": {"size": 3}}}, {"sources": []}]
+)
+def test_a_file_that_is_no_choice_is_refused(tmp_path: Path, choice: Choice, damage: dict[str, object]) -> None:
+    path = choice.save(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(ValueError, match=r"choice\.json is no choice.*tune again"):
+        Choice.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="st-cluster-batches tune"):
+        Choice.load(tmp_path / "nowhere")
+
+
+def test_a_choice_sets_the_clusters_of_every_source(
+    two_sources: Dataset, static_model: SentenceTransformer, choice: Choice
+) -> None:
+    labelled = attach_clusters(two_sources, static_model, tuned=choice)
+    rows = labelled.to_list()
+    found = {name: {row["cluster"] for row in rows if row["source"] == name} for name in choice.sources}
+    assert len(found["fine"]) == 6 and len(found["plain"]) == 1
+    # The source of one stratum has single-source batches, and nothing but.
+    plan = ClusterBatchSampler(labelled, 8, world_size=1).plan_epoch()
+    assert all(len({rows[row]["source"] for row in batch}) == 1 for batch in plan.rows.tolist())
+
+
+def test_manifest_and_card_say_what_was_chosen_and_why(
+    two_sources: Dataset, static_model: SentenceTransformer, choice: Choice
+) -> None:
+    _, clustering = cluster_dataset(two_sources, static_model, AttachOptions(tuned=choice, show_progress_bar=False))
+    assert clustering.manifest["tuned"] == json.loads(json.dumps(choice.describe()))
+    text = "\n".join(describe_clustering(clustering.manifest))
+    assert "`fine`: clusters of 20" in text and "`plain`: random" in text
+
+
+def test_a_source_without_a_choice_stops_before_any_embedding(
+    two_sources: Dataset, static_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_model, "encode", lambda *_, **__: pytest.fail("a text is embedded"))
+    with pytest.raises(ValueError, match="nothing of the source 'plain'"):
+        attach_clusters(two_sources, static_model, tuned=make_choice(fine=Candidate(20)))
+
+
+def test_a_choice_is_not_mixed_with_other_sizes(choice: Choice) -> None:
+    for given in (ClusterOptions(n_clusters=3), ClusterOptions(cluster_size=9)):
+        with pytest.raises(ValueError, match="not to be given beside"):
+            AttachOptions(given, tuned=choice)
+    with pytest.raises(ValueError, match="chosen by key='query'"):
+        AttachOptions(ClusterOptions(key="passage"), tuned=choice)
+
+
+def test_another_encoder_and_a_mask_are_told_of(
+    two_sources: Dataset, static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        attach_clusters(
+            two_sources, static_model, tuned=make_choice(fine=Candidate(20, masked=True), plain=Candidate())
+        )
+    assert "tuned with clusters of encoder" in caplog.text and "masks false negatives of fine" in caplog.text
+
+
+def test_command_and_recipe_follow_a_choice(workspace: Path) -> None:
+    make_choice(all=Candidate(20)).save(workspace / "tuned")
+    words = [
+        "attach",
+        str(workspace / "pairs.parquet"),
+        str(workspace / "out"),
+        "--encoder",
+        str(workspace / "encoder"),
+    ]
+    assert main([*words, "--tuned", str(workspace / "tuned")]) == 0
+    labelled = Dataset.load_from_disk(str(workspace / "out"))
+    assert len(set(labelled["cluster"])) == 6
+    assert main([*words, "--tuned", str(workspace / "tuned"), "--n_clusters", "3"]) == 2
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", f"tuned: {workspace / 'tuned'}"))
+    pairs, clustering = label_pairs(make_pairs(120), read_recipe(recipe))
+    assert len(set(pairs["cluster"])) == 6 and clustering is not None and "tuned" in clustering.manifest
