@@ -91,8 +91,10 @@ def test_a_cluster_of_most_rows_is_warned_of(cache: Path, caplog: pytest.LogCapt
 
 @pytest.mark.parametrize(("n_rows", "k"), [(100, 1), (8_000_000, 977), (16_384, 2)])
 def test_auto_lets_a_cluster_hold_eight_global_batches(n_rows: int, k: int) -> None:
-    assert ClusterOptions(n_clusters="auto").count_clusters(n_rows) == k
-    assert ClusterOptions(n_clusters="auto", global_batch_size=512).count_clusters(n_rows) == max(1, n_rows // 4096)
+    assert ClusterOptions(n_clusters="auto").count_clusters(n_rows, "all") == k
+    assert ClusterOptions(n_clusters="auto", global_batch_size=512).count_clusters(n_rows, "all") == max(
+        1, n_rows // 4096
+    )
 
 
 def test_statistics_are_of_every_source(cache: Path) -> None:

@@ -32,7 +32,7 @@ def test_one_file_fills_every_group_of_parameters(recipe: Path) -> None:
     assert read.data.train_data == ["a.parquet", "b.parquet"]
     assert read.data.max_rows_per_source is None
     assert read.model.model_name_or_path == "some/model"
-    assert read.clusters.options().clusters.count_clusters(3000) == 10
+    assert read.clusters.options().clusters.count_clusters(3000, "all") == 10
     assert read.training.learning_rate == 2e-5
     assert read.training.use_cpu is True
     assert read.training.lr_scheduler_kwargs == {"num_cycles": 2}

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.evaluation.candidates import judge, list_candidates
+
+COARSE, FINE, MASKED = Candidate(320), Candidate(32), Candidate(None, True, 0.0)
+
+
+def draw(gains: dict[Candidate, float], noise: float = 0.1, n_queries: int = 400) -> dict[Candidate, np.ndarray]:
+    """Draw scores of three seeds: queries differ widely, candidates by their gain and some noise."""
+    rng = np.random.default_rng(0)
+    queries = rng.uniform(0, 1, n_queries)
+    return {one: queries + gain + rng.normal(0, noise, (3, n_queries)) for one, gain in gains.items()}
+
+
+def test_sizes_are_multiples_of_the_batch() -> None:
+    assert [one.cluster_size for one in list_candidates(16, 11_000)] == [None, 1024, 320, 96, 32]
+    assert [one.cluster_size for one in list_candidates(256, 11_000)] == [None, 5120, 1536, 512, 128]
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(30, 16), (1000, 4096), (31, 2)])
+def test_a_source_too_small_for_two_clusters_has_random_batches_alone(n_rows: int, batch_size: int) -> None:
+    assert list_candidates(batch_size, n_rows) == [Candidate()]
+
+
+def test_masks_are_tried_on_each_candidate_where_there_are_vectors() -> None:
+    plain, both = list_candidates(16, 500), list_candidates(16, 500, 0.05)
+    assert both == plain + [Candidate(one.cluster_size, True, 0.05) for one in plain]
+
+
+def test_a_clear_gain_is_taken() -> None:
+    verdict = judge(draw({Candidate(): 0, COARSE: 0.05, FINE: 0.1}))
+    assert verdict.chosen == FINE
+    assert verdict.differences[FINE].mean == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_finer_one_that_is_no_better_is_not_taken() -> None:
+    assert judge(draw({Candidate(): 0, COARSE: 0.05, FINE: 0.05, MASKED: 0.045})).chosen == COARSE
+
+
+def test_harm_and_noise_leave_one_stratum() -> None:
+    verdict = judge(draw({Candidate(): 0, COARSE: 0.0, FINE: -0.1, MASKED: 0.0}))
+    assert verdict.chosen == Candidate() and "no candidate" in verdict.why
+
+
+def test_noise_alone_rarely_chooses_anything() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [Candidate(size) for size in (1000, 300, 100, 32)]
+    chosen = [judge({one: rng.normal(0.5, 0.3, (3, 200)) for one in [Candidate(), *sizes]}).chosen for _ in range(20)]
+    assert sum(one != Candidate() for one in chosen) <= 2
+
+
+def test_random_batches_alone_need_no_test() -> None:
+    assert judge(draw({Candidate(): 0})).chosen == Candidate()

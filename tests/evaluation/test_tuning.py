@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from planted import make_planted_model, make_planted_pairs
+
+from st_cluster_batches import Choice, attach_clusters, tune
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.evaluation import trials
+from st_cluster_batches.evaluation.tuning_report import RESULTS_FILE, TUNING_FIGURE
+
+QUICK: dict[str, Any] = {"batch_size": 8, "n_workers": 1, "show_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Dataset:
+    return make_planted_pairs(900)
+
+
+def run(pairs: Dataset | DatasetDict, output: Path, knows_topics: bool = True, **options: Any) -> Choice:
+    model = make_planted_model(knows_topics)
+    return tune(pairs, model, output_dir=output, cache_dir=output / "cache", **QUICK, **options)
+
+
+def test_clusters_are_chosen_where_they_help_and_the_choice_labels(pairs: Dataset, tmp_path: Path) -> None:
+    choice = run(pairs, tmp_path)
+    chosen = choice.sources["all"]
+    assert chosen.cluster_size is not None
+    (found,) = [one for one in choice.evidence["all"]["differences"] if one["name"] == str(chosen)]
+    assert found["difference"]["low"] > 0
+    assert Choice.load(tmp_path).sources == choice.sources
+    labelled = attach_clusters(pairs, make_planted_model(True), tuned=tmp_path, cache_dir=tmp_path / "cache")
+    assert len(set(labelled["cluster"])) == pytest.approx(len(pairs) / chosen.cluster_size, rel=0.1)
+
+
+def test_a_source_where_clusters_harm_gets_none(pairs: Dataset, tmp_path: Path) -> None:
+    # Topics are to be learned, which batches of one topic do not teach.
+    choice = run(pairs, tmp_path, knows_topics=False)
+    assert choice.cluster_sizes == {"all": None}
+    worst = min(one["difference"]["high"] for one in choice.evidence["all"]["differences"])
+    assert worst < -0.02
+
+
+def test_what_was_run_is_not_run_again(pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, n_runs = trials.run_trial, 0
+
+    def stop_at(limit: int) -> None:
+        def counted(*arguments: Any) -> Any:
+            nonlocal n_runs
+            if n_runs == limit:
+                raise KeyboardInterrupt
+            n_runs += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(trials, "run_trial", counted)
+
+    stop_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path)
+    records = sorted((tmp_path / "runs").iterdir())
+    before = [path.stat().st_mtime_ns for path in records]
+    assert len(records) == 5 and not (tmp_path / "choice.json").exists()
+    stop_at(1000)
+    choice = run(pairs, tmp_path)
+    total = n_runs
+    assert [path.stat().st_mtime_ns for path in records] == before
+    assert len(list((tmp_path / "runs").iterdir())) == total
+    stop_at(total)
+    assert run(pairs, tmp_path) == choice
+    with pytest.raises(KeyboardInterrupt):  # another batch size is another run
+        tune(
+            pairs,
+            make_planted_model(True),
+            output_dir=tmp_path,
+            cache_dir=tmp_path / "cache",
+            **{**QUICK, "batch_size": 16},
+        )
+
+
+@pytest.mark.slow
+def test_workers_find_what_one_process_finds(pairs: Dataset, tmp_path: Path) -> None:
+    found = [run(pairs.select(range(700)), tmp_path / "one")]
+    model = make_planted_model(True)
+    options = {**QUICK, "n_workers": 2}
+    found.append(tune(pairs.select(range(700)), model, output_dir=tmp_path / "two", cache_dir=tmp_path, **options))
+    assert found[0].evidence == found[1].evidence
+
+
+def test_a_small_source_gets_one_stratum_with_a_warning(
+    pairs: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = pairs.select(range(60))
+    with caplog.at_level(logging.WARNING):
+        choice = run(small, tmp_path)
+    assert choice.cluster_sizes == {"all": None}
+    assert "'all' has 60 rows" in caplog.text and "one stratum" in caplog.text
+    assert "too few rows" in choice.evidence["all"]["why"]
+
+
+def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
+    evidence = run(pairs.select(range(400)), tmp_path, guide=True, n_seeds=2).evidence["all"]
+    assert 0 < evidence["guide_ndcg"] < 1
+    assert {one["masked"] for one in evidence["differences"]} == {True, False}
+
+
+def test_labelled_pairs_are_refused_and_negatives_told_of(
+    pairs: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="take no in-batch negatives"):
+        run(pairs.add_column("label", [0, 1] * 450), tmp_path)
+    with pytest.raises(ValueError, match="needs a passage"):
+        run(pairs.select_columns(["query"]), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run(pairs.select(range(60)).add_column("negative", pairs["query"][60:120]), tmp_path)
+    assert "no explicit negatives" in caplog.text
+
+
+def test_the_command_prints_what_a_person_reads_in_a_minute(
+    pairs: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [pairs.add_column("source", ["large"] * 900), pairs.select(range(60)).add_column("source", ["small"] * 60)]
+    concatenate_datasets(parts).to_parquet(str(tmp_path / "pairs.parquet"))
+    make_planted_model(True).save(str(tmp_path / "encoder"))
+    words = ["tune", str(tmp_path / "pairs.parquet"), "--encoder", str(tmp_path / "encoder"), "--batch_size", "8"]
+    words += ["--workers", "1", "--output", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache")]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    for said in ("large: 900 rows", "small: 60 rows; one stratum", "clusters of 16", "<- chosen", "expected gain"):
+        assert said in text
+    assert main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / RESULTS_FILE).read_text())
+    assert set(printed["sources"]) == {"large", "small"}
+    assert (tmp_path / "out" / f"{TUNING_FIGURE}.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    "words", [["--batch_size", "1"], ["--seeds", "1"], ["--margin", "3"], ["--encoder", "/nowhere"]]
+)
+def test_bad_options_end_with_usage(pairs: Dataset, tmp_path: Path, words: list[str]) -> None:
+    pairs.to_parquet(str(tmp_path / "pairs.parquet"))
+    make_planted_model(True).save(str(tmp_path / "encoder"))
+    given = ["tune", str(tmp_path / "pairs.parquet"), "--output", str(tmp_path / "out")]
+    assert main([*given, "--encoder", str(tmp_path / "encoder"), *words]) == 2
