@@ -237,11 +237,15 @@ def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
     else:
         before, after = [kept.get("run", {}), *kept["plans"]], [now["run"], *now["plans"]]
         changes = [
-            f"the {name} have changed" if name == "labels" else f"{name} was {one.get(name)!r} and is {other[name]!r}"
+            f"the {name} have changed"
+            if name == "labels"
+            else f"{name} was {one.get(name)!r} and is {other.get(name)!r}"
             for one, other in zip(before, after, strict=True)
-            for name in other
-            if one.get(name) != other[name]
+            for name in {**one, **other}
+            if one.get(name) != other.get(name)
         ]
+        if not changes:  # a checkpoint from before there was an option, which is not used now
+            return
     raise ValueError(
         f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "
         "trained with, or start anew with resume_from_checkpoint=None"

@@ -134,6 +134,7 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
         f"| rows of a global batch | {first['batch_size'] * first['world_size']:,} "
         f"({first['batch_size']:,} on each of {first['world_size']}) |",
         f"| random batches on purpose | {first['random_fraction']:.0%} |",
+        *([f"| rows of each stratum in a batch | {chunk:,} |"] if (chunk := first.get("rows_per_stratum")) else []),
         f"| seed | {first['seed']} |",
     ]
     lines += [

@@ -44,6 +44,7 @@ def export_batches(
     strata: Strata | None = None,
     distinct: str | None = FALSE_NEGATIVE_KEYS,
     random_fraction: float = 0.0,
+    rows_per_stratum: int | None = None,
     seed: int = 0,
     rows_per_shard: int = 100_000,
     show_progress_bar: bool = True,
@@ -71,6 +72,7 @@ def export_batches(
         strata: As for `ClusterBatchSampler`.
         distinct: As for `ClusterBatchSampler`.
         random_fraction: As for `ClusterBatchSampler`.
+        rows_per_stratum: As for `ClusterBatchSampler`.
         seed: Seed of the plan.
         rows_per_shard: Rows of one file, rounded up to whole batches.
         show_progress_bar: Whether to show progress.
@@ -94,6 +96,7 @@ def export_batches(
         strata=strata,
         distinct=distinct,
         random_fraction=random_fraction,
+        rows_per_stratum=rows_per_stratum,
         world_size=world_size,
     )
     described = {"columns": None if columns is None else list(columns), "epochs": epochs}

@@ -35,8 +35,8 @@ class PlanCounts:
 
     Args:
         global_batch_size: Rows of a global batch.
-        pure: Global batches of one stratum.
-        pooled: Global batches of neighbouring strata in one source.
+        pure: Global batches of one stratum, or of chunks of one stratum each.
+        pooled: Global batches of neighbouring strata in one source, or with a chunk of these.
         mixed: Global batches of leftovers from several sources.
         random: Global batches drawn across all strata on purpose.
         last: Rows of a final short batch.

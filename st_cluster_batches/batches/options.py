@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from st_cluster_batches.columns import CLUSTER, SOURCE
+from st_cluster_batches.storage.numbers import as_count
 
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
 
@@ -19,16 +20,20 @@ class PlanOptions:
         schedule: (first epoch, columns) pairs: from which epoch on a batch shares which columns.
         distinct: Column of keys that a global batch repeats only where it must, or None.
         random_fraction: Share of the global batches that is drawn across all strata.
+        rows_per_stratum: Fill a batch with chunks of so many rows, each of one stratum; None for one stratum a batch.
         names_strata: Whether someone has said what batches share; `source` is in the default only where it is a label.
     """
 
     schedule: tuple[tuple[int, tuple[str, ...]], ...]
     distinct: str | None
     random_fraction: float
+    rows_per_stratum: int | None = None
     names_strata: bool = True
 
     @classmethod
-    def check(cls, strata: Strata | None, distinct: str | None, random_fraction: float) -> PlanOptions:
+    def check(
+        cls, strata: Strata | None, distinct: str | None, random_fraction: float, rows_per_stratum: int | None = None
+    ) -> PlanOptions:
         """Check options as users write them.
 
         Strata of None are those of the paper, `(source, cluster)`; empty ones let any rows meet: random batches.
@@ -59,12 +64,23 @@ class PlanOptions:
             raise ValueError(
                 f"random_fraction={random_fraction} means nothing beside strata=(): all batches are random"
             )
-        return cls(schedule, distinct, float(random_fraction), names_strata)
+        if rows_per_stratum is not None:
+            rows_per_stratum = as_count("rows_per_stratum", rows_per_stratum)
+            if not any(columns for _, columns in schedule):
+                raise ValueError(f"rows_per_stratum={rows_per_stratum} means nothing beside strata=(): there are none")
+        check_chunks(rows_per_stratum, None, random_fraction)
+        return cls(schedule, distinct, float(random_fraction), rows_per_stratum, names_strata)
 
     @property
     def strata(self) -> dict[int, tuple[str, ...]] | None:
         """The strata as `check` takes them."""
         return dict(self.schedule) if self.names_strata else None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `check` takes, by name."""
+        names = ("strata", "distinct", "random_fraction", "rows_per_stratum")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def named(self) -> list[str]:
@@ -84,6 +100,31 @@ class PlanOptions:
     def strata_of(self, epoch: int) -> tuple[str, ...]:
         """Return what a batch shares in an epoch."""
         return [columns for first, columns in self.schedule if first <= epoch][-1]
+
+
+def check_chunks(rows_per_stratum: int | None, batch_size: int | None, random_fraction: float) -> None:
+    """Check that batches can be filled with chunks of so many rows of a stratum.
+
+    Args:
+        rows_per_stratum: Rows of a chunk, or None.
+        batch_size: Rows of a batch on one device; None where it is not known yet.
+        random_fraction: Share of the global batches that is drawn across all strata.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if rows_per_stratum is None:
+        return
+    if random_fraction:
+        raise ValueError(
+            f"rows_per_stratum={rows_per_stratum} and random_fraction={random_fraction} exclude each other: batches "
+            "of several strata are mixed already"
+        )
+    if batch_size is not None and (rows_per_stratum < 1 or batch_size % rows_per_stratum):
+        raise ValueError(
+            f"rows_per_stratum={rows_per_stratum} must divide the {batch_size} rows of a batch on one device "
+            "(per_device_train_batch_size)"
+        )
 
 
 def refuse_arguments(call: str, misplaced: Sequence[Any], unknown: Mapping[str, Any]) -> None:

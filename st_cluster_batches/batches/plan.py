@@ -20,8 +20,10 @@ import numpy.typing as npt
 from st_cluster_batches.batches.exchanging import Exchange
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout, PlanCounts
 from st_cluster_batches.batches.holders import Holders
+from st_cluster_batches.batches.joining import label_chunks, name_kinds
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.batches.min_conflicts import MinConflicts
+from st_cluster_batches.batches.options import check_chunks
 from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
 
 # Small data are searched several times from the same start, the smaller the more often, and the best plan is taken.
@@ -74,6 +76,8 @@ class BatchPlan:
             more than the others.
         seed: Seed of all choices, beside the labels and the epoch.
         random_fraction: Share of the global batches, in [0, 1], that is drawn across all strata.
+        rows_per_stratum: Fill a batch with chunks of so many rows, each of one stratum, drawn at random within the
+            source, as in B3 (arXiv 2505.11293) and TAS-B (arXiv 2104.06967); None for one stratum a batch.
 
     Raises:
         ValueError: If a size is not positive or no single batch can be made.
@@ -87,7 +91,9 @@ class BatchPlan:
         drop_last: bool = False,
         seed: int = 0,
         random_fraction: float = 0.0,
+        rows_per_stratum: int | None = None,
     ) -> None:
+        check_chunks(rows_per_stratum, batch_size, random_fraction)
         if batch_size < 1 or world_size < 1:
             raise ValueError(f"batch_size={batch_size} and world_size={world_size} must be positive")
         self.labels = labels
@@ -96,6 +102,7 @@ class BatchPlan:
         self.seed = seed
         self.global_size = batch_size * world_size
         self.random_fraction = random_fraction
+        self.rows_per_stratum = rows_per_stratum
         self._full_batches = len(labels) // self.global_size
         self._keeps_rest = world_size == 1 and not drop_last
         if len(self) == 0:
@@ -139,6 +146,8 @@ class BatchPlan:
         Returns:
             The batches, with every row in at most one of them.
         """
+        if self.rows_per_stratum not in (None, self.global_size) and self._full_batches:
+            return self._join_chunks(epoch, self.rows_per_stratum)
         rng = np.random.default_rng([self.seed % (1 << 32), epoch, self.digest])
         layout = self._lay_out(rng)
         n_sources = int(self.labels.source_of_stratum[-1]) + 1
@@ -155,12 +164,34 @@ class BatchPlan:
         order = rng.permutation(self._full_batches)
         return EpochPlan(rows, kinds, order, last, self._count(kinds, len(last), repeats))
 
+    def _join_chunks(self, epoch: int, n_rows: int) -> EpochPlan:
+        """Plan chunks of so many rows, then batches of chunks; see `joining`."""
+        chunked = BatchPlan(self.labels, n_rows, seed=self.seed).plan_epoch(epoch)
+        by_chunk = label_chunks(self.labels, chunked.rows, chunked.kinds)
+        joined = BatchPlan(by_chunk, self.global_size // n_rows, drop_last=not self._keeps_rest, seed=self.seed)
+        plan = joined.plan_epoch(epoch)
+        kinds = name_kinds(plan.kinds, chunked.kinds[plan.rows])
+        rows = chunked.rows[plan.rows].reshape(-1, self.global_size)
+        left = np.setdiff1d(np.arange(len(chunked.rows)), plan.rows)
+        rest = np.concatenate([chunked.rows[left].ravel(), chunked.last])
+        layout = Layout(np.array([0, len(self.labels)]), self.global_size, self._keeps_rest)
+        layout.rows = np.concatenate([rows.ravel(), rest])
+        repeats = 0
+        if self.labels.keys is not None:
+            rng = np.random.default_rng([self.seed % (1 << 32), epoch, self.digest])
+            repeats = self._part(layout, rng)
+            rows, rest = np.split(layout.rows, [rows.size])
+            rows = rows.reshape(-1, self.global_size)
+        last = rest if self._keeps_rest else rest[:0]
+        return EpochPlan(rows, kinds, plan.order, last, self._count(kinds, len(last), repeats))
+
     def _part(self, layout: Layout, rng: np.random.Generator) -> int:
         """Part false negatives by exchanging rows; return how many rows meet one all the same."""
         holders, n_rows = self._holders, len(self.labels)
         if not MinConflicts.fits(holders, n_rows, layout.n_batches + 1):
             exchange = Exchange(layout, self.labels, holders, rng)
-            exchange.run()
+            if self.rows_per_stratum is None:  # chunks have been parted as a whole
+                exchange.run()
             return exchange.count_repeats()
         start = best = layout.rows
         fewest = Exchange(layout, self.labels, holders, rng).count_repeats()

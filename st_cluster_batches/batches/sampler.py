@@ -52,6 +52,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         refresh: When clusters are made anew of the model that is being trained; never by default.
+        rows_per_stratum: Rows of each stratum in a batch of several of one source (B3, TAS-B); see `BatchPlan`.
         world_size: Processes that step together; by default those that are running.
 
     Raises:
@@ -71,11 +72,12 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         refresh: Refresh | None = None,
+        rows_per_stratum: int | None = None,
         world_size: int | None = None,
     ) -> None:
         super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed or 0)
         self.dataset = dataset
-        self.options = PlanOptions.check(strata, distinct, random_fraction)
+        self.options = PlanOptions.check(strata, distinct, random_fraction, rows_per_stratum)
         self.world_size: int = PartialState().num_processes if world_size is None else world_size
         self.refresh = refresh
         self.refreshed_at: int | None = None
@@ -137,6 +139,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         distinct: str | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         refresh: Refresh | None = None,
+        rows_per_stratum: int | None = None,
         **unknown: Any,
     ) -> ConfiguredSampler:
         """Return a picklable variant for `batch_sampler`, with other options than the defaults.
@@ -147,6 +150,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             distinct: Column of keys that a global batch repeats only where it must; or None.
             random_fraction: Share of the global batches that is drawn across all strata.
             refresh: When clusters are made anew of the model that is being trained: `Refresh(first=1)`.
+            rows_per_stratum: Rows of each stratum in a batch of several; as for the sampler.
             unknown: Nothing either.
 
         Returns:
@@ -157,7 +161,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             TypeError: If there is no such option, or this was passed to a trainer without its call.
         """
         refuse_arguments("batch_sampler=ClusterBatchSampler.configure", misplaced, unknown)
-        return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction), refresh)
+        return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction, rows_per_stratum), refresh)
 
     @property
     def is_planned(self) -> bool:
@@ -183,6 +187,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             self.drop_last,
             self.seed,
             self.options.random_fraction if strata else 1.0,
+            self.options.rows_per_stratum if strata else None,
         )
 
     def _without_missing(self, strata: tuple[str, ...]) -> tuple[str, ...]:
@@ -245,6 +250,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             "distinct": self.options.distinct if self.options.distinct in self.dataset.column_names else None,
             "random_fraction": self.options.random_fraction,
             **({} if self.refresh is None else {"refresh": asdict(self.refresh)}),
+            "rows_per_stratum": self.options.rows_per_stratum,
         }
 
     def __len__(self) -> int:
@@ -276,15 +282,7 @@ class ConfiguredSampler:
 
     def __call__(self, dataset: Dataset, **kwargs: Any) -> ClusterBatchSampler:
         """Build the sampler, as the trainer asks for it."""
-        options = self.options
-        return ClusterBatchSampler(
-            dataset,
-            **kwargs,
-            strata=options.strata,
-            distinct=options.distinct,
-            random_fraction=options.random_fraction,
-            refresh=self.refresh,
-        )
+        return ClusterBatchSampler(dataset, **kwargs, **self.options.arguments, refresh=self.refresh)
 
 
 def _find_callback(trainer: Any) -> PlanCallback:

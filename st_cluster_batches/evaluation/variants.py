@@ -18,6 +18,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
 _ALLOWED = {
     "batch_sampler",
     "random_fraction",
+    "rows_per_stratum",
     "keep_false_negatives_apart",
     *(one.name for one in fields(ClusterArguments)),
 }

@@ -264,6 +264,10 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     random_fraction: float = field(
         default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
     )
+    rows_per_stratum: int | None = field(
+        default=None,
+        metadata={"help": "Fill batches with chunks of so many rows, each of one cluster, drawn within the source."},
+    )
     source_alpha: float = field(
         default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
     )
@@ -310,6 +314,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
             strata=strata,
             distinct=FALSE_NEGATIVE_KEYS if self.keep_false_negatives_apart else None,
             random_fraction=self.random_fraction if self.strategy != "random" else 0.0,
+            rows_per_stratum=self.rows_per_stratum if self.strategy != "random" else None,
             refresh=refresh,
         )
 
