@@ -207,6 +207,13 @@ def _add_tune(add: _Add) -> None:
     tune.add_argument(
         "--workers", dest="n_workers", type=int, default=2, metavar="N", help="processes that run trials (2)"
     )
+    tune.add_argument(
+        "--proxy",
+        choices=("static", "model"),
+        default="static",
+        help="train static models (minutes), or the model (hours)",
+    )
+    tune.add_argument("--steps", dest="n_steps", type=int, default=200, metavar="N", help="of --proxy model (200)")
     tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
 
 

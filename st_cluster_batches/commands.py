@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,21 +147,19 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Choose the batches of each source by trials on its own pairs."""
     with checking_input():
         from st_cluster_batches.data.loading import load_data
+        from st_cluster_batches.evaluation.tune_options import TuneOptions
         from st_cluster_batches.evaluation.tuning import tune as tune_data
         from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
         _make_folder(arguments.output)
-        names = ("batch_size", "model", "key", "columns", "guide", "margin", "n_seeds", "n_epochs", "max_rows", "seed")
-        choice = tune_data(
-            load_data(arguments.data, _read_choice(arguments)),
-            arguments.encoder,
-            **{name: getattr(arguments, name) for name in (*names, "n_workers", "cache_dir")},
-            source_column=None if arguments.source_column == "none" else arguments.source_column,
-            output_dir=arguments.output,
-        )
+        if arguments.source_column == "none":
+            arguments.source_column = None
+        data = load_data(arguments.data, _read_choice(arguments))
+        given = {one.name: getattr(arguments, one.name) for one in fields(TuneOptions)}
+        places = {"output_dir": arguments.output, "cache_dir": arguments.cache_dir}
+        choice = tune_data(data, arguments.encoder, model=arguments.model, **given, **places)
     described = choice.describe()
-    done = f"All of it is in {arguments.output}; follow it: attach DATA OUT --encoder E --tuned {arguments.output}"
-    return described, f"{describe_tuning(described)}\n\n{done}"
+    return described, f"{describe_tuning(described)}\n\nAll of it is in {arguments.output}, for attach --tuned"
 
 
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:

@@ -11,7 +11,7 @@ from st_cluster_batches.evaluation.significance import Difference, Scores, boots
 
 # Mean rows of a cluster in global batches: 1,024 to 32 rows at 16 rows a batch. Clusters that are smaller than a batch
 # are packed with their neighbours.
-_BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5)
+_BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5, 0.125)
 _LEAST_SIZE = 16
 _LEAST_CLUSTERS = 2
 _LEVEL = 0.05

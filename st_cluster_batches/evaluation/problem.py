@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 import xxhash
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches.batches.keys import Keys, read_keys
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder, load_encoder
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs
-from st_cluster_batches.evaluation.proxy import Bags, Judged, rank_documents
+from st_cluster_batches.evaluation.proxy import Judged, rank_documents
+from st_cluster_batches.evaluation.start import Start, Texts
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -36,17 +33,15 @@ logger = logging.getLogger(__name__)
 # A held-out query is worth as much to the noise as a seed costs in time. The rate needs fewer: its curve is steep.
 _MEASURED_QUERIES, _TUNED_QUERIES = 1000, 500
 _LEAST_QUERIES = 30  # with fewer no difference that batches make could be told from noise
-_DOCUMENTS = 10_000
-_MAX_TOKENS = 256  # of a text, as small transformers read
 _ROW = "row of the source"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What trials of a source need, all of it numbers.
+    """What trials of a source need; numbers alone, where static models are trained.
 
     Args:
-        weights: (tokens, d) embeddings that every trial starts from.
+        start: The model that every trial starts from.
         queries: Training queries.
         passages: Training passages, row by row.
         documents: What held-out queries are looked up in: held-out passages, and training passages of the source.
@@ -58,10 +53,10 @@ class Problem:
         guide_ndcg: Mean nDCG@10 of the guide itself on `measured_on`, or None.
     """
 
-    weights: npt.NDArray[np.float32]
-    queries: Bags
-    passages: Bags
-    documents: Bags
+    start: Start
+    queries: Texts
+    passages: Texts
+    documents: Texts
     tuned_on: Judged
     measured_on: Judged
     vectors: npt.NDArray[np.float32]
@@ -75,50 +70,26 @@ class Problem:
     def digest(self) -> str:
         """Hash all of it."""
         state = xxhash.xxh3_128()
-        for array in _list_arrays(self):
-            state.update(f"{array.dtype}{array.shape}".encode())
-            state.update(np.ascontiguousarray(array).view(np.uint8).data)
+        for part in _list_parts(self):
+            state.update(part)
         return state.hexdigest()
 
 
-def _list_arrays(value: Any) -> Iterator[npt.NDArray[Any]]:
-    """Yield the arrays of a dataclass, at any depth."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, tuple):
+def _list_parts(value: Any) -> Iterator[bytes]:
+    """Yield the arrays and texts of a dataclass, at any depth, as bytes that tell them from others."""
+    if isinstance(value, Start):
+        yield value.fingerprint.encode()
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype}{value.shape}".encode()
+        yield np.ascontiguousarray(value).tobytes()
+    elif isinstance(value, str):
+        yield f"{len(value)} {value}".encode("utf-8", "surrogatepass")
+    elif isinstance(value, tuple | list):
         for one in value:
-            yield from _list_arrays(one)
+            yield from _list_parts(one)
     elif is_dataclass(value):
         for one in fields(value):
-            yield from _list_arrays(getattr(value, one.name))
-
-
-@dataclass(frozen=True)
-class Start:
-    """The static model that trials start from.
-
-    Args:
-        weights: (tokens, d) embeddings.
-        tokenizer: Of the `tokenizers` library.
-    """
-
-    weights: npt.NDArray[np.float32]
-    tokenizer: Any
-
-    @classmethod
-    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path) -> Start:
-        """Distil a model to token embeddings (model2vec), unless it is made of these."""
-        if isinstance(model, SentenceTransformer) and not isinstance(model[0], StaticEmbedding):
-            with tempfile.TemporaryDirectory() as folder:
-                model.save(folder, create_model_card=False)
-                return cls.load(folder, cache_dir)
-        if not isinstance(model, SentenceTransformer):
-            model = load_encoder(STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX), cache_dir)
-        return cls(model[0].embedding.weight.detach().float().cpu().numpy(), model[0].tokenizer)
-
-    def tokenize(self, texts: Any) -> Bags:
-        """Tokenise texts."""
-        return Bags.tokenize(self.tokenizer, list(texts), _MAX_TOKENS)
+            yield from _list_parts(getattr(value, one.name))
 
 
 def prepare_problem(
@@ -140,8 +111,8 @@ def prepare_problem(
     """
     query, passage = rows.column_names
     numbered = rows.add_column(_ROW, np.arange(len(rows)))
-    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, [query, passage])
-    left, tuned_on = _hold_out(left, _TUNED_QUERIES, [query, passage])
+    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, start.n_documents, [query, passage])
+    left, tuned_on = _hold_out(left, _TUNED_QUERIES, start.n_documents, [query, passage])
     fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
     if measured_on is None or tuned_on is None or fewest < _LEAST_QUERIES:
         logger.warning(
@@ -153,7 +124,7 @@ def prepare_problem(
             _LEAST_QUERIES,
         )
         return None
-    vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None), cache.show_progress_bar), encoder, cache)
+    vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False), encoder, cache)
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
     documents = list(dict.fromkeys(text for one in (measured_on, tuned_on) for _, text in one.corpus.values()))
     position = {text: at for at, text in enumerate(documents)}
@@ -170,7 +141,7 @@ def prepare_problem(
         guide = sides[0][trained], sides[1][trained]
     keys = pa.array(list_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
-        start.weights,
+        start.without_tokenizer(),
         start.tokenize(left[query]),
         start.tokenize(left[passage]),
         start.tokenize(documents),
@@ -183,9 +154,11 @@ def prepare_problem(
     )
 
 
-def _hold_out(rows: Dataset, n_queries: int, columns: list[str]) -> tuple[Dataset, Collection | None]:
+def _hold_out(
+    rows: Dataset, n_queries: int, n_documents: int, columns: list[str]
+) -> tuple[Dataset, Collection | None]:
     n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
-    left, collections = hold_out(rows, n_queries, _DOCUMENTS, columns=columns)
+    left, collections = hold_out(rows, n_queries, n_documents, columns=columns)
     return left, next(iter(collections.values()), None)
 
 

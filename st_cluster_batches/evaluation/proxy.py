@@ -55,17 +55,24 @@ class Bags:
         return torch.from_numpy(self.tokens[at].astype(np.int64)), torch.from_numpy(np.cumsum(lengths) - lengths)
 
 
+def as_bags(texts: Bags | list[str]) -> Bags:
+    """Return texts that have been tokenised."""
+    if isinstance(texts, Bags):
+        return texts
+    raise TypeError("Static models train on tokenised texts: Bags.tokenize(...)")
+
+
 @dataclass(frozen=True)
 class Judged:
     """Queries with the documents that answer them.
 
     Args:
-        queries: The queries.
+        queries: The queries; tokenised for a static model.
         rows: (a,) the query of each answer, ascending.
         answers: (a,) the document that it is, as a position among all documents.
     """
 
-    queries: Bags
+    queries: Bags | list[str]
     rows: npt.NDArray[np.int64]
     answers: npt.NDArray[np.int64]
 
@@ -147,11 +154,6 @@ def embed(weights: torch.Tensor, bags: Bags, rows: Integers, is_sparse: bool = F
     """Return the unit means of the tokens of some texts."""
     tokens, offsets = bags.take(rows)
     return normalize(embedding_bag(tokens, weights, offsets, mode="mean", sparse=is_sparse))
-
-
-def score_queries(weights: torch.Tensor, documents: Bags, judged: Judged) -> npt.NDArray[np.float64]:
-    """Return nDCG@10 of every query among all documents."""
-    return rank_documents(embed_all(weights, judged.queries), embed_all(weights, documents), judged)
 
 
 def embed_all(weights: torch.Tensor, bags: Bags) -> torch.Tensor:

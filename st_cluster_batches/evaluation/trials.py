@@ -9,6 +9,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from st_cluster_batches.batches.labels import Labels
@@ -16,13 +17,15 @@ from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.evaluation.problem import Problem
-from st_cluster_batches.evaluation.proxy import Guide, embed_all, rank_documents, train_embeddings
+from st_cluster_batches.evaluation.proxy import Guide, as_bags, embed_all, rank_documents, train_embeddings
+from st_cluster_batches.evaluation.start import Proxy
+from st_cluster_batches.evaluation.tune_options import TuneOptions
 
-# Of Adam, in root mean squares of the embeddings: a step moves each number by about so much at most. Between the best
-# rate and the next one lie one to three percent of nDCG@10.
-RATES = (0.0125, 0.025, 0.05)
-LEAST_RATE, MOST_RATE = RATES[0] / 8, RATES[-1] * 8  # how far others are tried, where the best one is at the edge
-TRIAL_VERSION = 1  # to be raised by any change that changes scores
+# Learning rates at first, and the least and the most that are tried where the best one is at the edge. Those of static
+# models are in root mean squares of the embeddings, by about which Adam moves each number in a step at most.
+_RATES: dict[Proxy, tuple[float, ...]] = {"static": (0.0125, 0.025, 0.05), "model": (1e-5, 2e-5, 4e-5)}
+_SPAN = 8
+TRIAL_VERSION = 2  # to be raised by any change that changes scores
 
 _NITER = 20  # iterations of k-means, as for `attach`
 
@@ -35,7 +38,7 @@ class Trial:
 
     Args:
         candidate: How batches are filled.
-        rate: Learning rate, in root mean squares of the embeddings.
+        rate: Learning rate; of static models in root mean squares of the embeddings.
         seed: Seed of clusters and plan.
     """
 
@@ -48,56 +51,80 @@ class Trial:
         return asdict(self)
 
 
-def run_trials(
-    problem: Problem, trials: Sequence[Trial], batch_size: int, n_epochs: int, n_workers: int
-) -> Iterator[tuple[Trial, Record]]:
-    """Run trials in worker processes (joblib), one core each, and yield each with its record once it is done."""
-    if n_workers == 1 or len(trials) < 2:
+def list_rates(proxy: Proxy) -> tuple[float, ...]:
+    """Return the learning rates that each candidate is tried with."""
+    return _RATES[proxy]
+
+
+def list_near_rates(proxy: Proxy, rate: float) -> list[float]:
+    """Return half and twice a rate, as far as it makes sense to go."""
+    least, *_, most = _RATES[proxy]
+    return [one for one in (rate / 2, rate * 2) if least / _SPAN <= one <= most * _SPAN]
+
+
+def run_trials(problem: Problem, trials: Sequence[Trial], options: TuneOptions) -> Iterator[tuple[Trial, Record]]:
+    """Run trials, and yield each with its record once it is done.
+
+    Static models are trained in worker processes (joblib), one core each; a real one takes all cores for itself.
+    """
+    if options.n_workers == 1 or len(trials) < 2 or options.proxy == "model":
         for trial in trials:
-            yield run_trial(problem, trial, batch_size, n_epochs)
+            yield run_trial(problem, trial, options)
         return
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        parallel = joblib.Parallel(n_workers, return_as="generator_unordered", pre_dispatch=n_workers)
-        yield from parallel(joblib.delayed(run_trial)(problem, trial, batch_size, n_epochs) for trial in trials)
+        parallel = joblib.Parallel(options.n_workers, return_as="generator_unordered", pre_dispatch=options.n_workers)
+        yield from parallel(joblib.delayed(run_trial)(problem, trial, options) for trial in trials)
 
 
-def run_trial(problem: Problem, trial: Trial, batch_size: int, n_epochs: int) -> tuple[Trial, Record]:
-    """Train and score a model on one core.
+def run_trial(problem: Problem, trial: Trial, options: TuneOptions) -> tuple[Trial, Record]:
+    """Train and score a model.
 
     Returns:
         The trial, and its record: nDCG@10 of every query that candidates are compared on, their mean over the queries
         that the rate is chosen on, and what the batches were made of.
     """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return trial, _run(problem, trial, batch_size, n_epochs)
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def _run(problem: Problem, trial: Trial, batch_size: int, n_epochs: int) -> Record:
     start = time.perf_counter()
-    plan = BatchPlan(label_problem(problem, trial.candidate, trial.seed), batch_size, seed=trial.seed)
-    weights = torch.from_numpy(problem.weights.copy())
+    labels = label_problem(problem, trial.candidate, trial.seed)
+    if options.proxy == "model":
+        from st_cluster_batches.evaluation.model_trials import train_model  # no worker needs a trainer
+
+        tuned, measured, counts = train_model(
+            problem, labels, options.batch_size, options.n_steps, trial.rate, trial.seed
+        )
+    else:
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            tuned, measured, counts = _train_static(problem, labels, trial, options)
+        finally:
+            torch.set_num_threads(n_threads)
+    return trial, {
+        "tuned_ndcg": float(tuned.mean()),
+        "ndcg": [round(one, 6) for one in measured.tolist()],
+        "counts": counts,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def _train_static(
+    problem: Problem, labels: Labels, trial: Trial, options: TuneOptions
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Record]:
+    """Train static embeddings on one core, and score them on both sets of queries."""
+    plan = BatchPlan(labels, options.batch_size, seed=trial.seed)
+    weights = torch.from_numpy(np.array(problem.start.weights))
     rate = trial.rate * float(weights.square().mean().sqrt())
     guide = None
     if trial.candidate.masked:
-        if problem.guide is None:
-            raise ValueError(f"{trial.candidate} needs vectors of both sides to mask by: tune(..., guide=True)")
+        assert problem.guide is not None, "masks are tried where there are vectors to mask by"
         guide = Guide(*problem.guide, trial.candidate.margin)
-    train_embeddings(weights, (problem.queries, problem.passages), plan, rate, n_epochs=n_epochs, guide=guide)
-    documents = embed_all(weights, problem.documents)
+    bags = as_bags(problem.queries), as_bags(problem.passages)
+    train_embeddings(weights, bags, plan, rate, n_epochs=options.n_epochs, guide=guide)
+    documents = embed_all(weights, as_bags(problem.documents))
     tuned, measured = (
-        rank_documents(embed_all(weights, one.queries), documents, one)
+        rank_documents(embed_all(weights, as_bags(one.queries)), documents, one)
         for one in (problem.tuned_on, problem.measured_on)
     )
-    return {
-        "tuned_ndcg": float(tuned.mean()),
-        "ndcg": [round(one, 6) for one in measured.tolist()],
-        "counts": asdict(plan.plan_epoch(0).counts),
-        "seconds": round(time.perf_counter() - start, 2),
-    }
+    return tuned, measured, asdict(plan.plan_epoch(0).counts)
 
 
 def label_problem(problem: Problem, candidate: Candidate, seed: int) -> Labels:

@@ -8,6 +8,7 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.data.roles import Columns
+from st_cluster_batches.evaluation.start import Proxy
 from st_cluster_batches.storage.numbers import as_count
 
 
@@ -26,6 +27,8 @@ class TuneOptions:
         n_epochs: Times that a run sees each pair.
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
+        proxy: What is trained: `static` token embeddings, or the `model` itself, by the stock trainer.
+        n_steps: Steps of a run of the model itself.
         n_workers: Processes that run trials, each on one core.
     """
 
@@ -40,6 +43,8 @@ class TuneOptions:
     max_rows: int = 12_000
     seed: int = 0
     n_workers: int = 2
+    proxy: Proxy = "static"
+    n_steps: int = 200
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -49,6 +54,11 @@ class TuneOptions:
             ("max_rows", 1),
             ("seed", 0),
             ("n_workers", 1),
+            ("n_steps", 1),
         ):
             object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
         Candidate(margin=self.margin)
+        if self.proxy not in ("static", "model"):
+            raise ValueError(f"proxy={self.proxy!r} is neither 'static' nor 'model'")
+        if self.proxy == "model" and self.guide:
+            raise ValueError("guide=True with proxy='model': masks are tried with static models alone; leave one out")

@@ -21,8 +21,9 @@ from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge, list_candidates
-from st_cluster_batches.evaluation.problem import Problem, Start, prepare_problem
-from st_cluster_batches.evaluation.trials import LEAST_RATE, MOST_RATE, RATES, TRIAL_VERSION, Record, Trial, run_trials
+from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.start import Proxy, Start
+from st_cluster_batches.evaluation.trials import TRIAL_VERSION, Record, Trial, list_near_rates, list_rates, run_trials
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.evaluation.tuning_report import write_tuning
 from st_cluster_batches.storage.cache import hash_values, write_atomically
@@ -55,6 +56,8 @@ def tune(
     max_rows: int = 12_000,
     seed: int = 0,
     n_workers: int = 2,
+    proxy: Proxy = "static",
+    n_steps: int = 200,
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
@@ -80,6 +83,9 @@ def tune(
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
         n_workers: Processes that run trials.
+        proxy: `static` to train static models distilled from the model to be trained; `model` to train that itself by
+            the stock trainer, which takes hours where the other takes minutes.
+        n_steps: Steps of a run of the model itself.
         output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default.
         cache_dir: Where vectors are kept.
         show_progress_bar: Whether to show progress.
@@ -102,6 +108,8 @@ def tune(
         max_rows,
         seed,
         n_workers,
+        proxy,
+        n_steps,
     )
     dataset = as_datasets(dataset, "tune")
     require_faiss()
@@ -111,7 +119,7 @@ def tune(
         for part in parts:
             _check_part(part)
         tuning = Tuning(
-            Encoder(encoder, cache.folder), Start.load(model or encoder, cache.folder), options, cache, output
+            Encoder(encoder, cache.folder), Start.load(model or encoder, cache.folder, proxy), options, cache, output
         )
         return tuning.choose(parts)
 
@@ -162,7 +170,8 @@ class Tuning:
             self.options.key,
             evidence,
             {
-                "proxy": "static",
+                "proxy": self.options.proxy,
+                "steps": self.options.n_steps if self.options.proxy == "model" else None,
                 "seeds": self.options.n_seeds,
                 "epochs": self.options.n_epochs,
                 "max_rows": self.options.max_rows,
@@ -214,13 +223,13 @@ class Tuning:
         shown = self.cache.show_progress_bar
         digest = hash_values(TRIAL_VERSION, problem.digest())
         first: dict[Trial, Record] = {}
-        wanted = [Trial(one, rate, 0) for one in candidates for rate in RATES]
+        wanted = [Trial(one, rate, 0) for one in candidates for rate in list_rates(self.options.proxy)]
         n_runs = len(wanted) + len(candidates) * len(seeds)
         with tqdm(total=n_runs, desc=f"Tuning {name}", unit="run", disable=not shown) as bar:
             while wanted:
                 first |= self._get_records(name, problem, digest, wanted, bar)
                 best = {one: _find_best(first, one) for one in candidates}
-                wanted = [one for trial in best.values() for one in _find_neighbours(trial, first)]
+                wanted = [one for trial in best.values() for one in _find_neighbours(trial, first, self.options.proxy)]
                 bar.total = n_runs = n_runs + len(wanted)
             rest = [replace(trial, seed=seed) for trial in best.values() for seed in seeds]
             others = self._get_records(name, problem, digest, rest, bar)
@@ -237,12 +246,13 @@ class Tuning:
         folder.mkdir(parents=True, exist_ok=True)
         paths = {}
         for trial in trials:
-            run = hash_values(digest, trial.describe(), options.batch_size, options.n_epochs)
+            length = options.n_steps if options.proxy == "model" else options.n_epochs
+            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, length)
             paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
         found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
         bar.update(len(found))
         missing = [trial for trial in trials if trial not in found]
-        for trial, record in run_trials(problem, missing, options.batch_size, options.n_epochs, options.n_workers):
+        for trial, record in run_trials(problem, missing, options):
             found[trial] = {"source": name, **trial.describe(), **record}
             write_atomically(paths[trial], json.dumps(found[trial]) + "\n")
             bar.update()
@@ -254,7 +264,7 @@ def _find_best(records: Mapping[Trial, Record], candidate: Candidate) -> Trial:
     return max((one for one in records if one.candidate == candidate), key=lambda one: records[one]["tuned_ndcg"])
 
 
-def _find_neighbours(best: Trial, records: Mapping[Trial, Record]) -> list[Trial]:
+def _find_neighbours(best: Trial, records: Mapping[Trial, Record], proxy: Proxy) -> list[Trial]:
     """Return the trials with half and with twice the best rate that have not been run."""
-    near = [replace(best, rate=best.rate * factor) for factor in (0.5, 2)]
-    return [one for one in near if one not in records and LEAST_RATE <= one.rate <= MOST_RATE]
+    near = [replace(best, rate=rate) for rate in list_near_rates(proxy, best.rate)]
+    return [one for one in near if one not in records]

@@ -18,7 +18,7 @@ def draw(gains: dict[Candidate, float], noise: float = 0.1, n_queries: int = 400
 
 def test_sizes_are_multiples_of_the_batch() -> None:
     assert [one.cluster_size for one in list_candidates(16, 11_000)] == [None, 1024, 320, 96, 32]
-    assert [one.cluster_size for one in list_candidates(256, 11_000)] == [None, 5120, 1536, 512, 128]
+    assert [one.cluster_size for one in list_candidates(256, 11_000)] == [None, 5120, 1536, 512, 128, 32]
 
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(30, 16), (1000, 4096), (31, 2)])

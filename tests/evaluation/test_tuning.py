@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from planted import make_planted_model, make_planted_pairs
+from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import Choice, attach_clusters, tune
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.evaluation import trials
 from st_cluster_batches.evaluation.tuning_report import RESULTS_FILE, TUNING_FIGURE
 
@@ -106,6 +108,22 @@ def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path)
     evidence = run(pairs.select(range(400)), tmp_path, guide=True, n_seeds=2).evidence["all"]
     assert 0 < evidence["guide_ndcg"] < 1
     assert {one["masked"] for one in evidence["differences"]} == {True, False}
+
+
+@pytest.mark.slow
+def test_the_model_itself_is_trained_where_that_is_wanted(pairs: Dataset, tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    before = fingerprint_model(model)
+    options = {**QUICK, "proxy": "model", "n_steps": 2, "n_seeds": 2, "batch_size": 64}
+    choice = tune(
+        pairs.select(range(400)), model, output_dir=tmp_path / "out", cache_dir=tmp_path / "cache", **options
+    )
+    evidence = choice.evidence["all"]
+    assert choice.about["proxy"] == "model" and len(evidence["ndcg"]) == 3
+    assert all(1e-6 < rate < 1e-3 for rate in evidence["rates"].values())
+    assert fingerprint_model(model) == before
+    with pytest.raises(ValueError, match="leave one out"):
+        tune(pairs, model, guide=True, **options)
 
 
 def test_labelled_pairs_are_refused_and_negatives_told_of(

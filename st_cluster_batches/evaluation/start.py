@@ -1,0 +1,78 @@
+"""The model that trials start from: static token embeddings, or a real model as a trainer takes it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.evaluation.proxy import Bags
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Proxy = Literal["static", "model"]
+Texts = Bags | list[str]
+
+_MAX_TOKENS = 256  # of a text, as small transformers read
+# Documents to look queries up in: a transformer embeds them in a minute, static models all of them at once.
+_DOCUMENTS: dict[Proxy, int] = {"static": 10_000, "model": 2_000}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that trials start from.
+
+    Args:
+        proxy: `static` for token embeddings, `model` for the model itself.
+        fingerprint: Hash of its weights and settings.
+        weights: (tokens, d) embeddings of a static one.
+        tokenizer: That of a static one, of the `tokenizers` library.
+        model: The model itself; trials train copies of it.
+    """
+
+    proxy: Proxy
+    fingerprint: str
+    weights: npt.NDArray[np.float32] | None = None
+    tokenizer: Any = None
+    model: SentenceTransformer | None = None
+
+    @classmethod
+    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path, proxy: Proxy = "static") -> Start:
+        """Load a model, and distil it to token embeddings (model2vec) unless it is made of these or trained itself."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        if proxy == "model":
+            loaded = load_encoder(model, cache_dir)
+            return cls(proxy, fingerprint_model(loaded), model=loaded)
+        if isinstance(model, SentenceTransformer) and not isinstance(model[0], StaticEmbedding):
+            with tempfile.TemporaryDirectory() as folder:
+                model.save(folder, create_model_card=False)
+                return cls.load(folder, cache_dir)
+        if not isinstance(model, SentenceTransformer):
+            model = load_encoder(STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX), cache_dir)
+        weights = model[0].embedding.weight.detach().float().cpu().numpy()
+        return cls(proxy, fingerprint_model(model), weights, model[0].tokenizer)
+
+    @property
+    def n_documents(self) -> int:
+        """How many documents held-out queries are looked up in."""
+        return _DOCUMENTS[self.proxy]
+
+    def tokenize(self, texts: Iterable[str]) -> Texts:
+        """Tokenise texts for a static model; another one takes them as they are."""
+        if self.tokenizer is None:
+            return list(texts)
+        return Bags.tokenize(self.tokenizer, list(texts), _MAX_TOKENS)
+
+    def without_tokenizer(self) -> Start:
+        """Return it for texts that are tokenised."""
+        return replace(self, tokenizer=None)
