@@ -115,9 +115,7 @@ def _add_attach(add: _Add) -> None:
     )
     attach.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
     _add_columns(attach)
-    attach.add_argument(
-        "--source_column", default="source", metavar="NAME", help="column that names a row's source, or none"
-    )
+    _add_source_column(attach)
     attach.add_argument("--seed", type=int, default=0, metavar="N")
     attach.add_argument(
         "--false_negative_threshold",
@@ -136,6 +134,16 @@ def _add_attach(add: _Add) -> None:
         "--guide", action="store_true", help="keep the vectors of all texts, by which the guided losses mask"
     )
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
+
+
+def _add_source_column(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--source_column",
+        type=lambda name: None if name == "none" else name,
+        default="source",
+        metavar="NAME",
+        help="column that names a row's source, or none",
+    )
 
 
 def _add_columns(command: argparse.ArgumentParser) -> None:
@@ -185,7 +193,12 @@ def _add_tune(add: _Add) -> None:
     _add_choice(tune)
     tune.add_argument("--encoder", required=True, help="model whose vectors are clustered, as for `attach`")
     tune.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for the choice; a rerun goes on"
+        "--output",
+        dest="output_dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the choice; a rerun goes on",
     )
     tune.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a global batch (128)")
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
@@ -193,9 +206,7 @@ def _add_tune(add: _Add) -> None:
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
     tune.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
     _add_columns(tune)
-    tune.add_argument(
-        "--source_column", default="source", metavar="NAME", help="column that names a row's source, or none"
-    )
+    _add_source_column(tune)
     tune.add_argument(
         "--max_rows", type=int, default=12_000, metavar="N", help="rows of a source to try on, at random (12000)"
     )

@@ -87,7 +87,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
                 arguments.seed,
             ),
             arguments.columns,
-            None if arguments.source_column == "none" else arguments.source_column,
+            arguments.source_column,
             arguments.false_negative_threshold,
             arguments.truncate_dim,
             arguments.batch_size,
@@ -151,15 +151,12 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tuning import tune as tune_data
         from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
-        _make_folder(arguments.output)
-        if arguments.source_column == "none":
-            arguments.source_column = None
+        _make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_choice(arguments))
-        given = {one.name: getattr(arguments, one.name) for one in fields(TuneOptions)}
-        places = {"output_dir": arguments.output, "cache_dir": arguments.cache_dir}
-        choice = tune_data(data, arguments.encoder, model=arguments.model, **given, **places)
+        names = [*(one.name for one in fields(TuneOptions)), "model", "output_dir", "cache_dir"]
+        choice = tune_data(data, arguments.encoder, **{name: getattr(arguments, name) for name in names})
     described = choice.describe()
-    return described, f"{describe_tuning(described)}\n\nAll of it is in {arguments.output}, for attach --tuned"
+    return described, f"{describe_tuning(described)}\n\nAll of it is in {arguments.output_dir}, for attach --tuned"
 
 
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:

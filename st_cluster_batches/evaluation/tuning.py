@@ -193,7 +193,7 @@ class Tuning:
         evidence: Record = {"rows": n_rows, "tuned_rows": len(rows)}
         problem = prepare_problem(name, pairs, self.encoder, options.key, options.guide, self.start, self.cache)
         if problem is None:
-            return Candidate(), {**evidence, "why": "too few rows to hold any out"}
+            return Candidate(), {**evidence, "why": "too few queries can be held out"}
         candidates = list_candidates(options.batch_size, len(problem), options.margin if options.guide else None)
         if len(candidates) == 1:
             logger.warning(

@@ -202,10 +202,7 @@ class ClusterArguments:
         default=None, metadata={"help": "Clusters of each source; 10 by default. `auto`: eight global batches each."}
     )
     cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
-    tuned: str | None = field(
-        default=None,
-        metadata={"help": "Output folder of `tune`, which says how large clusters are, source by source."},
-    )
+    tuned: str | None = field(default=None, metadata={"help": "Output of `tune`, which sizes clusters by source."})
     max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
     global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
     false_negative_threshold: float | None = field(

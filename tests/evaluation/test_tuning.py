@@ -101,7 +101,7 @@ def test_a_small_source_gets_one_stratum_with_a_warning(
         choice = run(small, tmp_path)
     assert choice.cluster_sizes == {"all": None}
     assert "'all' has 60 rows" in caplog.text and "one stratum" in caplog.text
-    assert "too few rows" in choice.evidence["all"]["why"]
+    assert "too few queries" in choice.evidence["all"]["why"]
 
 
 def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
