@@ -30,7 +30,7 @@ from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
-from st_cluster_batches.evaluation.variants import derive_recipe, read_variants
+from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUNS = "runs"
+TUNED = "tuned"
 
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "transformers", "accelerate", "datasets", "mteb", "torch")
 # How the names of training arguments begin that affect no result: they say where files lie and what is shown.
@@ -139,6 +140,7 @@ class Comparison:
             ],
             "versions": versions,
         }
+        recipes = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
         labelled = _label_variants(pairs, recipes)
         variants = {name: _prepare_variant(recipe, *labelled[name], inputs) for name, recipe in recipes.items()}
         hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})

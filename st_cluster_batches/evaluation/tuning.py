@@ -27,6 +27,7 @@ from st_cluster_batches.evaluation.trials import TRIAL_VERSION, Record, Trial, l
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.evaluation.tuning_report import write_tuning
 from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def tune(
     )
     dataset = as_datasets(dataset, "tune")
     require_faiss()
+    if ProcessGroup.current("tune").size > 1:
+        raise ValueError("tune runs on one process, with workers of its own; start it without accelerate or torchrun")
     with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache:
         output = cache.folder / "tune" if output_dir is None else Path(output_dir)
         parts = prepare_parts(dataset, PairOptions(source_column, True, "tune", columns), show_progress_bar)

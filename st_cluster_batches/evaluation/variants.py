@@ -6,10 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.training.arguments import ClusterArguments
+from st_cluster_batches.evaluation.tuning import tune
+from st_cluster_batches.training.arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 _DEFAULT: dict[str, dict[str, Any]] = {
     strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
@@ -67,3 +71,28 @@ def derive_recipe(recipe: Recipe, **values: Any) -> Recipe:
     `dataclasses.replace` would not do: its arguments are no longer what was given once they have been checked.
     """
     return parse_values({**recipe.given, **values})
+
+
+def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> Recipe:
+    """Tune the clusters of a recipe that says `tuned: auto` on its own training pairs, and let it follow the choice.
+
+    Args:
+        recipe: All parameters; one that says anything else is returned as it is.
+        pairs: What it trains on, without the queries that it is evaluated on.
+        folder: Folder of the choice.
+    """
+    clusters, model, training = recipe.clusters, recipe.model, recipe.training
+    if clusters.tuned != AUTO:
+        return recipe
+    tune(
+        pairs,
+        clusters.encoder or model.model_name_or_path,
+        batch_size=training.per_device_train_batch_size,
+        model=model.model_name_or_path,
+        key=clusters.key,
+        columns=recipe.data.columns,
+        output_dir=folder,
+        cache_dir=clusters.cache_dir,
+        show_progress_bar=not training.disable_tqdm,
+    )
+    return derive_recipe(recipe, tuned=str(folder))

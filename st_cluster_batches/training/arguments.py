@@ -24,6 +24,7 @@ Loss = Literal["mnrl", "cached_mnrl", "guided", "cached_guided", "gist", "cached
 
 # The losses that an option of a recipe means something to.
 _GIST = ("gist", "cached_gist")
+AUTO = "auto"  # for `tuned`: to be tuned by `compare` on the training pairs
 _GUIDED = ("guided", "cached_guided")
 _CONTRASTIVE = ("mnrl", "cached_mnrl", *_GUIDED)
 _LOSSES_OF: dict[str, tuple[str, ...]] = {
@@ -202,7 +203,7 @@ class ClusterArguments:
         default=None, metadata={"help": "Clusters of each source; 10 by default. `auto`: eight global batches each."}
     )
     cluster_size: int | None = field(default=None, metadata={"help": "Mean rows of a cluster, instead of n_clusters."})
-    tuned: str | None = field(default=None, metadata={"help": "Output of `tune`, which sizes clusters by source."})
+    tuned: str | None = field(default=None, metadata={"help": "Output of `tune`; `auto` lets `compare` tune."})
     max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
     global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
     false_negative_threshold: float | None = field(
@@ -242,7 +243,7 @@ class ClusterArguments:
             cache_dir=self.cache_dir,
             show_progress_bar=show_progress_bar,
             guide=guide or self.guide,
-            tuned=find_choice(self.tuned),
+            tuned=None if self.tuned == AUTO else find_choice(self.tuned),
         )
 
 

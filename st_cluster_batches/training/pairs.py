@@ -21,6 +21,7 @@ from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.training.arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
         The pairs, perhaps labelled, and the clustering that batches or a guide come from, if made.
     """
     clusters, strategy = recipe.clusters, recipe.training.strategy
+    if clusters.tuned == AUTO:
+        raise ValueError("tuned: auto is for compare; tune first: st-cluster-batches tune DATA ..., then tuned: DIR")
     needs_guide = clusters.guide or recipe.model.is_guided
     needs_keys = strategy != "stock" and recipe.training.keep_false_negatives_apart
     has_clusters = _have(dataset, CLUSTER)

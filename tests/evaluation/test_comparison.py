@@ -20,9 +20,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.evaluation.comparison import Comparison, compare
 from st_cluster_batches.evaluation.report import redraw
+from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import prepare_run
 
 N_TOPICS, N_DETAILS, N_WORDS = 20, 12, 6
 VOCABULARY = [f"t{topic}w{word}" for topic in range(N_TOPICS) for word in range(N_WORDS)] + [
@@ -116,6 +119,16 @@ def test_cluster_batches_win_where_negatives_of_the_topic_are_needed(tmp_path: P
     difference = results["cluster"]["difference"]
     assert difference["mean"] > 0.1 and difference["low"] > 0.05 and difference["p_value"] < 0.01
     assert results["cluster"]["hardness"]["negative"] > results["random"]["hardness"]["negative"] + 0.3
+
+
+def test_a_variant_is_tuned_on_its_own_training_pairs(tmp_path: Path) -> None:
+    variants = {"random": {"batch_sampler": "random"}, "tuned": {"tuned": "auto"}}
+    recipe = make_workspace(tmp_path, make_topic_pairs(1200), variants=variants, n_clusters=None)
+    results = compare(recipe, tmp_path / "out", n_seeds=1)["results"]
+    chosen = Choice.load(tmp_path / "out" / "tuned" / "tuned").sources["all"]
+    assert chosen.cluster_size is not None and results["tuned"]["difference"]["mean"] > 0.1
+    with pytest.raises(ValueError, match="tuned: auto is for compare"):
+        prepare_run(read_recipe(recipe, ["--tuned", "auto"]))
 
 
 def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_and_are_counted(tmp_path: Path) -> None:
