@@ -17,7 +17,7 @@ from st_cluster_batches.batches.keys import Keys, read_keys
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs
@@ -111,6 +111,8 @@ def prepare_problem(
     """
     query, passage = rows.column_names
     numbered = rows.add_column(_ROW, np.arange(len(rows)))
+    if SOURCE not in rows.column_names:
+        numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
     left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, start.n_documents, [query, passage])
     left, tuned_on = _hold_out(left, _TUNED_QUERIES, start.n_documents, [query, passage])
     fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))

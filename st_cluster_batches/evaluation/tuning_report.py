@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 TUNING_FIGURE = "differences_by_candidate"
@@ -24,7 +28,9 @@ def write_tuning(choice: dict[str, Any], folder: Path) -> None:
         folder: Where to.
     """
     write_atomically(folder / RESULTS_FILE, json.dumps(choice, indent=2, ensure_ascii=False) + "\n")
-    if any(one.get("differences") for one in choice["evidence"].values()):
+    if find_spec("matplotlib") is None:
+        logger.warning("No figure is drawn without matplotlib: pip install 'st-cluster-batches[plots]'")
+    elif any(one.get("differences") for one in choice["evidence"].values()):
         draw_tuning(choice, folder)
 
 
