@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.storage.cache import write_atomically
@@ -14,7 +14,10 @@ from st_cluster_batches.storage.numbers import as_count
 
 CHOICE_FILE = "choice.json"
 
-_VERSION = 1  # of the file
+Method = Literal["kmeans", "communities"]
+METHODS: tuple[Method, ...] = ("kmeans", "communities")
+
+_VERSION = 2  # of the file
 
 
 @dataclass(frozen=True, order=True)
@@ -23,22 +26,27 @@ class Candidate:
 
     Args:
         cluster_size: Mean rows of a cluster; None for one stratum, whose batches are random rows of the source.
+        method: How clusters of that size are made: `kmeans`, or `communities`.
         masked: Whether the loss masks negatives that the stored vectors take for false ones.
         margin: How much more similar than the positive a negative must be to count as false.
     """
 
     cluster_size: int | None = None
+    method: Method = "kmeans"
     masked: bool = False
     margin: float = 0.0
 
     def __post_init__(self) -> None:
         if self.cluster_size is not None:
             object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} is none of {', '.join(map(repr, METHODS))}")
         if not -1 <= self.margin <= 1:
             raise ValueError(f"margin={self.margin} must be in [-1, 1]: it is a difference of cosine similarities")
 
     def __str__(self) -> str:
-        name = "random" if self.cluster_size is None else f"clusters of {self.cluster_size:,}"
+        kind = "communities" if self.method == "communities" else "clusters"
+        name = "random" if self.cluster_size is None else f"{kind} of {self.cluster_size:,}"
         return f"{name}, masked" if self.masked else name
 
 
@@ -68,6 +76,11 @@ class Choice:
     def cluster_sizes(self) -> dict[str, int | None]:
         """Rows of a cluster by source, as `ClusterOptions` takes them."""
         return {name: one.cluster_size for name, one in self.sources.items()}
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """How clusters are made by source, as `ClusterOptions` takes them."""
+        return {name: one.method for name, one in self.sources.items()}
 
     @property
     def masked_sources(self) -> list[str]:

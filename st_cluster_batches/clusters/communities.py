@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids, require_faiss
+from st_cluster_batches.clusters.kmeans import (
+    NearestCentroid,
+    fit_centroids,
+    normalise,
+    order_along_path,
+    require_faiss,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -40,7 +46,14 @@ def require_metis() -> Any:
 
 
 def find_communities(
-    queries: Vectors, passages: Vectors, size: int, *, skip: int, neighbours: int, seed: int, show_progress_bar: bool
+    queries: Vectors,
+    passages: Vectors,
+    size: int,
+    *,
+    skip: int = 30,
+    neighbours: int = 100,
+    seed: int = 0,
+    show_progress_bar: bool = False,
 ) -> Labels:
     """Cut rows into communities.
 
@@ -60,11 +73,20 @@ def find_communities(
     labels = np.empty(len(queries), dtype=np.int64)
     first = 0
     for rows in tqdm(groups, "Finding communities", unit="group", disable=not show_progress_bar):
-        own = _cut(_link(queries[rows], passages[rows], skip, neighbours), -(-len(rows) // size))
-        _, own = np.unique(own, return_inverse=True)  # METIS may leave a part empty
-        labels[rows] = first + own
-        first += int(own.max()) + 1
+        parts = _cut(_link(queries[rows], passages[rows], skip, neighbours), -(-len(rows) // size), seed)
+        labels[rows] = first + _number_along_path(queries[rows], parts)
+        first = int(labels[rows].max()) + 1
     return labels
+
+
+def _number_along_path(queries: Vectors, parts: Labels) -> Labels:
+    """Number parts anew, so that neighbours in number are neighbours in space; METIS may leave some empty."""
+    present, codes = np.unique(parts, return_inverse=True)
+    means = np.zeros((len(present), queries.shape[1]), dtype=np.float32)
+    np.add.at(means, codes, queries)
+    place = np.empty(len(present), dtype=np.int64)
+    place[order_along_path(normalise(means))] = np.arange(len(present))
+    return place[codes]
 
 
 def _split_coarsely(queries: Vectors, seed: int) -> list[npt.NDArray[np.intp]]:
@@ -103,8 +125,12 @@ def _link(queries: Vectors, passages: Vectors, skip: int, neighbours: int) -> cs
     return mutual.tocsr()
 
 
-def _cut(graph: csr_array, n_parts: int) -> Labels:
+def _cut(graph: csr_array, n_parts: int, seed: int) -> Labels:
     if n_parts < 2:
         return np.zeros(graph.shape[0], dtype=np.int64)
-    parts = require_metis().part_graph(n_parts, xadj=graph.indptr, adjncy=graph.indices, warn_on_copies=False)
+    metis = require_metis()
+    options = metis.Options(seed=seed)
+    parts = metis.part_graph(
+        n_parts, xadj=graph.indptr, adjncy=graph.indices, options=options, recursive=False, warn_on_copies=False
+    )
     return np.asarray(parts[1], dtype=np.int64)

@@ -74,9 +74,9 @@ def fit_centroids(
     n_rows = len(sample)
     sample = np.ascontiguousarray(sample, dtype=np.float32)
     if start is not None and abs(len(start) - n_clusters) <= _NEARLY * n_clusters and len(start) < n_rows:
-        centroids = _normalise(_train(sample, len(start), seed, niter, start))
+        centroids = normalise(_train(sample, len(start), seed, niter, start))
     elif n_clusters >= n_rows:
-        centroids = _normalise(sample)
+        centroids = normalise(sample)
     else:
         n_coarse = max(n_rows // _COARSE_SHARE, _COARSE_ROWS_PER_CENTROID * n_clusters)
         begun = None
@@ -84,9 +84,9 @@ def fit_centroids(
             coarse = np.random.default_rng(seed).choice(n_rows, n_coarse, replace=False, shuffle=False)
             begun = _train(sample[coarse], n_clusters, seed, niter - _FINE_ITERATIONS)
             niter = _FINE_ITERATIONS
-        centroids = _normalise(_train(sample, n_clusters, seed, niter, begun))
+        centroids = normalise(_train(sample, n_clusters, seed, niter, begun))
     centroids = centroids[np.unique(NearestCentroid(centroids).find(sample)[0])]
-    return centroids[_order_along_path(centroids)]
+    return centroids[order_along_path(centroids)]
 
 
 def _train(sample: Centroids, n_clusters: int, seed: int, niter: int, start: Centroids | None = None) -> Centroids:
@@ -138,12 +138,13 @@ class NearestCentroid:
         return nearest[:, 0], similarity[:, 0]
 
 
-def _normalise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def normalise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return rows of unit length."""
     normalised: npt.NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return normalised
 
 
-def _order_along_path(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def order_along_path(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     """Order centroids greedily, each after its most similar predecessor, from the one farthest from the middle."""
     order = np.empty(len(centroids), dtype=np.intp)
     is_free = np.ones(len(centroids), dtype=bool)

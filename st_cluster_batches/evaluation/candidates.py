@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from st_cluster_batches.clusters.choice import Candidate
@@ -14,20 +14,29 @@ from st_cluster_batches.evaluation.significance import Difference, Scores, boots
 _BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5, 0.125)
 _LEAST_SIZE = 16
 _LEAST_CLUSTERS = 2
+_LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
 _LEVEL = 0.05
 
 
-def list_candidates(batch_size: int, n_rows: int, margin: float | None = None) -> list[Candidate]:
+def list_candidates(
+    batch_size: int, n_rows: int, margin: float | None = None, has_communities: bool = False
+) -> list[Candidate]:
     """List ways to fill batches, the simplest first: coarse before fine, and all without a mask before those with one.
 
     Args:
         batch_size: Rows of a global batch.
         n_rows: Rows of the source.
         margin: That of the mask; None if there are no vectors of both sides to mask by.
+        has_communities: Whether communities can be cut, for which there need to be vectors of both sides, and METIS.
     """
     sizes = [round(batch_size * one) for one in _BATCHES_IN_A_CLUSTER]
     plain = [Candidate(), *(Candidate(one) for one in sizes if _LEAST_SIZE <= one <= n_rows // _LEAST_CLUSTERS)]
-    masked = [] if margin is None else [Candidate(one.cluster_size, True, margin) for one in plain]
+    if has_communities:
+        # Whole batches, as B3 has them; a plan packs smaller ones with their neighbours.
+        plain += [
+            Candidate(one, "communities") for one in sizes if batch_size <= one <= _LARGEST_COMMUNITY * batch_size
+        ]
+    masked = [] if margin is None else [replace(one, masked=True, margin=margin) for one in plain]
     return plain + masked
 
 
