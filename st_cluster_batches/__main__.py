@@ -113,6 +113,12 @@ def _add_attach(add: _Add) -> None:
     attach.add_argument(
         "--global_batch_size", type=int, default=1024, metavar="N", help="for --n_clusters auto: eight of it a cluster"
     )
+    attach.add_argument(
+        "--method",
+        choices=("kmeans", "communities"),
+        default="kmeans",
+        help="how clusters are made: communities are cut by METIS from the passages nearest to each query",
+    )
     attach.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
     _add_columns(attach)
     _add_source_column(attach)

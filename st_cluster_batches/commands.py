@@ -85,6 +85,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
                 arguments.global_batch_size,
                 arguments.key,
                 arguments.seed,
+                method=arguments.method,
             ),
             arguments.columns,
             arguments.source_column,

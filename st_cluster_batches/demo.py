@@ -23,10 +23,10 @@ from st_cluster_batches.evaluation.comparison import RUNS
 from st_cluster_batches.evaluation.report import TABLE_FILE
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
 from st_cluster_batches.storage.shared_cache import SharedCache
-from st_cluster_batches.training.arguments import Strategy, TrainingArguments
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
 from st_cluster_batches.training.models import make_static_model
 from st_cluster_batches.training.run import build_trainer
+from st_cluster_batches.training.trainer_arguments import Strategy, TrainingArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,7 +20,9 @@ _NEAREST = np.dtype([("cluster", np.int32), ("similarity", np.float32)])
 
 
 def assign_rows(vectors: PairVectors, key: Key, centroids: Mapping[str, Centroids]) -> ChunkedArray:
-    """Assign every row to the most similar centroid of its source; all processes share the work.
+    """Assign every row to the most similar centroid of its source, or to the community that it is in.
+
+    All processes share the work.
 
     Args:
         vectors: The rows.
@@ -34,7 +36,9 @@ def assign_rows(vectors: PairVectors, key: Key, centroids: Mapping[str, Centroid
     vectors.embed(key)
     own = [centroids[name] for name in pairs.sources]
     indexes = [NearestCentroid(one) for one in own]
+    given = vectors.communities
     made_from = [*vectors.name(key), pairs.data_hash, *map(digest_array, own)]
+    made_from += [] if given is None else [digest_array(given)]
     array = ChunkedArray.at(cache.folder / f"nearest-{hash_values(made_from)}", len(pairs))
 
     def make(chunk: int) -> npt.NDArray[Any]:
@@ -44,6 +48,9 @@ def assign_rows(vectors: PairVectors, key: Key, centroids: Mapping[str, Centroid
         for code in np.unique(codes):
             at = np.flatnonzero(codes == code)
             nearest["cluster"][at], nearest["similarity"][at] = indexes[code].find(rows[at])
+            if given is not None and (given[low + at] >= 0).all():
+                nearest["cluster"][at] = given[low + at]
+                nearest["similarity"][at] = (rows[at] * own[code][given[low + at]]).sum(axis=1)
         return nearest
 
     array.fill(make, cache, "Assigning")
@@ -97,6 +104,6 @@ def read_clusters(
     return clusters
 
 
-def digest_array(array: Centroids) -> str:
+def digest_array(array: npt.NDArray[Any]) -> str:
     """Hash the values of an array."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)

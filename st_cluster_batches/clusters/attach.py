@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from st_cluster_batches.clusters.choice import Choice, find_choice
+from st_cluster_batches.clusters.choice import Choice, Method, find_choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors
@@ -51,6 +51,7 @@ def attach_clusters(
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
     guide: bool = False,
+    method: Method | Mapping[str, Method] = "kmeans",
     tuned: Choice | str | Path | None = None,
 ) -> AnyDataset:
     """Label every row with its cluster, and with keys that it shares with its false negatives.
@@ -64,7 +65,7 @@ def attach_clusters(
         third, `label`: the row key that `GuidedMultipleNegativesRankingLoss` reads.
     """
     options = AttachOptions(
-        ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter),
+        ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter, method),
         columns,
         source_column,
         false_negative_threshold,

@@ -14,12 +14,18 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.kmeans import (
+    Centroids,
     NearestCentroid,
     fit_centroids,
     normalise,
     order_along_path,
     require_faiss,
 )
+from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.data.pairs import Key, Pairs
+from st_cluster_batches.storage.cache import hash_values, write_whole
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 # Rows of a coarse cluster within which neighbours are searched: a quarter of a minute on two cores.
 _COARSE_ROWS = 50_000
 _QUERIES_AT_ONCE = 4096
+_VERSION = 1  # to be raised by any change that changes communities
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -87,6 +94,61 @@ def _number_along_path(queries: Vectors, parts: Labels) -> Labels:
     place = np.empty(len(present), dtype=np.int64)
     place[order_along_path(normalise(means))] = np.arange(len(present))
     return place[codes]
+
+
+def cut_sources(vectors: PairVectors, options: ClusterOptions, cache: SharedCache) -> None:
+    """Cut those sources of some pairs into communities that options say so of; a second call reads what it finds.
+
+    The vectors of a source are held in memory, about 8 bytes a row and dimension.
+
+    Args:
+        vectors: The pairs; they remember the communities, which assignment then follows.
+        options: Which sources, and how large communities are.
+        cache: Where communities are kept; the first process cuts, the others wait.
+    """
+    pairs = vectors.pairs
+    chosen = [at for at, name in enumerate(pairs.sources) if options.find_method(name) == "communities"]
+    if not chosen:
+        return
+    vectors.embed("both")
+    sizes = [(pairs.sources[at], options.count_clusters(_count(pairs, at), pairs.sources[at])) for at in chosen]
+    decides = (*vectors.name("both"), pairs.data_hash, sizes, options.seed, _VERSION)
+    path = cache.folder / f"communities-{hash_values(*decides)}.npy"
+
+    def cut() -> None:
+        if path.exists():
+            return
+        labels = np.full(len(pairs), -1, dtype=np.int32)
+        for at in chosen:
+            rows = np.flatnonzero(pairs.source_of_row == at)
+            size = max(1, round(len(rows) / options.count_clusters(len(rows), pairs.sources[at])))
+            labels[rows] = find_communities(
+                vectors.take("query", rows),
+                vectors.take("passage", rows),
+                size,
+                seed=options.seed,
+                show_progress_bar=cache.show_progress_bar,
+            )
+        with write_whole(path) as temporary, temporary.open("wb") as file:
+            np.save(file, labels)
+
+    cache.processes.once(cut, None)
+    vectors.communities = np.load(path)
+
+
+def _count(pairs: Pairs, source: int) -> int:
+    return int(np.count_nonzero(pairs.source_of_row == source))
+
+
+def find_middles(vectors: PairVectors, key: Key, source: int) -> Centroids:
+    """Return the (k, d) mean directions of the communities of a source: new rows go to the nearest."""
+    assert vectors.communities is not None, "sources are cut before their middles are asked for"
+    rows = np.flatnonzero(vectors.pairs.source_of_row == source)
+    labels = vectors.communities[rows]
+    own = vectors.take(key, rows)
+    means = np.zeros((int(labels.max()) + 1, own.shape[1]), dtype=np.float32)
+    np.add.at(means, labels, own)
+    return normalise(means)
 
 
 def _split_coarsely(queries: Vectors, seed: int) -> list[npt.NDArray[np.intp]]:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, measure_clusters
 from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
+from st_cluster_batches.clusters.communities import cut_sources, find_middles
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.vectors import PairVectors
@@ -52,6 +53,8 @@ def fit_vectors(
     """
     options.check_sources(name for one in vectors for name in one.pairs.sources)
     encoder = vectors[0].encoder
+    for one in vectors:
+        cut_sources(one, options, cache)
     data_hash = hash_values([one.pairs.data_hash for one in vectors])
     started = [[digest_array(one) for one in start.values()]] if start else []
     started += [one.name(options.key) for one in vectors if one.renewal is not None]
@@ -133,6 +136,9 @@ def _train_sources(
         else:
             candidates = own.list_rows(code)
             rows = candidates[sample_positions(len(candidates), n_clusters, options.seed)]
+        if own.communities is not None and options.find_method(name) == "communities":
+            centroids[name] = find_middles(own, options.key, code)
+            continue
         sample = own.take(options.key, rows)
         centroids[name] = fit_centroids(
             sample, n_clusters, seed=options.seed, niter=options.niter, start=start.get(name)

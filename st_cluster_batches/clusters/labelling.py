@@ -58,6 +58,7 @@ def label_rows(
         for one in vectors:
             write_guide(one)
     guided = ["guide"] if guide else []
+    guided += [digest_array(one.communities) for one in vectors if one.communities is not None]
     name = f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION, *guided)}"
     paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(vectors))]
     seal_path = cache.folder / f"{name}.json"

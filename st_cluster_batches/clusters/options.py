@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.choice import METHODS, Choice, Method
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
@@ -31,6 +31,8 @@ class ClusterOptions:
         key: The text that decides the cluster: query, passage, or both.
         seed: Seed of k-means.
         niter: Iterations of k-means.
+        method: How clusters are made: `kmeans`, or `communities` of that size (see `find_communities`), for which
+            queries and passages are embedded; or a mapping from each source to its own.
     """
 
     n_clusters: int | Literal["auto"] | None = None
@@ -40,8 +42,20 @@ class ClusterOptions:
     key: Key = "query"
     seed: int = 0
     niter: int = 20
+    method: Method | Mapping[str, Method] = "kmeans"
 
     def __post_init__(self) -> None:
+        methods = self.method.values() if isinstance(self.method, Mapping) else [self.method]
+        if unknown := set(methods) - set(METHODS):
+            raise ValueError(f"method={min(unknown)!r} is none of {', '.join(map(repr, METHODS))}")
+        if self.has_communities:
+            from st_cluster_batches.clusters.communities import require_metis  # with FAISS and scipy
+
+            require_metis()
+            if self.max_cluster_size is not None:
+                raise ValueError(
+                    f"max_cluster_size={self.max_cluster_size} splits clusters of k-means; communities are about equal"
+                )
         if self.key not in KEYS:
             raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}")
         if self.n_clusters is not None and self.cluster_size is not None:
@@ -69,11 +83,22 @@ class ClusterOptions:
 
     def check_sources(self, names: Iterable[str]) -> None:
         """Raise a ValueError if sizes are given by source, and one has none."""
-        if isinstance(self.cluster_size, Mapping) and (unknown := sorted(set(names) - set(self.cluster_size))):
-            raise ValueError(
-                f"cluster_size says nothing of the source {unknown[0]!r}, only of {list(self.cluster_size)}; add it, "
-                "or tune on data that has it: st-cluster-batches tune DATA --encoder E --output DIR"
-            )
+        for option in ("cluster_size", "method"):
+            given = getattr(self, option)
+            if isinstance(given, Mapping) and (unknown := sorted(set(names) - set(given))):
+                raise ValueError(
+                    f"{option} says nothing of the source {unknown[0]!r}, only of {list(given)}; add it, or tune on "
+                    "data that has it: st-cluster-batches tune DATA --encoder E --output DIR"
+                )
+
+    @property
+    def has_communities(self) -> bool:
+        """Whether any source is cut into communities."""
+        return "communities" in (self.method.values() if isinstance(self.method, Mapping) else [self.method])
+
+    def find_method(self, source: str) -> Method:
+        """Return how the clusters of a source are made."""
+        return self.method if isinstance(self.method, str) else self.method[source]
 
     def count_clusters(self, n_rows: int, source: str) -> int:
         """Return k for a source of `n_rows` rows."""
@@ -142,7 +167,9 @@ class AttachOptions:
     def pairs(self) -> PairOptions:
         """How the pairs are to be read."""
         needs_passages = None
-        if self.clusters.key != "query":
+        if self.clusters.has_communities:
+            needs_passages = "method='communities'"
+        elif self.clusters.key != "query":
             needs_passages = f"key={self.clusters.key!r}"
         elif self.false_negative_threshold is not None:
             needs_passages = "false_negative_threshold="
@@ -158,7 +185,7 @@ def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:
         )
     if clusters.key != tuned.key:
         raise ValueError(f"key={clusters.key!r}, but tuned= was chosen by key={tuned.key!r}; give that")
-    return replace(clusters, cluster_size=tuned.cluster_sizes)
+    return replace(clusters, cluster_size=tuned.cluster_sizes, method=tuned.methods)
 
 
 def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:

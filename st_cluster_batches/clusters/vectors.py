@@ -61,12 +61,15 @@ class PairVectors:
         encoder: The model.
         cache: Where the vectors lie, and who shares the work.
         renewal: Which vectors of an earlier state of the encoder are taken over; none by default.
+        communities: (n,) the community of every row in its source, -1 for rows whose clusters are of k-means; None if
+            all are.
     """
 
     pairs: Pairs
     encoder: Encoder
     cache: SharedCache
     renewal: Renewal | None = None
+    communities: npt.NDArray[np.int32] | None = None
     _columns: dict[int, ChunkedArray] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:

@@ -20,8 +20,8 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import Judged, rank_documents
 from st_cluster_batches.evaluation.start import Texts
-from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.run import build_trainer
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 Scores = npt.NDArray[np.float64]
 

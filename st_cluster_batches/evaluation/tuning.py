@@ -206,7 +206,7 @@ class Tuning:
                 options.batch_size,
             )
             return Candidate(), {**evidence, "why": "too few rows for clusters"}
-        records = self._run(name, problem, candidates)
+        records = self.run(name, problem, candidates)
         verdict = judge({one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates})
         return verdict.chosen, {
             **evidence,
@@ -220,7 +220,7 @@ class Tuning:
             "why": verdict.why,
         }
 
-    def _run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:
+    def run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:
         """Run what has not been run: several rates with one seed, and the best of each candidate with the others."""
         seeds = range(1, self.options.n_seeds)
         shown = self.cache.show_progress_bar

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from st_cluster_batches.training.arguments import ClusterArguments, DataArguments, ModelArguments, TrainingArguments
+from st_cluster_batches.training.arguments import ClusterArguments, DataArguments, ModelArguments
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 VARIANTS = "variants"  # the key for what `compare` compares
 

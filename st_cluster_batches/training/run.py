@@ -33,7 +33,6 @@ from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURC
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
-from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     HUB_IDS_FILE,
@@ -47,6 +46,7 @@ from st_cluster_batches.training.guiding import measure_start
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import Recipe
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import attach_clusters
-from st_cluster_batches.training.arguments import ModelArguments, TrainingArguments
+from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import build_trainer, prepare_run
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 
 def test_a_truncated_transformer_is_its_first_layers(tiny_bert: Path) -> None:

@@ -7,8 +7,8 @@ from datasets import DatasetDict
 from examples import make_pairs, make_static_model
 from trainers import record_texts
 
-from st_cluster_batches.training.arguments import TrainingArguments
 from st_cluster_batches.training.run import build_trainer
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 
 @pytest.mark.parametrize("strategy", ["random", "stock"])

@@ -1,0 +1,152 @@
+"""What cluster batches are worth to a static model that is fine-tuned on one source, by batch size, clusters and mask.
+
+    python recipes/in_domain/static.py DATA --encoder MODEL --output recipes/in_domain/results
+
+DATA is a folder of SOURCE.parquet files with the columns query and passage. Of each source --rows pairs are taken, and
+queries held out of them twice: candidates and learning rates are chosen on one set, and scores are reported of the
+other. The model starts from MODEL, distilled to token embeddings; clusters, communities and masks are by MODEL itself.
+Each seed has clusters of its own. Finished runs are never repeated; `--redraw` needs no data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.evaluation.candidates import judge, list_candidates
+from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.evaluation.tuning import Tuning
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+SOURCES = (
+    "acl_anthology",
+    "medquad",
+    "wordnet_glosses",
+    "wikipedia_movies",
+    "python_docstrings",
+    "debian_packages",
+    "stackexchange",
+    "jeopardy_clues",
+)
+
+
+def list_ways(batch_size: int, n_rows: int) -> list[Candidate]:
+    """List what `tune` tries, and the paper's ten clusters, plain and masked."""
+    tenth = round(n_rows / 10)
+    own = list_candidates(batch_size, n_rows, margin=0.0, has_communities=True)
+    tenths = [Candidate(tenth), Candidate(tenth, masked=True)]
+    return sorted({*own, *tenths}, key=lambda one: (one.masked, one.method, -(one.cluster_size or n_rows)))
+
+
+def choose(ways: list[Candidate], records: dict[Candidate, Any], keep: Any) -> Candidate:
+    """Choose among some ways on the queries that nothing is reported of."""
+    kept = [one for one in ways if keep(one)]
+    return judge({one: np.asarray([own["tuned"] for own in records[one]]) for one in kept}).chosen
+
+
+def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int) -> dict[str, Any]:
+    """Say what was chosen, and what each way scores on the other queries."""
+    scores = {one: np.asarray([own["ndcg"] for own in records[one]]) for one in ways}
+    tenth = round(n_rows / 10)
+    named = {
+        "random": ways[0],
+        "k10": Candidate(tenth),
+        "clusters": choose(ways, records, lambda one: not one.masked and one.method == "kmeans"),
+        "communities": choose(ways, records, lambda one: not one.masked and not _is_kmeans(one)),
+        "random masked": Candidate(masked=True),
+        "k10 masked": Candidate(tenth, masked=True),
+        "clusters masked": choose(
+            ways, records, lambda one: one == ways[0] or (one.masked and one.method == "kmeans")
+        ),
+        "tuned": choose(ways, records, lambda one: one.cluster_size != tenth),
+    }
+    return {
+        "chosen": {name: str(one) for name, one in named.items()},
+        "ndcg_by_seed": {name: scores[one].mean(axis=1).round(5).tolist() for name, one in named.items()},
+        "difference": {
+            name: {key: round(value, 5) for key, value in _compare(scores, one, ways[0]).items()}
+            for name, one in named.items()
+            if one != ways[0]
+        },
+        "all": {
+            str(one) + (" (k10)" if one.cluster_size == tenth else ""): round(float(own.mean()), 5)
+            for one, own in scores.items()
+        },
+        "rates": {str(one): records[one][0]["rate"] for one in ways},
+        "seconds": round(float(np.median([own["seconds"] for one in ways for own in records[one]])), 2),
+    }
+
+
+def _is_kmeans(one: Candidate) -> bool:
+    return one.method == "kmeans" and one.cluster_size is not None
+
+
+def _compare(scores: dict[Candidate, Any], one: Candidate, baseline: Candidate) -> dict[str, float]:
+    found = judge({baseline: scores[baseline], one: scores[one]}).differences[one]
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make: Any) -> dict[str, Any]:
+    """Run all ways with all batch sizes on one source."""
+    found: dict[str, Any] = {
+        "rows": len(problem),
+        "queries": len(problem.measured_on.queries),
+        "documents": len(problem.documents),
+        "guide_ndcg": problem.guide_ndcg,
+        "batch_sizes": {},
+    }
+    for batch_size in arguments.batch_sizes:
+        ways = list_ways(batch_size, len(problem))
+        records = make(batch_size).run(f"{name}-{batch_size}", problem, ways)
+        found["batch_sizes"][str(batch_size)] = summarise(ways, records, len(problem))
+    return found
+
+
+def main() -> None:
+    """Run what has not been run, and write `results.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
+    parser.add_argument("--cache_dir", type=Path)
+    parser.add_argument("--sources", nargs="+", default=SOURCES)
+    parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256))
+    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--seeds", type=int, default=4)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    path = arguments.output / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    with SharedCache.open(arguments.cache_dir) as cache:
+        start = Start.load(arguments.encoder, cache.folder)
+        encoder = Encoder(arguments.encoder, cache.folder)
+
+        def make(batch_size: int) -> Tuning:
+            options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds)
+            return Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+
+        for name in arguments.sources:
+            frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
+            frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
+            rows = Dataset.from_pandas(frame, preserve_index=False)
+            problem = prepare_problem(name, rows, encoder, "query", True, start, cache)
+            if problem is not None:
+                results[name] = run_source(name, problem, arguments, make)
+                write_atomically(path, json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The trainer's own arguments in a recipe, and the batch strategy among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers
+
+from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+from st_cluster_batches.batches.refresh import Refresh
+from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.pairs import Key
+
+Strategy = Literal["random", "source", "cluster", "stock"]
+
+
+# Of both kinds, since each trainer insists on its own; they have the same fields.
+@dataclass
+class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments):  # type: ignore[misc]
+    """The trainer's own arguments; `batch_sampler` names a strategy."""
+
+    batch_sampler: Strategy = field(
+        default="cluster",
+        metadata={
+            "help": "Batch strategy: random rows, rows of one source, or of one cluster; or stock, the trainer's own "
+            "random order, which keeps no false negatives apart."
+        },
+    )
+    random_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the batches that is drawn across sources or clusters all the same."}
+    )
+    rows_per_stratum: int | None = field(
+        default=None,
+        metadata={"help": "Fill batches with chunks of so many rows, each of one cluster, drawn within the source."},
+    )
+    source_alpha: float = field(
+        default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
+    )
+    keep_false_negatives_apart: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep false negatives apart, whatever the strategy: equal texts, and with "
+            "false_negative_threshold near-duplicates."
+        },
+    )
+    refresh_every: int | None = field(
+        default=None,
+        metadata={"help": "Make clusters anew of the model as it is then, before every so many epochs."},
+    )
+    refresh_first: int = field(
+        default=1, metadata={"help": "First epoch with such clusters; before it batches are as batch_sampler says."}
+    )
+    refresh_cluster_size: int = field(default=100, metadata={"help": "Mean rows of such a cluster."})
+    refresh_key: Key = field(default="query", metadata={"help": "Text that decides it."})
+    refresh_sample: float = field(
+        default=1.0,
+        metadata={"help": "Share of the rows to embed anew; the others keep their vectors."},
+    )
+    refresh_guide: bool = field(default=False, metadata={"help": "Let a guided loss have the new vectors as guide."})
+    report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
+
+    def __post_init__(self) -> None:
+        self.strategy: Strategy = self.batch_sampler
+        self.batch_sampler = self._choose_sampler()
+        if self.strategy != "stock":
+            self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
+        super().__post_init__()
+
+    def _choose_sampler(self) -> Any:
+        """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""
+        refresh = self._read_refresh()
+        if self.strategy == "stock":
+            return BatchSamplers.BATCH_SAMPLER
+        before: dict[Strategy, tuple[str, ...]] = {"random": (), "source": (SOURCE,)}
+        strata: Any = before.get(self.strategy)  # the sampler's own default for clusters
+        if refresh is not None and strata is not None:
+            strata = {0: strata, refresh.first: (SOURCE, CLUSTER)} if refresh.first else (SOURCE, CLUSTER)
+        return ClusterBatchSampler.configure(
+            strata=strata,
+            distinct=FALSE_NEGATIVE_KEYS if self.keep_false_negatives_apart else None,
+            random_fraction=self.random_fraction if self.strategy != "random" else 0.0,
+            rows_per_stratum=self.rows_per_stratum if self.strategy != "random" else None,
+            refresh=refresh,
+        )
+
+    def _read_refresh(self) -> Refresh | None:
+        names = [one.name for one in fields(self) if one.name.startswith("refresh_")]
+        given = [name for name in names if getattr(self, name) != type(self).__dataclass_fields__[name].default]
+        if self.refresh_every is None and not given:
+            return None
+        if self.refresh_every is None or self.strategy == "stock":
+            raise ValueError(
+                f"{', '.join(given)} of the recipe decide nothing with refresh_every={self.refresh_every} and "
+                f"batch_sampler={self.strategy}: a refresh needs refresh_every, and any other batch_sampler than stock"
+            )
+        return Refresh(
+            self.refresh_first,
+            self.refresh_every,
+            self.refresh_cluster_size,
+            self.refresh_key,
+            self.refresh_sample,
+            guide=self.refresh_guide,
+        )

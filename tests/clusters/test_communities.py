@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, concatenate_datasets
+from examples import TOPICS, make_pairs, make_static_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from st_cluster_batches import ClusterBatchSampler, Clustering, attach_clusters, fit_clusters
+from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.communities import _link, find_communities
+from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import prepare_run
+
+
+def make_vectors(n_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    topics = rng.standard_normal((4, 8))
+    rows = topics[rng.integers(0, 4, n_rows)]
+    sides = [rows + 0.3 * rng.standard_normal((n_rows, 8)) for _ in range(2)]
+    queries, passages = ((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in sides)
+    return queries, passages
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 120), st.integers(1, 40), st.integers(0, 20), st.integers(1, 30), st.integers(0, 5))
+def test_every_row_is_in_one_community_of_about_the_size(
+    n_rows: int, size: int, skip: int, neighbours: int, seed: int
+) -> None:
+    queries, passages = make_vectors(n_rows, seed)
+    labels = find_communities(queries, passages, size, skip=skip, neighbours=neighbours, seed=seed)
+    assert labels.shape == (n_rows,)
+    assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
+    again = find_communities(queries, passages, size, skip=skip, neighbours=neighbours, seed=seed)
+    assert np.array_equal(labels, again)
+
+
+def test_an_edge_is_a_rank_within_the_window_on_both_sides() -> None:
+    queries, passages = make_vectors(60)
+    graph = _link(queries, passages, skip=3, neighbours=10).toarray()
+    similarity = queries @ passages.T
+    np.fill_diagonal(similarity, -2)
+    ranks = np.argsort(np.argsort(-similarity, axis=1), axis=1)
+    is_near = (ranks >= 3) & (ranks < 13)
+    assert np.array_equal(graph > 0, is_near & is_near.T)
+
+
+def test_communities_are_of_one_topic_and_follow_a_path() -> None:
+    queries, passages = make_vectors(400)
+    labels = find_communities(queries, passages, 20, skip=0, neighbours=60)
+    middles = np.stack([queries[labels == one].mean(axis=0) for one in range(labels.max() + 1)])
+    middles /= np.linalg.norm(middles, axis=1, keepdims=True)
+    beside = (middles[1:] * middles[:-1]).sum(axis=1).mean()
+    assert beside > (middles @ middles.T).mean() + 0.2
+    coherence = np.mean([np.linalg.norm(queries[labels == one].mean(axis=0)) for one in range(len(middles))])
+    assert coherence > 0.85
+
+
+def topics_of(rows: Dataset) -> list[str]:
+    topic_of = {word: topic for topic, words in TOPICS.items() for word in words}
+    return [topic_of[query.split()[0]] for query in rows["query"]]
+
+
+def test_attach_labels_rows_with_their_communities(tmp_path: Path) -> None:
+    rows, encoder = make_pairs(300), make_static_model()
+    labelled = attach_clusters(rows, encoder, cluster_size=20, method="communities")
+    clusters = labelled["cluster"][:]
+    sizes = np.unique(clusters, return_counts=True)[1]
+    assert len(sizes) == 15 and sizes.min() >= 15 and sizes.max() <= 25
+    sampler = ClusterBatchSampler(labelled, 16)
+    assert sorted(row for batch in sampler for row in batch) == list(range(300))
+    # What is cached is found again, and the nearest middle of a fitted clustering is another labelling.
+    assert attach_clusters(rows, encoder, cluster_size=20, method="communities")["cluster"][:] == clusters
+    clustering = fit_clusters(rows, encoder, cluster_size=20)
+    assert clustering.attach(rows)["cluster"][:] != clusters
+
+
+def test_sources_may_have_methods_of_their_own() -> None:
+    rows = concatenate_datasets(
+        [
+            make_pairs(120, seed=seed).add_column("source", [name] * 120)
+            for seed, name in enumerate(("papers", "films"))
+        ]
+    )
+    labelled = attach_clusters(
+        rows,
+        make_static_model(),
+        cluster_size={"papers": 20, "films": None},
+        method={"papers": "communities", "films": "kmeans"},
+    )
+    clusters = np.array(labelled["cluster"][:])
+    assert len(np.unique(clusters[:120])) == 6 and len(np.unique(clusters[120:])) == 1
+    with pytest.raises(ValueError, match="method says nothing of the source 'films'"):
+        attach_clusters(rows, make_static_model(), cluster_size=20, method={"papers": "communities"}, overwrite=True)
+
+
+def test_options_that_do_not_fit_are_refused() -> None:
+    encoder = make_static_model()
+    with pytest.raises(ValueError, match="method='graph' is none of"):
+        attach_clusters(make_pairs(30), encoder, method="graph")
+    with pytest.raises(ValueError, match="max_cluster_size=9 splits clusters of k-means"):
+        attach_clusters(make_pairs(30), encoder, cluster_size=5, max_cluster_size=9, method="communities")
+    with pytest.raises(ValueError, match="method='communities' needs a passage"):
+        attach_clusters(make_pairs(30).select_columns(["query"]), encoder, cluster_size=5, method="communities")
+
+
+def test_commands_and_recipes_take_the_method(workspace: Path) -> None:
+    out = workspace / "out"
+    words = ["--encoder", str(workspace / "encoder"), "--cluster_size", "10", "--method", "communities"]
+    assert main(["attach", str(workspace / "pairs.parquet"), str(out), *words]) == 0
+    manifest = json.loads((out / "clustering.json").read_text())
+    assert manifest["method"] == "communities"
+    assert Clustering.load(out).manifest["statistics"]["all"]["clusters"] == 12
+    words = ["--method", "communities", "--cluster_size", "10", "--n_clusters", "null"]
+    text = (workspace / "recipe.yaml").read_text().replace("n_clusters: 3\n", "cluster_size: 10\n")
+    (workspace / "recipe.yaml").write_text(text)
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", ["--method", "communities"]))
+    assert len(set(run.trainer.train_dataset.with_format(None)["cluster"])) == 12
