@@ -6,8 +6,7 @@ the other's query; METIS cuts the graph into parts of equal size. The first p ra
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from st_cluster_batches.clusters.kmeans import (
     order_along_path,
     require_faiss,
 )
+from st_cluster_batches.clusters.metis import cut_graph
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Key, Pairs
@@ -37,19 +37,6 @@ _VERSION = 1  # to be raised by any change that changes communities
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-
-
-def require_metis() -> Any:
-    """Return the pymetis module.
-
-    Raises:
-        ImportError: If it is missing, with the extra that brings it.
-    """
-    if find_spec("pymetis") is None:
-        raise ImportError("Communities need METIS: pip install 'st-cluster-batches[communities]'")
-    import pymetis
-
-    return pymetis
 
 
 def find_communities(
@@ -80,7 +67,7 @@ def find_communities(
     labels = np.empty(len(queries), dtype=np.int64)
     first = 0
     for rows in tqdm(groups, "Finding communities", unit="group", disable=not show_progress_bar):
-        parts = _cut(_link(queries[rows], passages[rows], skip, neighbours), -(-len(rows) // size), seed)
+        parts = cut_graph(_link(queries[rows], passages[rows], skip, neighbours), -(-len(rows) // size), seed)
         labels[rows] = first + _number_along_path(queries[rows], parts)
         first = int(labels[rows].max()) + 1
     return labels
@@ -185,14 +172,3 @@ def _link(queries: Vectors, passages: Vectors, skip: int, neighbours: int) -> cs
     mutual.setdiag(0)
     mutual.eliminate_zeros()
     return mutual.tocsr()
-
-
-def _cut(graph: csr_array, n_parts: int, seed: int) -> Labels:
-    if n_parts < 2:
-        return np.zeros(graph.shape[0], dtype=np.int64)
-    metis = require_metis()
-    options = metis.Options(seed=seed)
-    parts = metis.part_graph(
-        n_parts, xadj=graph.indptr, adjncy=graph.indices, options=options, recursive=False, warn_on_copies=False
-    )
-    return np.asarray(parts[1], dtype=np.int64)

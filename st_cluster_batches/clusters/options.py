@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from st_cluster_batches.clusters.choice import METHODS, Choice, Method
+from st_cluster_batches.clusters.metis import require_metis
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
@@ -49,8 +50,6 @@ class ClusterOptions:
         if unknown := set(methods) - set(METHODS):
             raise ValueError(f"method={min(unknown)!r} is none of {', '.join(map(repr, METHODS))}")
         if self.has_communities:
-            from st_cluster_batches.clusters.communities import require_metis  # with FAISS and scipy
-
             require_metis()
             if self.max_cluster_size is not None:
                 raise ValueError(
