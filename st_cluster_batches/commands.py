@@ -74,7 +74,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.clusters.choice import find_choice
         from st_cluster_batches.clusters.description import describe_statistics
         from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
-        from st_cluster_batches.clusters.output import check_output, write_output
+        from st_cluster_batches.clusters.output import check_names, check_output, write_output
         from st_cluster_batches.data.loading import load_data
 
         options = AttachOptions(
@@ -100,6 +100,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         )
         check_output(arguments.out)
         data = load_data(arguments.data, _read_choice(arguments))
+        check_names(data)
         labelled, clustering = cluster_dataset(data, arguments.encoder, options)
     if is_main_process():
         write_output(arguments.out, labelled, clustering)

@@ -13,6 +13,7 @@ from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, Clustering
 from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
+from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
 
 if TYPE_CHECKING:
@@ -52,6 +53,20 @@ def check_output(out: Path) -> None:
         raise ValueError(f"{out} is a mount point, which cannot be replaced; name a folder in it: {out / 'labelled'}")
 
 
+def check_names(data: Dataset | DatasetDict) -> None:
+    """Check that the datasets of a dict can be folders of the output, by whose names they are found again.
+
+    Raises:
+        ValueError: If a name is no name of a folder, such as one with a slash.
+    """
+    for name, safe in name_files(data if isinstance(data, dict) else ()).items():
+        if name != safe:
+            raise ValueError(
+                f"The dataset {name!r} of the dict cannot be a folder of that name on every machine; rename it before "
+                f"it is labelled, for instance to {safe!r}"
+            )
+
+
 def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Clustering) -> None:
     """Write labelled rows and their clustering beside the folder, and put them in its place once all is written.
 
@@ -59,7 +74,7 @@ def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Cluster
 
     Args:
         out: The folder, checked by `check_output`. The rows may come from its files.
-        labelled: The rows.
+        labelled: The rows; the names of a dict are checked by `check_names`.
         clustering: What labelled them.
     """
     with replace_folder(out.resolve(), lambda path: path.name in _OWN or _is_data(path)) as temporary:

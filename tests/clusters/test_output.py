@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 from examples import make_pairs
 
 from st_cluster_batches import Clustering
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.clusters.output import check_output, write_output
+from st_cluster_batches.clusters.output import check_names, check_output, write_output
 
 
 def attach(workspace: Path, data: str | Path, *words: str) -> int:
@@ -100,3 +100,11 @@ def test_a_selection_of_the_rows_still_belongs(workspace: Path, out: Path) -> No
     data: Dataset = load_from_disk(str(out))
     write_output(workspace / "fewer", data.select(range(50)), Clustering.load(out))
     assert main(["build", f"{workspace}/fewer", "--output", f"{workspace}/staged"]) == 0
+
+
+@pytest.mark.parametrize("name", ["../../up", "/abs", "microsoft/docs", "con", "x" * 300])
+def test_a_dataset_whose_name_is_no_folder_is_refused_before_work(name: str) -> None:
+    with pytest.raises(ValueError, match="rename it before it is labelled"):
+        check_names(DatasetDict({name: make_pairs(3)}))
+    check_names(DatasetDict({"train": make_pairs(3)}))
+    check_names(make_pairs(3))
