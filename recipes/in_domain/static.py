@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import Encoder
@@ -124,15 +125,19 @@ def main() -> None:
     parser.add_argument("--cache_dir", type=Path)
     parser.add_argument("--sources", nargs="+", default=SOURCES)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256))
-    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
     parser.add_argument("--seeds", type=int, default=4)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with SharedCache.open(arguments.cache_dir) as cache:
         start = Start.load(arguments.encoder, cache.folder)
-        encoder = Encoder(arguments.encoder, cache.folder)
+        model = SentenceTransformer(arguments.encoder)
+        model.max_seq_length = arguments.max_seq_length
+        encoder = Encoder(model, cache.folder)
 
         def make(batch_size: int) -> Tuning:
             options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds)

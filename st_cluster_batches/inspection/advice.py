@@ -17,11 +17,20 @@ _FALSE = 0.01  # share of negatives that are nearer than the positive
 _STABLE = 0.5  # adjusted mutual information of two seeds
 
 
+_TUNE = (
+    "Whether clusters help on these pairs, and how fine they should be, is told by trials: "
+    "st-cluster-batches tune DATA --encoder ENCODER --batch_size {size} --output DIR"
+)
+
+
 def give_advice(inspection: Inspection) -> list[str]:
     """Return one line for each problem, the most serious first; a line that says so if there is none."""
     rules = (_on_sizes, _on_giants, _on_duplicates, _on_false_negatives, _on_mixed_topics, _on_hardness, _on_stability)
     advice = [line for rule in rules for line in rule(inspection)]
-    return advice or ["Nothing stands out: clusters fill their batches, and their negatives are harder but not false."]
+    advice = advice or [
+        "Nothing stands out: clusters fill their batches, and their negatives are harder but not false."
+    ]
+    return [*advice, _TUNE.format(size=inspection.batch_size * inspection.world_size)]
 
 
 def _on_sizes(inspection: Inspection) -> Iterator[str]:
