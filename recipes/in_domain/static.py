@@ -4,8 +4,9 @@
 
 DATA is a folder of SOURCE.parquet files with the columns query and passage. Of each source --rows pairs are taken, and
 queries held out of them twice: candidates and learning rates are chosen on one set, and scores are reported of the
-other. The model starts from MODEL, distilled to token embeddings; clusters, communities and masks are by MODEL itself.
-Each seed has clusters of its own. Finished runs are never repeated; `--redraw` needs no data.
+other. The model starts from MODEL, distilled to token embeddings. Clusters are of these embeddings, the model's own;
+MODEL itself is the guide, that masks and that communities are cut by. Each seed has clusters of its own. Finished runs
+are never repeated; report.py draws table and figure.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.evaluation.candidates import judge, list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Start
@@ -44,11 +46,15 @@ SOURCES = (
 
 
 def list_ways(batch_size: int, n_rows: int) -> list[Candidate]:
-    """List what `tune` tries, and the paper's ten clusters, plain and masked."""
-    tenth = round(n_rows / 10)
-    own = list_candidates(batch_size, n_rows, margin=0.0, has_communities=True)
-    tenths = [Candidate(tenth), Candidate(tenth, masked=True)]
-    return sorted({*own, *tenths}, key=lambda one: (one.masked, one.method, -(one.cluster_size or n_rows)))
+    """List what `tune` tries, with a mask where clusters are fine, and the paper's ten clusters."""
+    own = list_candidates(batch_size, n_rows, has_communities=True)
+    masked = [replace(one, masked=True) for one in own if _is_masked(one, batch_size)]
+    ways = {*own, *masked, Candidate(round(n_rows / 10))}
+    return sorted(ways, key=lambda one: (one.masked, one.method != "kmeans", -(one.cluster_size or n_rows)))
+
+
+def _is_masked(one: Candidate, batch_size: int) -> bool:
+    return one.method == "kmeans" and (one.cluster_size or 0) <= 20 * batch_size
 
 
 def choose(ways: list[Candidate], records: dict[Candidate, Any], keep: Any) -> Candidate:
@@ -67,7 +73,6 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
         "clusters": choose(ways, records, lambda one: not one.masked and one.method == "kmeans"),
         "communities": choose(ways, records, lambda one: not one.masked and not _is_kmeans(one)),
         "random masked": Candidate(masked=True),
-        "k10 masked": Candidate(tenth, masked=True),
         "clusters masked": choose(
             ways, records, lambda one: one == ways[0] or (one.masked and one.method == "kmeans")
         ),
@@ -125,7 +130,7 @@ def main() -> None:
     parser.add_argument("--cache_dir", type=Path)
     parser.add_argument("--sources", nargs="+", default=SOURCES)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256))
-    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
     parser.add_argument("--seeds", type=int, default=4)
     arguments = parser.parse_args()
@@ -137,7 +142,8 @@ def main() -> None:
         start = Start.load(arguments.encoder, cache.folder)
         model = SentenceTransformer(arguments.encoder)
         model.max_seq_length = arguments.max_seq_length
-        encoder = Encoder(model, cache.folder)
+        guide = Encoder(model, cache.folder)
+        encoder = Encoder(f"{STATIC_PREFIX}{arguments.encoder}", cache.folder)
 
         def make(batch_size: int) -> Tuning:
             options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds)
@@ -148,7 +154,9 @@ def main() -> None:
             frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
             rows = Dataset.from_pandas(frame, preserve_index=False)
             problem = prepare_problem(name, rows, encoder, "query", True, start, cache)
-            if problem is not None:
+            guided = prepare_problem(name, rows, guide, "query", True, start, cache)
+            if problem is not None and guided is not None:
+                problem = replace(problem, guide=guided.guide, guide_ndcg=guided.guide_ndcg)
                 results[name] = run_source(name, problem, arguments, make)
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
 
