@@ -20,6 +20,8 @@ from st_cluster_batches.publishing.failures import PublishError
 
 # Nothing heavier is imported here: `--help` should answer at once.
 
+_KEYS = ("query", "passage", "both", "symmetric")
+
 _Add = Callable[[str, str], argparse.ArgumentParser]  # adds a command by its name and what it does
 
 
@@ -119,7 +121,7 @@ def _add_attach(add: _Add) -> None:
         default="kmeans",
         help="how clusters are made: communities are cut by METIS from the passages nearest to each query",
     )
-    attach.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
+    attach.add_argument("--key", choices=_KEYS, default="query", help="text that is clustered")
     _add_columns(attach)
     _add_source_column(attach)
     attach.add_argument("--seed", type=int, default=0, metavar="N")
@@ -182,9 +184,7 @@ def _add_inspect(add: _Add) -> None:
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
     inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
     inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")
-    inspect.add_argument(
-        "--key", choices=("query", "passage", "both"), default="query", help="text that was clustered"
-    )
+    inspect.add_argument("--key", choices=_KEYS, default="query", help="text that was clustered")
     _add_columns(inspect)
     inspect.add_argument("--seed", type=int, default=0, metavar="N")
     inspect.add_argument(
@@ -210,7 +210,7 @@ def _add_tune(add: _Add) -> None:
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
     tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
-    tune.add_argument("--key", choices=("query", "passage", "both"), default="query", help="text that is clustered")
+    tune.add_argument("--key", choices=_KEYS, default="query", help="text that is clustered")
     _add_columns(tune)
     _add_source_column(tune)
     tune.add_argument(

@@ -139,7 +139,7 @@ def _train_sources(
         if own.communities is not None and options.find_method(name) == "communities":
             centroids[name] = find_middles(own, options.key, code)
             continue
-        sample = own.take(options.key, rows)
+        sample = own.take_sample(options.key, rows)
         centroids[name] = fit_centroids(
             sample, n_clusters, seed=options.seed, niter=options.niter, start=start.get(name)
         )
@@ -180,7 +180,7 @@ def _split(
 ) -> Centroids:
     """Return the centroids of the parts of a cluster, in the direction of the path."""
     n_parts = -(-len(rows) // int(options.max_cluster_size or 1))
-    sample = vectors.take(options.key, rows[sample_positions(len(rows), n_parts, options.seed)])
+    sample = vectors.take_sample(options.key, rows[sample_positions(len(rows), n_parts, options.seed)])
     split = fit_centroids(sample, n_parts, seed=options.seed, niter=options.niter)
     if len(split) == 1:
         return centroid  # all its rows are equal

@@ -102,6 +102,11 @@ class PairVectors:
         """Return the (n, d) unit rows of n rows, given by number in ascending order."""
         return join_sides([widen(self._side(side).take(rows)) for side in sides_of(key)])
 
+    def take_sample(self, key: Key, rows: Rows) -> Vectors:
+        """Return what k-means sees of n rows: (n, d), or (2 n, d) where every pair comes with its sides exchanged."""
+        taken = self.take(key, rows)
+        return taken if key != "symmetric" else np.concatenate([taken, np.roll(taken, taken.shape[1] // 2, axis=1)])
+
     def _side(self, side: Side) -> ChunkedArray:
         return self.embed_column(_position(side))
 

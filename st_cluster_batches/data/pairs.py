@@ -21,8 +21,10 @@ from st_cluster_batches.storage.cache import hash_values
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-Key = Literal["query", "passage", "both"]
-KEYS: tuple[Key, ...] = ("query", "passage", "both")
+# What decides a cluster. `symmetric` is `both`, and k-means sees every pair a second time with its sides exchanged, as
+# CDE (arXiv 2410.02525) does.
+Key = Literal["query", "passage", "both", "symmetric"]
+KEYS: tuple[Key, ...] = ("query", "passage", "both", "symmetric")
 Side = Literal["query", "passage"]
 
 WHOLE = "all"  # the name of the only source where there is no source column
@@ -30,7 +32,7 @@ WHOLE = "all"  # the name of the only source where there is no source column
 
 def sides_of(key: Key) -> tuple[Side, ...]:
     """Return the texts of a pair that a key is made of."""
-    return ("query", "passage") if key == "both" else (key,)
+    return (key,) if key in ("query", "passage") else ("query", "passage")
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,17 @@ def describe_results(results: dict[str, Any]) -> str:
         _row("---", *["---:"] * (7 + len(_HARDNESS))),
         *(_describe_batches(name, one) for name, one in variants.items()),
         *_describe_keys(variants),
+        *_describe_masks(variants),
         *_describe_correlation(variants),
     ]
     return "\n".join(lines)
+
+
+def _describe_masks(variants: dict[str, Any]) -> list[str]:
+    """Say what share of the in-batch negatives each guided variant has masked."""
+    shares = {name: one.get("masked_share") for name, one in variants.items()}
+    told = [f"{quote_code(name)} {share:.2%}" for name, share in shares.items() if share is not None]
+    return ["", f"In-batch negatives that were masked: {', '.join(told)}."] if told else []
 
 
 def _describe_keys(variants: dict[str, Any]) -> list[str]:

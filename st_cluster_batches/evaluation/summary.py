@@ -70,6 +70,7 @@ def _summarise_variant(
         "train_seconds": fmean(run["train_seconds"] for run in runs),
         "counts": runs[0]["counts"],
         "keeps_false_negatives_apart": runs[0].get("keeps_false_negatives_apart"),  # unknown of older runs
+        "masked_share": _average([run.get("masked_share") for run in runs]),
         "hardness": {
             name: fmean(run["hardness"][name] for run in runs) for name in runs[0]["hardness"] if name != "batches"
         },
@@ -83,6 +84,11 @@ def _summarise_variant(
         for (task, one), p_value in zip(own.items(), corrected, strict=True):
             summary["tasks"][task]["difference"] = {**one, "corrected_p_value": p_value}
     return summary
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return fmean(known) if known else None
 
 
 def _pair(

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from st_cluster_batches import ClusterBatchSampler, attach_clusters
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.data.pairs import KEYS
 from st_cluster_batches.storage.chunks import CHUNK
 
 
@@ -127,8 +128,8 @@ def test_any_view_of_the_data_gets_the_labels_of_its_rows(cache: Path, prepare: 
 
 
 def test_the_key_decides_what_is_clustered(cache: Path) -> None:
-    labels = {key: tuple(attach(make_pairs(300), cache, key=key)["cluster"]) for key in ("query", "passage", "both")}
-    assert len(set(labels.values())) == 3
+    labels = {key: tuple(attach(make_pairs(300), cache, key=key)["cluster"]) for key in KEYS}
+    assert len(set(labels.values())) == len(KEYS)
 
 
 def test_query_and_document_prompts_are_used(cache: Path) -> None:
@@ -291,7 +292,7 @@ def test_existing_labels_are_kept_unless_told_otherwise(cache: Path) -> None:
         ({"n_clusters": 3, "cluster_size": 5}, "exclude each other"),
         ({"n_clusters": 0}, "n_clusters=0 must be at least 1"),
         ({"seed": -1}, "the clock"),
-        ({"key": "title"}, "key='title' is none of 'query', 'passage', 'both'"),
+        ({"key": "title"}, "key='title' is none of 'query', 'passage', 'both', 'symmetric'"),
         ({"niter": 0}, "niter=0"),
     ],
 )

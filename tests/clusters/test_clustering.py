@@ -12,7 +12,7 @@ from examples import TOPICS, make_pairs, make_static_model
 
 from st_cluster_batches import Clustering, attach_clusters, fit_clusters
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.data.pairs import KEYS, Key
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_damaged_clustering_is_refused(tmp_path: Path) -> None:
         Clustering.load(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["query", "passage", "both"])
+@pytest.mark.parametrize("key", KEYS)
 def test_the_artefact_alone_gives_the_labels_of_the_rows_it_was_fit_on(cache: Path, tmp_path: Path, key: Key) -> None:
     labelled = attach_clusters(
         make_pairs(300), make_static_model(), n_clusters=4, key=key, cache_dir=cache, show_progress_bar=False
@@ -62,7 +62,11 @@ def test_the_artefact_alone_gives_the_labels_of_the_rows_it_was_fit_on(cache: Pa
     loaded = Clustering.load(tmp_path / "kept", encoder=str(tmp_path / "encoder"))
     again = loaded.attach(make_pairs(300), cache_dir=tmp_path / "elsewhere", show_progress_bar=False)
     assert again.to_dict() == labelled.to_dict()
-    texts = labelled[key][:] if key != "both" else list(zip(labelled["query"], labelled["passage"], strict=True))
+    texts = (
+        labelled[key][:]
+        if key in ("query", "passage")
+        else list(zip(labelled["query"], labelled["passage"], strict=True))
+    )
     assert np.array_equal(loaded.assign(texts), labelled["cluster"])
 
 

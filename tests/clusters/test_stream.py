@@ -8,6 +8,7 @@ from datasets import Dataset, IterableDataset
 from examples import make_pairs, make_static_model
 
 from st_cluster_batches import Clustering, fit_clusters
+from st_cluster_batches.data.pairs import KEYS
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def fit(cache: Path, dataset: Dataset | None = None, **options: Any) -> Clusteri
     )
 
 
-@pytest.mark.parametrize("key", ["query", "passage", "both"])
+@pytest.mark.parametrize("key", KEYS)
 def test_a_stream_gets_the_clusters_that_a_dataset_gets(cache: Path, key: str) -> None:
     clustering = fit(cache, key=key)
     rows = make_pairs(100, seed=3)
