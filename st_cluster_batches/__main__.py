@@ -230,6 +230,7 @@ def _add_tune(add: _Add) -> None:
         default="static",
         help="train static models (minutes), or the model (hours)",
     )
+    tune.add_argument("--communities", action="store_true", help="try communities too; needs --guide and METIS")
     tune.add_argument("--steps", dest="n_steps", type=int, default=200, metavar="N", help="of --proxy model (200)")
     tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
 

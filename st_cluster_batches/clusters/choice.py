@@ -26,15 +26,15 @@ class Candidate:
 
     Args:
         cluster_size: Mean rows of a cluster; None for one stratum, whose batches are random rows of the source.
-        method: How clusters of that size are made: `kmeans`, or `communities`.
         masked: Whether the loss masks negatives that the stored vectors take for false ones.
         margin: How much more similar than the positive a negative must be to count as false.
+        method: How clusters of that size are made: `kmeans`, or `communities`.
     """
 
     cluster_size: int | None = None
-    method: Method = "kmeans"
     masked: bool = False
     margin: float = 0.0
+    method: Method = "kmeans"
 
     def __post_init__(self) -> None:
         if self.cluster_size is not None:

@@ -33,9 +33,8 @@ def list_candidates(
     plain = [Candidate(), *(Candidate(one) for one in sizes if _LEAST_SIZE <= one <= n_rows // _LEAST_CLUSTERS)]
     if has_communities:
         # Whole batches, as B3 has them; a plan packs smaller ones with their neighbours.
-        plain += [
-            Candidate(one, "communities") for one in sizes if batch_size <= one <= _LARGEST_COMMUNITY * batch_size
-        ]
+        largest = _LARGEST_COMMUNITY * batch_size
+        plain += [Candidate(one, method="communities") for one in sizes if batch_size <= one <= largest]
     masked = [] if margin is None else [replace(one, masked=True, margin=margin) for one in plain]
     return plain + masked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.metis import require_metis
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.data.roles import Columns
@@ -29,6 +30,7 @@ class TuneOptions:
         seed: Seed of what is taken and held out.
         proxy: What is trained: `static` token embeddings, or the `model` itself, by the stock trainer.
         n_steps: Steps of a run of the model itself.
+        communities: Whether to try communities too, which are cut from the vectors of both sides.
         n_workers: Processes that run trials, each on one core.
     """
 
@@ -45,6 +47,7 @@ class TuneOptions:
     n_workers: int = 2
     proxy: Proxy = "static"
     n_steps: int = 200
+    communities: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -60,5 +63,9 @@ class TuneOptions:
         Candidate(margin=self.margin)
         if self.proxy not in ("static", "model"):
             raise ValueError(f"proxy={self.proxy!r} is neither 'static' nor 'model'")
+        if self.communities:
+            require_metis()
+        if self.communities and not self.guide:
+            raise ValueError("communities=True needs the vectors of both sides: guide=True embeds them")
         if self.proxy == "model" and self.guide:
             raise ValueError("guide=True with proxy='model': masks are tried with static models alone; leave one out")

@@ -59,6 +59,7 @@ def tune(
     n_workers: int = 2,
     proxy: Proxy = "static",
     n_steps: int = 200,
+    communities: bool = False,
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
@@ -87,6 +88,7 @@ def tune(
         proxy: `static` to train static models distilled from the model to be trained; `model` to train that itself by
             the stock trainer, which takes hours where the other takes minutes.
         n_steps: Steps of a run of the model itself.
+        communities: Whether to try communities too (B3); needs `guide` and METIS.
         output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default.
         cache_dir: Where vectors are kept.
         show_progress_bar: Whether to show progress.
@@ -111,6 +113,7 @@ def tune(
         n_workers,
         proxy,
         n_steps,
+        communities,
     )
     dataset = as_datasets(dataset, "tune")
     require_faiss()
@@ -197,7 +200,8 @@ class Tuning:
         problem = prepare_problem(name, pairs, self.encoder, options.key, options.guide, self.start, self.cache)
         if problem is None:
             return Candidate(), {**evidence, "why": "too few queries can be held out"}
-        candidates = list_candidates(options.batch_size, len(problem), options.margin if options.guide else None)
+        margin = options.margin if options.guide else None
+        candidates = list_candidates(options.batch_size, len(problem), margin, options.communities)
         if len(candidates) == 1:
             logger.warning(
                 "Source %r has %d rows, too few for two clusters in batches of %d. It gets one stratum",

@@ -5,6 +5,7 @@ import pytest
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.candidates import judge, list_candidates
+from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 COARSE, FINE, MASKED = Candidate(320), Candidate(32), Candidate(None, True, 0.0)
 
@@ -55,3 +56,14 @@ def test_noise_alone_rarely_chooses_anything() -> None:
 
 def test_random_batches_alone_need_no_test() -> None:
     assert judge(draw({Candidate(): 0})).chosen == Candidate()
+
+
+def test_communities_are_tried_where_they_are_asked_for() -> None:
+    plain = list_candidates(16, 5000)
+    assert {one.method for one in plain} == {"kmeans"}
+    both = list_candidates(16, 5000, margin=0.0, has_communities=True)
+    sizes = [one.cluster_size for one in both if one.method == "communities" and not one.masked]
+    assert sizes == [96, 32]
+    assert len(both) == 2 * (len(plain) + 2)
+    with pytest.raises(ValueError, match="guide=True embeds them"):
+        TuneOptions(16, communities=True)
