@@ -104,6 +104,26 @@ def _compare(scores: dict[Candidate, Any], one: Candidate, baseline: Candidate) 
     return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
+def load_start(model: str, cache: SharedCache) -> tuple[Encoder, Start]:
+    """Load the distilled model, which is trained and whose embeddings are clustered."""
+    return Encoder(f"{STATIC_PREFIX}{model}", cache.folder), Start.load(model, cache.folder)
+
+
+def prepare_source(name: str, arguments: argparse.Namespace, cache: SharedCache) -> Problem | None:
+    """Take pairs of a source, hold queries out, and embed all with the model itself, as the guide."""
+    model = SentenceTransformer(arguments.encoder)
+    model.max_seq_length = arguments.max_seq_length
+    encoder, start = load_start(arguments.encoder, cache)
+    frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
+    frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
+    rows = Dataset.from_pandas(frame, preserve_index=False)
+    problem = prepare_problem(name, rows, encoder, "query", True, start, cache)
+    guided = prepare_problem(name, rows, Encoder(model, cache.folder), "query", True, start, cache)
+    if problem is None or guided is None:
+        return None
+    return replace(problem, guide=guided.guide, guide_ndcg=guided.guide_ndcg)
+
+
 def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make: Any) -> dict[str, Any]:
     """Run all ways with all batch sizes on one source."""
     found: dict[str, Any] = {
@@ -139,24 +159,15 @@ def main() -> None:
     path = arguments.output / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with SharedCache.open(arguments.cache_dir) as cache:
-        start = Start.load(arguments.encoder, cache.folder)
-        model = SentenceTransformer(arguments.encoder)
-        model.max_seq_length = arguments.max_seq_length
-        guide = Encoder(model, cache.folder)
-        encoder = Encoder(f"{STATIC_PREFIX}{arguments.encoder}", cache.folder)
+        encoder, start = load_start(arguments.encoder, cache)
 
         def make(batch_size: int) -> Tuning:
             options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds)
             return Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
 
         for name in arguments.sources:
-            frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
-            frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
-            rows = Dataset.from_pandas(frame, preserve_index=False)
-            problem = prepare_problem(name, rows, encoder, "query", True, start, cache)
-            guided = prepare_problem(name, rows, guide, "query", True, start, cache)
-            if problem is not None and guided is not None:
-                problem = replace(problem, guide=guided.guide, guide_ndcg=guided.guide_ndcg)
+            problem = prepare_source(name, arguments, cache)
+            if problem is not None:
                 results[name] = run_source(name, problem, arguments, make)
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
 
