@@ -191,7 +191,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
         if self.refresher is None:
             self.refresher = Refresher(self.trainer)
-            self.refresher.start(epoch)
+            self.refresher.start(epoch, samplers)
         self.refresher.refresh(samplers, epoch, is_start)
         path = Path(args.output_dir) / PLAN_FILE
         if self.trainer.is_world_process_zero() and path.is_file():

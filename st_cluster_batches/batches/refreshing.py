@@ -23,7 +23,7 @@ from st_cluster_batches.clusters.fitting import fit_vectors
 from st_cluster_batches.clusters.guide import GuideVectors, write_guide
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.vectors import PairVectors, Renewal
-from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE
+from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE, has_row_keys
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
 from st_cluster_batches.data.roles import hold_columns
 from st_cluster_batches.storage.cache import write_atomically
@@ -50,26 +50,33 @@ class Refresher:
 
     trainer: Any
     _pairs: dict[int, Pairs] = field(default_factory=dict)
+    _guides: dict[int, GuideVectors] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Where clusters are kept, beside the checkpoints."""
         return Path(self.trainer.args.output_dir) / FOLDER
 
-    def start(self, epoch: int) -> None:
-        """Check that the model can embed, and forget the clusters of models that are no more.
+    def start(self, epoch: int, samplers: Sequence[RefreshedSampler]) -> None:
+        """Check what a refresh needs, hours before the first one, and forget the clusters of models that are no more.
 
         Args:
             epoch: The epoch that training starts or goes on with: clusters of later ones are removed.
+            samplers: The samplers of the training datasets that are to be refreshed.
 
         Raises:
-            ValueError: If the weights are spread over the processes.
+            ValueError: If the weights are spread over the processes, or rows or loss lack what is to be refreshed.
         """
         if getattr(self.trainer, "is_fsdp_enabled", False) or getattr(self.trainer, "is_deepspeed_enabled", False):
             raise ValueError(
                 "refresh= embeds with the model on each process by itself, and under FSDP or DeepSpeed no process has "
                 "all weights; train with DDP, or attach clusters beforehand: attach_clusters(dataset, encoder)"
             )
+        for number, sampler in enumerate(samplers):
+            self._read_pairs(sampler, number)
+            if sampler.refresh is not None and sampler.refresh.guide:
+                _read_row_keys(sampler.dataset)
+                self._find_guided()
         with ProcessGroup.current("refreshing clusters") as processes:
             processes.once(lambda: self._remove_later(epoch), None)
 
@@ -110,7 +117,7 @@ class Refresher:
                     array.fill(_refuse_damaged(folder), cache, "Reading clusters")
                     clusters = array.slice(0, array.n_rows)
                     sampler.relabel(due, clusters)
-                    self._load_guide(sampler.refresh, number, folder)
+                    self._load_guide(number, folder)
                 else:
                     self._make(sampler, number, due, folder, cache)
 
@@ -121,7 +128,7 @@ class Refresher:
         refresh = sampler.refresh
         pairs = self._read_pairs(sampler, number)
         last, last_vectors = self._find_last(refresh, epoch, number, cache)
-        encoder = self._make_encoder(pairs, refresh, cache)
+        encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
         vectors = PairVectors(pairs, encoder, cache, self._renew(refresh, epoch, last_vectors, len(pairs)))
         options = ClusterOptions(
             cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter
@@ -147,7 +154,7 @@ class Refresher:
 
         cache.processes.once(finish, None)
         sampler.relabel(epoch, clusters)
-        self._load_guide(refresh, number, folder)
+        self._load_guide(number, folder)
         self._tell(folder)
 
     def _read_pairs(self, sampler: RefreshedSampler, number: int) -> Pairs:
@@ -156,21 +163,27 @@ class Refresher:
             dataset = sampler.dataset
             texts = tuple(name for name in hold_columns(dataset) if name not in NO_TEXT_COLUMNS)
             has_sources = SOURCE in sampler.hidden_columns and SOURCE in dataset.column_names
-            options = PairOptions(SOURCE if has_sources else None, overwrite=True, columns=texts)
+            key = "query" if sampler.refresh is None else sampler.refresh.key
+            needs_passages = None if key == "query" else f"refresh=Refresh(key={key!r})"
+            options = PairOptions(SOURCE if has_sources else None, True, needs_passages, texts)
             self._pairs[number] = Pairs.prepare("", dataset, options, show_progress_bar=False)
         return self._pairs[number]
 
-    def _make_encoder(self, pairs: Pairs, refresh: Refresh, cache: SharedCache) -> TrainedEncoder:
+    def _make_encoder(self, dataset: Any, pairs: Pairs, refresh: Refresh, cache: SharedCache) -> TrainedEncoder:
         args = self.trainer.args
         columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[-1]}
         if len(pairs.text_columns) > 1:
             columns["passage"] = pairs.text_columns[1]
+        parts = self.trainer.train_dataset
+        names = [name for name, part in parts.items() if part is dataset] if isinstance(parts, dict) else []
+        # As the stock collator has it: prompts of a dataset, by its name, come before those of columns.
+        prompts = next((args.prompts[name] for name in names if name in (args.prompts or {})), args.prompts)
         max_length = getattr(args, "max_length", None)
         return TrainedEncoder(
             self.trainer.accelerator.unwrap_model(self.trainer.model),
             cache.folder,
             batch_size=refresh.batch_size,
-            side_prompts={side: _find_prompt(args.prompts, column) for side, column in columns.items()},
+            side_prompts={side: _find_prompt(prompts, column) for side, column in columns.items()},
             max_length=max_length if isinstance(max_length, int) else None,
             accelerator=self.trainer.accelerator,
         )
@@ -201,7 +214,7 @@ class Refresher:
             record |= measure_change(before, clusters)
         planned = [sampler.plan_epoch(), sampler.plan_with(clusters).plan_epoch(about["epoch"])]
         for name, plan in zip(("hardness_before", "hardness_after"), planned, strict=True):
-            if len(plan.rows):
+            if len(plan.rows) and plan.rows.shape[1] > 1:  # a row by itself has no negatives in its batch
                 n_batches = max(1, _MEASURED_ROWS // plan.rows.shape[1])
                 record[name] = measure_planned(vectors, plan.rows[plan.order[:n_batches]].astype(np.int64))
         return record
@@ -213,17 +226,27 @@ class Refresher:
             if path.name not in kept and not is_guide:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _load_guide(self, refresh: Refresh, number: int, folder: Path) -> None:
-        name = json.loads((folder / "done").read_text(encoding="utf-8"))["guide"]
+    def _find_guided(self) -> list[Any]:
+        """Return the guided losses, also those within others or by name of dataset."""
         loss = self.trainer.loss
-        if name is None:
-            return
-        if not hasattr(loss, "guide"):
+        parts = [part for one in (loss.values() if isinstance(loss, dict) else [loss]) for part in one.modules()]
+        guided = [part for part in parts if isinstance(getattr(part, "guide", None), GuideVectors)]
+        if not guided:
             raise ValueError(
                 f"refresh=Refresh(guide=True), but the loss {type(loss).__name__} has no guide; take "
                 "GuidedMultipleNegativesRankingLoss, or guide=False"
             )
-        loss.guide = GuideVectors.open_index(self.folder / _WORK / name)
+        return guided
+
+    def _load_guide(self, number: int, folder: Path) -> None:
+        """Give the guided losses the new vectors, beside those of the other datasets."""
+        name = json.loads((folder / "done").read_text(encoding="utf-8"))["guide"]
+        if name is None:
+            return
+        self._guides[number] = GuideVectors.open_index(self.folder / _WORK / name)
+        indices = tuple(index for _, guide in sorted(self._guides.items()) for index in guide.indices)
+        for loss in self._find_guided():
+            loss.guide = GuideVectors(indices)
 
     def list_records(self, number: int) -> list[dict[str, Any]]:
         """Return what the refreshes of one dataset have cost and changed, also those before a resume."""
@@ -256,7 +279,7 @@ def _find_prompt(prompts: Any, column: str) -> str:
 
 
 def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:
-    if ROW_KEY not in dataset.column_names:
+    if not has_row_keys(dataset):
         raise ValueError(
             "refresh=Refresh(guide=True) needs row keys, which are not there: attach_clusters(dataset, encoder, "
             "guide=True)"

@@ -19,6 +19,7 @@ from sentence_transformers import (
     SparseEncoderTrainer,
     SparseEncoderTrainingArguments,
 )
+from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 from trainers import make_trainer
@@ -34,6 +35,7 @@ from st_cluster_batches import (
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.refreshing import FOLDER, Refresher
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder
+from st_cluster_batches.columns import certify_keys
 
 
 class Watch(TrainerCallback):
@@ -212,6 +214,82 @@ def test_a_guide_stays_or_is_refreshed(tmp_path: Path, refreshes_guide: bool) ->
     assert loss.guide.take(np.array(rows["label"]), 2)[1].all()
 
 
+def take_guided(rows: Any, one_loss: bool, around: bool) -> tuple[Any, list[Any], SentenceTransformer]:
+    """Return a loss, or one for each dataset, and the guided ones in it."""
+    model = make_static_model(seed=1)
+    parts = [GuidedMultipleNegativesRankingLoss(model, guide=rows if one_loss else part) for part in rows.values()]
+    losses = [MatryoshkaLoss(model, one, matryoshka_dims=[16, 8]) if around else one for one in parts]
+    return losses[0] if one_loss else dict(zip(rows, losses, strict=True)), parts[:1] if one_loss else parts, model
+
+
+@pytest.mark.parametrize(("one_loss", "around"), [(True, False), (False, False), (True, True)])
+def test_the_guide_of_every_dataset_and_every_loss_is_refreshed(tmp_path: Path, one_loss: bool, around: bool) -> None:
+    pairs = DatasetDict({"a": make_pairs(100), "b": make_pairs(96, seed=3)})
+    rows = attach_clusters(pairs, make_static_model(seed=5), n_clusters=2, guide=True)
+    loss, guided, model = take_guided(rows, one_loss, around)
+    before = [one.guide.digest for one in guided]
+    options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 2}
+    train(tmp_path, rows, Refresh(cluster_size=30, guide=True), model=model, loss=loss, **options)
+    keys = np.concatenate([part.with_format(None)["label"][:] for part in rows.values()])
+    for one, digest in zip(guided, before, strict=True):
+        assert one.guide.digest != digest
+        assert one.guide.take(keys, 2)[1].all()
+
+
+KEYS = certify_keys(np.arange(1, 41, dtype=np.uint64) << np.uint64(8))
+
+
+@pytest.mark.parametrize(
+    ("rows", "refresh", "message"),
+    [
+        (make_pairs(40), Refresh(guide=True), "needs row keys"),
+        (make_pairs(40).select_columns(["query"]), Refresh(key="passage"), r"one column of text.*key='passage'"),
+        (make_pairs(40).add_column("label", list(range(40))), Refresh(guide=True), "needs row keys"),
+        (make_pairs(40).add_column("label", KEYS), Refresh(guide=True), "has no guide"),
+    ],
+)
+def test_what_a_refresh_lacks_is_said_before_the_first_step(
+    tmp_path: Path, rows: Dataset, refresh: Refresh, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, rows, refresh, loss=_NoStep)
+
+
+class _NoStep(torch.nn.Module):
+    """A loss that no batch may reach."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *_: Any) -> torch.Tensor:
+        raise AssertionError("a step was done")
+
+
+def test_batches_of_one_row_are_refreshed_too(tmp_path: Path) -> None:
+    rows = make_pairs(12).add_column("negative", make_pairs(12, seed=2)["passage"])
+    watch = train(tmp_path, rows, Refresh(cluster_size=4), per_device_train_batch_size=1, num_train_epochs=2)
+    assert [one[0] for one in watch.epochs] == [None, 1]
+
+
+@pytest.mark.parametrize("prompts", [{"a": {"query": "A: "}, "b": "B: "}, {"a": "A: ", "b": "B: "}])
+def test_prompts_of_a_dataset_are_put_before_its_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: Any
+) -> None:
+    seen = set()
+    encode = SentenceTransformer.encode_query
+
+    def spy(self: SentenceTransformer, texts: Any, **options: Any) -> Any:
+        seen.add((len(texts), options["prompt"]))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(SentenceTransformer, "encode_query", spy)
+    rows = DatasetDict({"a": make_pairs(64), "b": make_pairs(48, seed=3)})
+    options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 2}
+    train(tmp_path, rows, Refresh(cluster_size=30), prompts=prompts, **options)
+    assert {(64, "A: "), (48, "B: ")} <= seen and "" not in {prompt for _, prompt in seen}
+
+
 def test_prompts_of_training_are_put_before_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     encode = SentenceTransformer.encode_query
@@ -267,4 +345,4 @@ def test_options_without_a_meaning_are_refused(options: dict[str, Any], message:
 def test_weights_that_are_spread_over_processes_are_refused(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(is_fsdp_enabled=True, args=SimpleNamespace(output_dir=str(tmp_path)))
     with pytest.raises(ValueError, match="train with DDP"):
-        Refresher(trainer).start(0)
+        Refresher(trainer).start(0, [])
