@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.storage.numbers import as_count
 
 if TYPE_CHECKING:
@@ -57,6 +59,14 @@ class Refresh:
             raise ValueError(f"sample={self.sample} must be in (0, 1]: the share of the rows that is embedded anew")
         if self.guide and self.sample < 1:
             raise ValueError(f"guide=True needs the vectors of all rows; sample={self.sample} leaves old ones")
+
+    def check_strata(self, columns: Sequence[str]) -> None:
+        """Raise a ValueError if no batch shares the clusters that are to be made."""
+        if CLUSTER not in columns:
+            raise ValueError(
+                f"refresh= makes clusters, but strata= names no column {CLUSTER!r} that batches share; name it, such "
+                f"as strata={{0: ('source',), {self.first or 1}: ('source', 'cluster')}}, or leave refresh= away"
+            )
 
     def find_epoch(self, epoch: int) -> int | None:
         """Return the epoch at whose start the clusters of an epoch are made; None before the first."""

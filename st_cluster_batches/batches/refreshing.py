@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.changes import measure_change, measure_planned
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
-from st_cluster_batches.batches.trained_encoder import TrainedEncoder
+from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.fitting import fit_vectors
@@ -33,7 +33,7 @@ from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "refreshed_clusters"  # in the trainer's output folder
+FOLDER = "_refreshed_clusters"  # in the trainer's output folder; what begins so is not pushed with it
 _WORK = "work"
 _MEASURED_ROWS = 512  # of batches before and after, whose hardness is measured
 
@@ -148,9 +148,12 @@ class Refresher:
         def finish() -> None:
             Clustering(centroids).save(folder / "centroids")
             record["seconds"] = round(time.perf_counter() - started, 2)
-            kept = {"vectors": vectors.name(refresh.key), "guide": None if index is None else index.name}
+            kept = {
+                "vectors": vectors.name(refresh.key) if refresh.sample < 1 else [],
+                "guide": None if index is None else index.name,
+            }
             write_atomically(folder / "done", json.dumps({**record, **kept}))
-            self._clean(cache.folder, vectors.name(refresh.key) if refresh.sample < 1 else [], refresh.guide)
+            self._clean(cache.folder, refresh, epoch)
 
         cache.processes.once(finish, None)
         sampler.relabel(epoch, clusters)
@@ -171,19 +174,15 @@ class Refresher:
 
     def _make_encoder(self, dataset: Any, pairs: Pairs, refresh: Refresh, cache: SharedCache) -> TrainedEncoder:
         args = self.trainer.args
-        columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[-1]}
-        if len(pairs.text_columns) > 1:
-            columns["passage"] = pairs.text_columns[1]
+        columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[:2][-1]}
         parts = self.trainer.train_dataset
         names = [name for name, part in parts.items() if part is dataset] if isinstance(parts, dict) else []
-        # As the stock collator has it: prompts of a dataset, by its name, come before those of columns.
-        prompts = next((args.prompts[name] for name in names if name in (args.prompts or {})), args.prompts)
         max_length = getattr(args, "max_length", None)
         return TrainedEncoder(
             self.trainer.accelerator.unwrap_model(self.trainer.model),
             cache.folder,
             batch_size=refresh.batch_size,
-            side_prompts={side: _find_prompt(prompts, column) for side, column in columns.items()},
+            side_prompts={side: find_prompt(args.prompts, names, column) for side, column in columns.items()},
             max_length=max_length if isinstance(max_length, int) else None,
             accelerator=self.trainer.accelerator,
         )
@@ -196,8 +195,11 @@ class Refresher:
         if not (folder / "done").is_file():
             return None, []
         kept = json.loads((folder / "done").read_text(encoding="utf-8"))["vectors"]
-        is_there = all((cache.folder / one).is_dir() for one in kept)
-        return Clustering.load(folder / "centroids"), kept if is_there else []
+        if not all((cache.folder / one).is_dir() for one in kept):
+            text = "The vectors of epoch %d are no more in %s; all rows are embedded, not sample=%g of them"
+            logger.warning(text, epoch - refresh.every, cache.folder, refresh.sample)
+            kept = []
+        return Clustering.load(folder / "centroids"), kept
 
     def _renew(self, refresh: Refresh, epoch: int, last: Sequence[str], n_rows: int) -> Renewal | None:
         if refresh.sample == 1 or not last:
@@ -219,10 +221,17 @@ class Refresher:
                 record[name] = measure_planned(vectors, plan.rows[plan.order[:n_batches]].astype(np.int64))
         return record
 
-    def _clean(self, work: Path, kept: Sequence[str], keeps_guide: bool) -> None:
-        """Remove vectors and drafts of a model that trains on; the clusters that came of them are kept."""
+    def _clean(self, work: Path, refresh: Refresh, epoch: int) -> None:
+        """Remove drafts, and vectors of models that no run goes on from; the clusters that came of them are kept."""
+        steps = max(self.trainer.state.global_step, 1)
+        saved = [int(path.name.split("-")[1]) * epoch // steps for path in self.folder.parent.glob("checkpoint-*")]
+        oldest = refresh.find_epoch(min([*saved, epoch])) or 0
+        records = [json.loads(path.read_text("utf-8")) for path in self.folder.glob("epoch-*/done")]
+        newest = {one["dataset"]: one["epoch"] for one in sorted(records, key=lambda record: int(record["epoch"]))}
+        needed = [one for one in records if one["epoch"] >= min(oldest, newest[one["dataset"]])]
+        kept = {name for record in needed for name in record["vectors"]}
         for path in work.iterdir():
-            is_guide = keeps_guide and path.name.startswith(("vectors-", "guide-"))
+            is_guide = refresh.guide and path.name.startswith(("vectors-", "guide-"))
             if path.name not in kept and not is_guide:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -268,14 +277,6 @@ class Refresher:
                 record.get("hardness_before", {}).get("negative", float("nan")),
                 record.get("hardness_after", {}).get("negative", float("nan")),
             )
-
-
-def _find_prompt(prompts: Any, column: str) -> str:
-    """Return the prompt that the trainer puts before a column, as its argument `prompts` says."""
-    if isinstance(prompts, str):
-        return prompts
-    found = (prompts or {}).get(column, "")
-    return found if isinstance(found, str) else ""
 
 
 def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:

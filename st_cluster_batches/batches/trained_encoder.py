@@ -91,6 +91,20 @@ class TrainedEncoder(Encoder):
         return projection
 
 
+def find_prompt(prompts: Any, names: Sequence[str], column: str) -> str:
+    """Return the prompt that the stock collator puts before a column.
+
+    Args:
+        prompts: The trainer's argument: of all, by column, by dataset, or by dataset and column.
+        names: The name of the dataset, if it has one.
+        column: The column.
+    """
+    if isinstance(prompts, dict):
+        prompts = next((prompts[name] for name in names if name in prompts), prompts)
+    found = prompts.get(column, "") if isinstance(prompts, dict) else prompts
+    return found if isinstance(found, str) else ""
+
+
 @contextmanager
 def _untouched(model: Any, max_length: int | None) -> Iterator[None]:
     """Give a model back as it was: its modes, its maximal length, and the random states of its devices."""

@@ -181,6 +181,63 @@ def test_a_sample_embeds_a_part_and_assigns_the_rest(tmp_path: Path, monkeypatch
     assert [one[0] for one in watch.epochs] == [None, 1, 2, 3]
 
 
+def test_a_sample_of_each_dataset_takes_over_what_the_others_vectors_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = TrainedEncoder._encode
+
+    def count(self: TrainedEncoder, side: Any, texts: Any) -> Any:
+        seen.append(len(texts))
+        return encode(self, side, texts)
+
+    monkeypatch.setattr(TrainedEncoder, "_encode", count)
+    monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+    rows = DatasetDict({"a": make_pairs(300), "b": make_pairs(260, seed=3)})
+    options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 3}
+    train(tmp_path, rows, Refresh(cluster_size=40, sample=0.25), **options)
+    embedded = [size for size in seen if size > 32]
+    assert embedded[:2] == [300, 260] and all(size < 110 for size in embedded[2:]) and len(embedded) == 4
+
+
+def test_a_sampled_run_goes_on_exactly_from_an_earlier_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refresh, options = Refresh(cluster_size=40, sample=0.25), {"save_strategy": "steps", "save_steps": 15}
+    whole = train(tmp_path, make_pairs(200), refresh, **options)
+    for step in (30, 45, 52):  # 13 steps an epoch: the last one left is of epoch 1
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
+    again = train(tmp_path, make_pairs(200), refresh, **options, resume=True)
+    assert [one[:2] for one in again.epochs] == [one[:2] for one in whole.epochs[1:]]
+    assert "no more in" not in caplog.text
+
+
+def test_refreshed_clusters_are_not_pushed_with_the_output_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    pushed: list[str] = []
+
+    def upload(folder_path: str, ignore_patterns: list[str], **_: Any) -> None:
+        files = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
+        pushed.extend(filter_repo_objects(files, ignore_patterns=ignore_patterns))
+
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: SimpleNamespace(upload_folder=upload))
+    watch = train(tmp_path, make_pairs(64), Refresh(cluster_size=20), num_train_epochs=2)
+    watch.trainer.hub_model_id = "someone/model"
+    watch.trainer.push_to_hub()
+    assert any((tmp_path / "out" / FOLDER).rglob("*.npy"))
+    assert "batch_plan.json" in pushed and not [name for name in pushed if "clusters" in name or ".npy" in name]
+
+
+def test_a_refresh_that_no_batch_follows_is_refused(tmp_path: Path) -> None:
+    rows = label_pairs(make_pairs(64))
+    for strata in (("source",), (), {0: ("source",), 1: ()}):
+        with pytest.raises(ValueError, match=r"refresh= makes clusters, but strata="):
+            train(tmp_path, rows, Refresh(cluster_size=20), sampler={"strata": strata})
+
+
 def test_many_datasets_and_a_curriculum(tmp_path: Path) -> None:
     sizes = {"a": 160, "b": 96}
     rows = DatasetDict({name: make_pairs(size, seed=size) for name, size in sizes.items()})
