@@ -154,8 +154,10 @@ def _compare_choice(tuned: Choice, encoder: Encoder) -> None:
     if tuned.masked_sources:
         logger.warning(
             "The choice masks false negatives of %s, and the rows get the keys that a guide needs. The gain that was "
-            "measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train), `loss: guided`",
+            "measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
+            "`loss: guided`",
             ", ".join(tuned.masked_sources),
+            max(tuned.sources[name].margin for name in tuned.masked_sources),
         )
 
 

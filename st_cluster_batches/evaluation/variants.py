@@ -87,10 +87,12 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> R
     tune(
         pairs,
         clusters.encoder or model.model_name_or_path,
-        batch_size=training.per_device_train_batch_size,
+        batch_size=training.train_batch_size * training.world_size,
         model=model.model_name_or_path,
         key=clusters.key,
         columns=recipe.data.columns,
+        guide=model.is_guided,
+        margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,
         output_dir=folder,
         cache_dir=clusters.cache_dir,
         show_progress_bar=not training.disable_tqdm,

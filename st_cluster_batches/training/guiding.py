@@ -1,21 +1,77 @@
-"""Whether a guide knows more than the model that it is to guide."""
+"""What was measured before a run: the margin that was tuned, and whether a guide is weaker than the model."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.strength import Strength, measure_strength, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.training.arguments import AUTO, ModelArguments
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
     from st_cluster_batches.clusters.clustering import Clustering
+
+
+logger = logging.getLogger(__name__)
+
+
+def follow_choice(recipe: Recipe) -> ModelArguments:
+    """Return the model and the loss of a recipe, with the margin that was tuned; warn of what was not tuned.
+
+    Args:
+        recipe: All parameters; a margin of its own stays.
+    """
+    model, tuned, training = recipe.model, recipe.clusters.tuned, recipe.training
+    if tuned in (None, AUTO):
+        return model
+    choice = Choice.load(str(tuned))
+    if (batch_size := training.train_batch_size * training.world_size) != choice.batch_size:
+        logger.warning(
+            "The choice in %s was tuned for global batches of %d rows, these have %d: larger batches want coarser "
+            "clusters; tune with --batch_size %d",
+            tuned,
+            choice.batch_size,
+            batch_size,
+            batch_size,
+        )
+    if not model.is_guided:
+        return model  # `attach_clusters` warns of a mask that needs a guided loss
+    sources = choice.sources
+    margins = {name: one.margin for name, one in sources.items() if one.masked}
+    if unmasked := [name for name in sources if name not in margins]:
+        logger.warning(
+            "loss: %s masks false negatives of all sources, also of %s, where the choice in %s is without a mask%s",
+            model.loss,
+            ", ".join(unmasked),
+            tuned,
+            "" if margins else "; take loss: mnrl",
+        )
+    if not margins:
+        return model
+    margin = max(margins.values())
+    if {"margin", "margin_strategy"} & set(recipe.given):
+        if (model.margin, model.margin_strategy) != (margin, "absolute"):
+            logger.warning(
+                "margin: %g (%s) is not the margin: %g (absolute) that the choice in %s was tuned with; leave margin "
+                "out",
+                model.margin,
+                model.margin_strategy,
+                margin,
+                tuned,
+            )
+        return model
+    logger.info("margin: %g, as the choice in %s has it", margin, tuned)
+    return replace(model, margin=margin)
 
 
 def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Clustering | None, recipe: Recipe) -> None:

@@ -42,7 +42,7 @@ from st_cluster_batches.training.folder import (
     find_hub_ids,
     publish_values,
 )
-from st_cluster_batches.training.guiding import measure_start
+from st_cluster_batches.training.guiding import follow_choice, measure_start
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import Recipe
@@ -150,7 +150,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
         else dataset.with_format(None)
     )
     labels = find_labels(plain, recipe.data.columns)
-    trainer = build_trainer(model, plain, recipe.training, build_loss(model, recipe.model, plain), labels)
+    trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe, find_hub_ids(recipe))

@@ -17,6 +17,7 @@ from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.training.pairs import label_pairs
 from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import prepare_run
 
 
 def make_choice(**sources: Candidate) -> Choice:
@@ -96,8 +97,11 @@ def test_another_encoder_and_a_mask_are_told_of(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         attach_clusters(
-            two_sources, static_model, tuned=make_choice(fine=Candidate(20, masked=True), plain=Candidate())
+            two_sources,
+            static_model,
+            tuned=make_choice(fine=Candidate(20, masked=True, margin=0.05), plain=Candidate()),
         )
+    assert "guide=train, margin=0.05)" in caplog.text
     assert "tuned with clusters of encoder" in caplog.text and "masks false negatives of fine" in caplog.text
 
 
@@ -118,3 +122,30 @@ def test_command_and_recipe_follow_a_choice(workspace: Path) -> None:
     recipe.write_text(recipe.read_text().replace("n_clusters: 3", f"tuned: {workspace / 'tuned'}"))
     pairs, clustering = label_pairs(make_pairs(120), read_recipe(recipe))
     assert len(set(pairs["cluster"])) == 6 and clustering is not None and "tuned" in clustering.manifest
+
+
+def write_guided(workspace: Path, choice: Choice, *lines: str) -> Path:
+    """Write a recipe of a guided loss that follows a choice."""
+    choice.save(workspace / "tuned")
+    recipe = workspace / "recipe.yaml"
+    given = "\n".join([f"tuned: {workspace / 'tuned'}", "loss: guided", *lines])
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", given))
+    return recipe
+
+
+def test_a_guided_loss_masks_with_the_margin_that_was_tuned(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    choice = make_choice(all=Candidate(20, masked=True, margin=-0.05))
+    run, _ = prepare_run(read_recipe(write_guided(workspace, choice)))
+    assert run.trainer.loss.get_config_dict()["margin"] == -0.05
+    assert "not the margin" not in caplog.text and "global batches of" not in caplog.text
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", ["--margin", "0.1"]))
+    assert run.trainer.loss.get_config_dict()["margin"] == 0.1
+    assert "margin: 0.1 (absolute) is not the margin: -0.05" in caplog.text
+
+
+def test_a_run_that_is_not_what_was_tuned_is_warned_of(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = write_guided(workspace, make_choice(all=Candidate(20)), "per_device_eval_batch_size: 4")
+    prepare_run(read_recipe(recipe, ["--per_device_train_batch_size", "16"]))
+    assert "loss: guided masks false negatives of all sources, also of all" in caplog.text
+    assert "take loss: mnrl" in caplog.text
+    assert "tuned for global batches of 8 rows, these have 16" in caplog.text
