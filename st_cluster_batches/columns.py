@@ -78,6 +78,25 @@ def has_row_keys(dataset: Dataset) -> bool:
     return bool(column.null_count == 0 and pa.types.is_int64(column.type) and are_row_keys(column.to_numpy()).all())
 
 
+def check_keys(dataset: Dataset) -> None:
+    """Refuse rows of which only some have row keys, as when guided rows are joined with others: no batch takes a null.
+
+    Raises:
+        ValueError: If there are such rows, with the call that gives them keys.
+    """
+    if ROW_KEY not in dataset.column_names or not dataset.data.column(ROW_KEY).null_count:
+        return
+    column = dataset.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY]
+    known = column.drop_null()
+    is_guided = pa.types.is_int64(column.type) and len(known) > 0 and are_row_keys(known.to_numpy()).all()
+    if column.null_count and is_guided:
+        raise ValueError(
+            f"{column.null_count:,} of {len(column):,} rows have no row key: rows that were attached with guide=True "
+            "have been joined with rows that were not. Attach all of them: attach_clusters(dataset, encoder, "
+            "guide=True, overwrite=True)"
+        )
+
+
 def write_labels(path: Path, n_rows: int, labels: Mapping[str, Callable[[int, int], pa.Array]]) -> None:
     """Write label columns as an Arrow file that `datasets` maps into memory.
 
@@ -166,8 +185,9 @@ def hide_labels(dataset: Dataset, columns: Collection[str] = LABEL_COLUMNS) -> N
         columns: The columns that must not reach the collator.
 
     Raises:
-        ValueError: If no other column would be left.
+        ValueError: If no other column would be left, or only some of the rows have row keys.
     """
+    check_keys(dataset)
     state = dataset.format
     # `columns` are the formatted ones; with `output_all_columns` the others are shown too, as python objects.
     formatted = state["columns"]

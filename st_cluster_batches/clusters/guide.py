@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
-from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, certify_keys, has_row_keys
+from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, certify_keys, check_keys, has_row_keys
 from st_cluster_batches.data.roles import hold_columns
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically, write_whole
@@ -172,6 +172,8 @@ class GuideVectors:
                 )
         else:
             parts = _parts_of(guide)
+            for part in parts:
+                check_keys(part)
             if not any(has_row_keys(part) for part in parts):
                 raise ValueError(
                     f"The guide has no row keys, a column {ROW_KEY!r} by which its vectors are found: pass "

@@ -157,18 +157,26 @@ class Guided(nn.Module):
                     f"{'' if labels is None else ', but other labels'}: add them by attach_clusters(dataset, encoder, "
                     "guide=True), and train on what it returns"
                 )
-            self._warn_once("An evaluation set has no row keys; its loss is that of the stock loss, without a mask")
+            self._warn_once(
+                "keys", "An evaluation set has no row keys; its loss is that of the stock loss, without a mask"
+            )
             return None
         n_rows, offset = len(labels), 0
         if self.gather_across_devices:
             offset = get_rank() * n_rows
             labels = all_gather(labels.to(device))
         vectors, is_known = self.guide.take(labels.cpu().numpy(), n_columns)
-        if not is_known.all() and is_training:
+        if not is_known.all():
+            mend = (
+                "Attach all rows with guide=True"
+                if is_training
+                else "They are of an evaluation set: pass guide=DatasetDict({'train': ..., 'eval': ...}), or a folder"
+            )
             self._warn_once(
+                f"vectors {is_training}",
                 f"{(~is_known).sum()} of {len(is_known)} rows of this batch have no vectors of the guide "
                 f"{self.guide.encoder!r}, or not for {n_columns} columns; none of their negatives is masked, nor are "
-                "they for others. Attach all rows with guide=True"
+                f"they for others. {mend}",
             )
         return Guidance(
             [torch.from_numpy(one).to(device) for one in vectors],
@@ -189,9 +197,9 @@ class Guided(nn.Module):
             self._counts[1] += mask.numel() - len(mask)
         return mask
 
-    def _warn_once(self, message: str) -> None:
-        if message.partition(" of ")[2] not in self._warned:
-            self._warned.add(message.partition(" of ")[2])
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
             logger.warning(message)
 
 

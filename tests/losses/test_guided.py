@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from sentence_transformers.util import cos_sim, dot_score
 from trainers import make_trainer
 
-from st_cluster_batches import attach_clusters, export_batches
+from st_cluster_batches import ClusterBatchSampler, attach_clusters, export_batches
 from st_cluster_batches.columns import ROW_KEY
 from st_cluster_batches.losses.guided import (
     CachedGuidedMultipleNegativesRankingLoss,
@@ -283,9 +283,31 @@ def test_rows_without_vectors_are_said_and_never_masked(
         for _ in range(2):
             loss.compute_loss_from_embeddings(embed(model, rows), torch.tensor(rows[ROW_KEY]))
     assert caplog.text.count("4 of 24 rows of this batch have no vectors") == 1
+    with caplog.at_level(logging.WARNING):
+        short = rows.select(range(18, 24))
+        loss.compute_loss_from_embeddings(embed(model, short), torch.tensor(short[ROW_KEY]))
+    assert caplog.text.count("have no vectors") == 1
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        loss.compute_loss_from_embeddings(embed(model, rows), torch.tensor(rows[ROW_KEY]))
+    assert "They are of an evaluation set: pass guide=DatasetDict" in caplog.text
     guidance = loss.guide_batch(torch.tensor(rows[ROW_KEY]), 2, torch.device("cpu"))
     mask = guidance.mask("query_to_doc")
     assert mask[:20, :20].any() and not mask[20:].any() and not mask[:, 20:].any()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_rows_joined_with_others_that_have_no_keys_are_refused_before_the_first_step(
+    tmp_path: Path, guide: SentenceTransformer, is_first: bool
+) -> None:
+    guided = attach_clusters(make_rows(40), guide, n_clusters=2, guide=True)
+    plain = attach_clusters(make_pairs(1100, seed=3), guide, n_clusters=2)
+    joined = concatenate_datasets([guided, plain] if is_first else [plain, guided])
+    model, message = make_static_model(seed=1), r"1,100 of 1,140 rows have no row key.*overwrite=True"
+    with pytest.raises(ValueError, match=message):
+        GuidedMultipleNegativesRankingLoss(model, guide=joined)
+    with pytest.raises(ValueError, match=message):
+        ClusterBatchSampler(joined, 16, world_size=1)
+    assert len(ClusterBatchSampler(joined.filter(lambda key: key is not None, input_columns=[ROW_KEY]), 16)) == 3
 
 
 def test_training_without_keys_fails_and_evaluation_is_plain(
