@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import xxhash
 from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -77,6 +78,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.refresher: Refresher | None = None
         self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
         self._is_training = False
+        self._refreshed: list[Any] = []  # the samplers whose clusters have been refreshed
+        self._clusters: dict[str, str] = {}  # of the checkpoint, to be compared once
 
     def watch(self, dataset: Any) -> None:
         """Remember a dataset whose labels are hidden, to show them again in the end."""
@@ -85,7 +88,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
-        return {"args": {}, "attributes": {"plans": self.plans, "run": self.run}}
+        clusters = _describe_clusters(self._refreshed)
+        return {"args": {}, "attributes": {"plans": self.plans, "run": self.run, "clusters": clusters}}
 
     def on_train_begin(
         self,
@@ -101,7 +105,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         Raises:
             ValueError: If labels, sizes or options are not those of the checkpoint.
         """
-        self._is_training, self.refresher = True, None
+        self._is_training, self.refresher, self._refreshed, self._clusters = True, None, [], {}
         outer, samplers = find_samplers(train_dataloader)
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
@@ -109,6 +113,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if state.global_step:
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
+            self._clusters = kept.get("clusters", {})
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
@@ -193,12 +198,30 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             self.refresher = Refresher(self.trainer)
             self.refresher.start(epoch, samplers)
         self.refresher.refresh(samplers, epoch, is_start)
+        self._refreshed = samplers
+        now, kept = _describe_clusters(samplers), self._clusters
+        if others := [name for name in now if kept.get(name, now[name]) != now[name]]:
+            raise ValueError(
+                f"The clusters in {self.refresher.folder} are not those that the checkpoint was trained on "
+                f"({', '.join(others)}): another run has written them. Resume in the output_dir of the checkpoint, or "
+                "start anew with resume_from_checkpoint=None"
+            )
+        self._clusters = {}
         path = Path(args.output_dir) / PLAN_FILE
         if self.trainer.is_world_process_zero() and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             for number, plan in enumerate(content):
                 plan["refreshes"] = self.refresher.list_records(number)
             write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def _describe_clusters(samplers: list[Any]) -> dict[str, str]:
+    """Return, by dataset and epoch at whose start they were made, a hash of the clusters that batches are of."""
+    return {
+        f"dataset {number}, epoch {one.refreshed_at}": xxhash.xxh3_64_hexdigest(one.clusters.tobytes())
+        for number, one in enumerate(samplers)
+        if one.refreshed_at is not None
+    }
 
 
 def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:

@@ -158,6 +158,20 @@ def test_a_refresh_that_is_killed_goes_on_from_its_last_chunk(tmp_path: Path, mo
     assert [one[:2] for one in again.epochs][-1] == whole.epochs[2][:2]
 
 
+def test_clusters_of_another_run_are_not_taken_for_those_of_the_checkpoint(tmp_path: Path) -> None:
+    refresh, options = Refresh(cluster_size=40), {"save_strategy": "steps", "save_steps": 15, "num_train_epochs": 2}
+    train(tmp_path / "one", make_pairs(200), refresh, **options)
+    train(tmp_path / "other", make_pairs(200), refresh, **options, seed=1, data_seed=0)
+    # 13 steps an epoch. The folder of the second run has clusters of epoch 1 too, of its own model.
+    for name in ("checkpoint-15", "checkpoint-26"):
+        shutil.rmtree(tmp_path / "other" / "out" / name)
+    shutil.rmtree(tmp_path / "one" / "out" / "checkpoint-26")
+    shutil.copytree(tmp_path / "one" / "out" / "checkpoint-15", tmp_path / "other" / "out" / "checkpoint-15")
+    with pytest.raises(ValueError, match=r"not those that the checkpoint .* \(dataset 0, epoch 1\)"):
+        train(tmp_path / "other", make_pairs(200), refresh, **options, resume=True)
+    train(tmp_path / "one", make_pairs(200), refresh, **options, resume=True)
+
+
 def test_a_new_run_takes_no_clusters_of_an_earlier_one(tmp_path: Path) -> None:
     first = train(tmp_path, make_pairs(200), Refresh(cluster_size=40), num_train_epochs=2)
     again = train(tmp_path, make_pairs(200, seed=5), Refresh(cluster_size=40), num_train_epochs=2)
