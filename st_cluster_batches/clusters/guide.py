@@ -293,3 +293,9 @@ def _check_rows(part: Dataset, indices: Sequence[_Index]) -> None:
                 f"compare one with the other. Attach again: attach_clusters(dataset, encoder, columns="
                 f"{tuple(texts)!r}, guide=True, overwrite=True)"
             )
+        # Of fewer columns no key can be made again, and of a transform's texts neither.
+        if not is_same and texts == columns and part.format["type"] != "custom":
+            raise ValueError(
+                f"The texts {texts} are others than those that the vectors were made of: a guide would judge what no "
+                "longer is there. Attach again: attach_clusters(dataset, encoder, guide=True, overwrite=True)"
+            )

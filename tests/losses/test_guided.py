@@ -340,6 +340,9 @@ def test_a_guide_that_cannot_be_is_refused(tmp_path: Path, guide: SentenceTransf
     swapped = guided.select_columns(["passage", "query", "cluster", ROW_KEY])
     with pytest.raises(ValueError, match="in order, those of"):
         GuidedMultipleNegativesRankingLoss(model, guide=swapped)
+    rewritten = guided.map(lambda row: {"passage": row["passage"].upper()})
+    with pytest.raises(ValueError, match="are others than those"):
+        GuidedMultipleNegativesRankingLoss(model, guide=rewritten)
     for options in ({"margin": -0.1, "margin_strategy": "relative"}, {"margin": 3.0}, {"mask": False}):
         with pytest.raises(ValueError, match=r"margin=|mask=False"):
             GuidedMultipleNegativesRankingLoss(model, guide=guided, **options)
