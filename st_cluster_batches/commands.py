@@ -52,18 +52,18 @@ def checking_input() -> Iterator[None]:
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
-    """Compare batch strategies on the docstrings of the user's own Python."""
+    """Choose and compare batches on the docstrings of the user's own Python."""
     # The libraries read both at import. The demo needs nothing from the Hub, nor progress bars of small steps.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     with checking_input():
         if arguments.seeds < 1 or arguments.pairs < 1000:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
         _make_folder(arguments.output)
-        from st_cluster_batches.demo import describe_demo, run_demo
-
-    # The demo logs the plan of each strategy itself, once.
-    logging.getLogger("st_cluster_batches.batches.callback").setLevel(logging.WARNING)
-    result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs)
+        from st_cluster_batches.demo.comparison import run_demo
+        from st_cluster_batches.demo.description import describe_demo
+    logging.getLogger("st_cluster_batches.batches.callback").setLevel("WARNING")  # the demo logs plans itself, once,
+    logging.getLogger("st_cluster_batches.data.holdout").setLevel("ERROR")  # and holds out as many queries as it can
+    result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs, start=arguments.start)
     return result, describe_demo(result)
 
 

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from examples import label_pairs, make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.data.docstrings import Docstring, split_docstrings
-from st_cluster_batches.demo import STRATEGIES, fit_encoder, run_demo, train_tokenizer
+from st_cluster_batches.demo.comparison import STRATEGIES, run_demo
+from st_cluster_batches.demo.description import describe_demo
+from st_cluster_batches.demo.source_rate import choose_rate
+from st_cluster_batches.evaluation.start import Start
 
 
 @pytest.fixture
@@ -36,32 +43,88 @@ def test_split_says_what_it_found_when_there_is_too_little(docstrings: list[Docs
         split_docstrings(docstrings[:500], None)
 
 
-def test_fitted_encoder_is_the_same_every_time_and_knows_words_that_meet() -> None:
-    texts = ["soup oven bread", "oven bread butter", "boat mast rope", "mast rope sail"] * 40
-    vectors = []
-    for _ in range(2):
-        encoder = fit_encoder(train_tokenizer(texts), texts, dimensions=2)
-        vectors.append(encoder.encode(["soup", "butter", "boat"], normalize_embeddings=True))
-    assert (vectors[0] == vectors[1]).all()
-    similarity = vectors[0] @ vectors[0].T
-    assert similarity[0, 1] > similarity[0, 2]
+def test_rate_of_single_source_batches_is_the_best_of_its_neighbours() -> None:
+    pairs = label_pairs(make_pairs(600))
+    start = Start.load(make_static_model(), Path("unused"))
+    rate = choose_rate(pairs.with_format(None), start, 16)
+    assert rate in {0.0125 * 2.0**power for power in range(-3, 6)}
+    assert choose_rate(pairs.with_format(None), start, 16) == rate
+
+
+def describe(chosen: str, low: float, high: float) -> str:
+    """Describe made-up results, of which the choice is one of two ways."""
+
+    def make_difference(low: float, high: float) -> dict[str, float]:
+        return {"mean": (low + high) / 2, "low": low, "high": high, "p_value": 0.01}
+
+    def make_variant(score: float, **more: Any) -> dict[str, Any]:
+        return {"mean": score, "mean_by_seed": [score], "tasks": {"unseen": {"by_seed": [score]}}, **more}
+
+    evidence = {
+        "rows": 1000,
+        "tuned_rows": 1000,
+        "trained_rows": 810,
+        "queries": 100,
+        "guide_ndcg": None,
+        "ndcg": {"random": 0.5, "clusters of 96": 0.53},
+        "differences": [{"name": "clusters of 96", "difference": make_difference(0.01, 0.05)}],
+        "chosen": chosen,
+        "why": "no candidate is better",
+    }
+    return describe_demo(
+        {
+            "pairs": 1000,
+            "sources": 5,
+            "batch_size": 16,
+            "steps": 63,
+            "seeds": 1,
+            "queries": {"unseen": 50},
+            "before": {"unseen": 0.1},
+            "results": {
+                "random": make_variant(0.5),
+                "tuned": make_variant(0.5, difference=make_difference(low, high)),
+            },
+            "choice": {"batch_size": 16, "evidence": {"all": evidence}},
+            "report": "results.md",
+            "page": None,
+            "model": "model",
+        }
+    )
+
+
+def test_it_says_why_it_chose_and_whether_that_held() -> None:
+    words = " ".join(describe("clusters of 96", 0.005, 0.02).split())
+    assert "choice: clusters of 96 similar docstrings" in words and "+6.0% (+2.0% to +10.0%)" in words
+    assert "+2.5% (+1.0% to +4.0%): the gain is there" in words
+    assert "within the noise" in describe("clusters of 96", -0.01, 0.02)
+    assert "it is a loss" in describe("clusters of 96", -0.02, -0.01)
+    assert "The choice: random batches. Of 2 ways" in describe("random", -0.01, 0.02)
+    assert "pip install" in words
 
 
 @pytest.mark.slow
-def test_demo_compares_all_strategies_and_leaves_a_model_that_plain_sentence_transformers_loads(
+def test_demo_chooses_compares_and_leaves_a_model_that_plain_sentence_transformers_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "st_cluster_batches.demo")
     result = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
-    messages = [record.getMessage() for record in caplog.records if record.name.endswith("demo")]
-    assert len(messages) == len(set(messages)) and "then 3 training runs" in messages[0]
+    messages = [record.getMessage() for record in caplog.records if ".demo." in record.name]
+    assert len(messages) == len(set(messages))
+    assert [one[:11] for one in messages if one.startswith("Step")] == [f"Step {step} of 4" for step in range(1, 5)]
     shown = capsys.readouterr()
-    assert "Training and evaluating, cluster batches" in shown.err
+    assert "Tuning all" in shown.err and "Training and evaluating, tuned batches" in shown.err
     assert not [noise for noise in ("widget", "Prompts in use", "train_runtime") if noise in shown.err + shown.out]
-    assert tuple(result["results"]) == STRATEGIES
+    assert tuple(result["results"]) == tuple(STRATEGIES)
     for one in result["results"].values():
         assert all(0 < score < 1 for task in one["tasks"].values() for score in task["by_seed"])
-    again = run_demo(tmp_path / "again", n_seeds=1, max_pairs=2000)
-    for name, one in again["results"].items():
-        assert one["tasks"] == result["results"][name]["tasks"]
+        assert one["keeps_false_negatives_apart"]
+    assert Choice.load(tmp_path / "tune").describe()["evidence"] == result["choice"]["evidence"]
+    assert "<html" in Path(result["page"]).read_text(encoding="utf-8")
+    assert str(result["page"]) in describe_demo(result)
+    assert Clustering.load(tmp_path / "clustering").assign(["Return the mean of an array."]).shape == (1,)
     assert SentenceTransformer(result["model"]).encode(["Return the mean of an array."]).shape == (1, 256)
+    again = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    assert again["results"] == result["results"]  # their times, too: nothing was trained again
+    elsewhere = run_demo(tmp_path / "elsewhere", n_seeds=1, max_pairs=2000)
+    for name, one in elsewhere["results"].items():
+        assert one["tasks"] == result["results"][name]["tasks"]

@@ -130,7 +130,7 @@ def prepare_problem(
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
     documents = list(dict.fromkeys(text for one in (measured_on, tuned_on) for _, text in one.corpus.values()))
     position = {text: at for at, text in enumerate(documents)}
-    judged = _judge(measured_on, position, start)
+    judged = judge_collection(measured_on, position, start)
     guide, guide_ndcg = None, None
     if has_guide:
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
@@ -147,7 +147,7 @@ def prepare_problem(
         start.tokenize(left[query]),
         start.tokenize(left[passage]),
         start.tokenize(documents),
-        _judge(tuned_on, position, start),
+        judge_collection(tuned_on, position, start),
         judged,
         vectors.take(key, trained),
         guide,
@@ -164,7 +164,8 @@ def _hold_out(
     return left, next(iter(collections.values()), None)
 
 
-def _judge(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:
+def judge_collection(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:
+    """Tokenise the queries of a collection, and find their answers among documents by their `position`."""
     found = [
         (at, position[collection.corpus[document][1]])
         for at, query in enumerate(collection.queries)

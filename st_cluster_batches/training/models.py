@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -92,7 +94,20 @@ def make_static_model(tokenizer: Any, dimensions: int, seed: int) -> SentenceTra
         A model that averages token vectors.
     """
     weights = torch.randn(tokenizer.get_vocab_size(), dimensions, generator=torch.Generator().manual_seed(seed))
-    embedding = StaticEmbedding(tokenizer, embedding_weights=weights * dimensions**-0.5)
+    return build_static_model(tokenizer, (weights * dimensions**-0.5).numpy())
+
+
+def build_static_model(tokenizer: Any, weights: npt.NDArray[np.float32]) -> SentenceTransformer:
+    """Make a model of static token embeddings.
+
+    Args:
+        tokenizer: A tokenizer of the `tokenizers` library.
+        weights: (tokens, d) embeddings; they are copied.
+
+    Returns:
+        A model that averages token vectors.
+    """
+    embedding = StaticEmbedding(tokenizer, embedding_weights=np.array(weights))
     return SentenceTransformer(modules=[embedding], model_card_data=_CardData())
 
 

@@ -1,0 +1,1 @@
+"""The demo: choose and compare batches on docstrings, without a network."""

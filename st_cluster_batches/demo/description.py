@@ -1,0 +1,73 @@
+"""What the demo found, for people: tables, and the choice with its reason in sentences."""
+
+from __future__ import annotations
+
+from statistics import fmean, stdev
+from typing import Any
+
+from st_cluster_batches.data.pairs import WHOLE
+from st_cluster_batches.evaluation.tuning_report import describe_tuning
+
+TUNED = "tuned"
+
+
+def describe_demo(results: dict[str, Any]) -> str:
+    """Return the results of `run_demo` as tables, with the choice and its reason in sentences."""
+    variants, tasks = results["results"], list(results["queries"])
+    before, scale = [results["before"][task] for task in tasks], variants["random"]["mean"]
+    lines = [
+        describe_tuning(results["choice"]),
+        "",
+        f"{results['pairs']:,} pairs of {results['sources']} packages in batches of {results['batch_size']}, "
+        f"{results['steps']:,} steps, {results['seeds']} seeds; nDCG@10 on held-out docstrings: mean ± deviation, ",
+        "difference to random batches with its 95 % interval",
+        f"{'batches':<10}" + "".join(f"{task:>18}" for task in [*tasks, "mean"]) + f"{'to random':>26}",
+        f"{'(start)':<10}" + "".join(f"{one:>18.4f}" for one in [*before, fmean(before)]),
+    ]
+    for name, one in variants.items():
+        columns = [*(one["tasks"][task]["by_seed"] for task in tasks), one["mean_by_seed"]]
+        cells = "".join(f"{_describe(values):>18}" for values in columns)
+        difference = _compare(one["difference"], scale) if "difference" in one else ""
+        lines.append(f"{name:<10}{cells}{difference:>26}".rstrip())
+    lines += ["", *_conclude(results), "", f"All tables: {results['report']}"]
+    if results["page"] is None:
+        lines.append("The batches to look through: pip install 'st-cluster-batches[plots]', and run this again")
+    else:
+        lines.append(f"The batches to look through, in a browser: {results['page']}")
+    lines.append(f"The model of tuned batches, first seed: SentenceTransformer({results['model']!r})")
+    return "\n".join(lines)
+
+
+def _conclude(results: dict[str, Any]) -> list[str]:
+    """Say what was chosen and why, and whether held-out docstrings bear it out."""
+    evidence = results["choice"]["evidence"][WHOLE]
+    difference, scale = results["results"][TUNED]["difference"], results["results"]["random"]["mean"]
+    tried = f"{len(evidence['ndcg'])} ways to fill batches, tried on {evidence['trained_rows']:,} training pairs"
+    asked = f"{evidence['queries']:,} other training queries"
+    chosen = next((one for one in evidence["differences"] if one["name"] == evidence["chosen"]), None)
+    if chosen is None:
+        return [
+            f"The choice: random batches. Of {tried}, none answered {asked} better than random batches by more than",
+            "chance, so that tuned batches are random ones here, with other seeds of the plan.",
+        ]
+    if difference["low"] > 0:
+        verdict = "the gain is there"
+    elif difference["high"] < 0:
+        verdict = "it is a loss"
+    else:
+        verdict = "that is within the noise"
+    return [
+        f"The choice: {evidence['chosen']} similar docstrings, each batch from one cluster. Of {tried}, it is the",
+        f"simplest that no other beat by more than chance; it answered {asked} better than random batches by",
+        f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in the choice",
+        f"it brought {_compare(difference, scale)}: {verdict}.",
+    ]
+
+
+def _describe(values: list[float]) -> str:
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _compare(difference: dict[str, float], scale: float) -> str:
+    mean, low, high = (f"{difference[name] / scale:+.1%}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"

@@ -1,0 +1,55 @@
+"""The learning rate of single-source batches, which `tune` does not try: chosen as it chooses those of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from st_cluster_batches.batches.labels import read_labels
+from st_cluster_batches.batches.plan import BatchPlan
+from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.data.holdout import hold_out
+from st_cluster_batches.evaluation.problem import judge_collection
+from st_cluster_batches.evaluation.proxy import as_bags, embed_all, rank_documents, train_embeddings
+from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.trials import list_near_rates, list_rates
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_QUERIES = 500
+_PACKAGE = "row's source"  # by another name: queries are held out of all sources together
+
+
+def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
+    """Choose the rate with which single-source batches do best on held-out training queries.
+
+    Args:
+        pairs: Columns query, passage and source, and the keys of false negatives.
+        start: The static model that training starts from.
+        batch_size: Rows of a batch.
+
+    Returns:
+        The rate, in root mean squares of the embeddings.
+    """
+    columns = ["query", "passage"]
+    named = pairs.with_format(None).rename_column(SOURCE, _PACKAGE)
+    left, collections = hold_out(named, min(_QUERIES, len(named) // 10), start.n_documents, columns=columns)
+    (held_out,) = collections.values()
+    documents = [text for _, text in held_out.corpus.values()]
+    judged = judge_collection(held_out, {text: at for at, text in enumerate(documents)}, start)
+    found = as_bags(start.tokenize(documents))
+    bags = as_bags(start.tokenize(left["query"])), as_bags(start.tokenize(left["passage"]))
+    plan = BatchPlan(read_labels(left, (_PACKAGE,)), batch_size, seed=0)
+    scores: dict[float, float] = {}
+    wanted = list(list_rates("static"))
+    while wanted:
+        for rate in wanted:
+            weights = torch.tensor(start.weights)
+            train_embeddings(weights, bags, plan, rate * float(weights.square().mean().sqrt()))
+            asked = embed_all(weights, as_bags(judged.queries))
+            scores[rate] = float(rank_documents(asked, embed_all(weights, found), judged).mean())
+        best = max(scores, key=lambda rate: scores[rate])
+        wanted = [rate for rate in list_near_rates("static", best) if rate not in scores]
+    return best
