@@ -51,7 +51,7 @@ def test_rate_of_single_source_batches_is_the_best_of_its_neighbours() -> None:
     assert choose_rate(pairs.with_format(None), start, 16) == rate
 
 
-def describe(chosen: str, low: float, high: float) -> str:
+def describe(chosen: str, low: float, high: float, seeds: int = 3) -> str:
     """Describe made-up results, of which the choice is one of two ways."""
 
     def make_difference(low: float, high: float) -> dict[str, float]:
@@ -77,7 +77,7 @@ def describe(chosen: str, low: float, high: float) -> str:
             "sources": 5,
             "batch_size": 16,
             "steps": 63,
-            "seeds": 1,
+            "seeds": seeds,
             "queries": {"unseen": 50},
             "before": {"unseen": 0.1},
             "results": {
@@ -99,6 +99,7 @@ def test_it_says_why_it_chose_and_whether_that_held() -> None:
     assert "within the noise" in describe("clusters of 96", -0.01, 0.02)
     assert "it is a loss" in describe("clusters of 96", -0.02, -0.01)
     assert "The choice: random batches. Of 2 ways" in describe("random", -0.01, 0.02)
+    assert "runs differ by their seed alone" in describe("clusters of 96", 0.005, 0.02, seeds=1)
     assert "pip install" in words
 
 
@@ -118,6 +119,8 @@ def test_demo_chooses_compares_and_leaves_a_model_that_plain_sentence_transforme
     for one in result["results"].values():
         assert all(0 < score < 1 for task in one["tasks"].values() for score in task["by_seed"])
         assert one["keeps_false_negatives_apart"]
+    if result["choice"]["evidence"]["all"]["chosen"] == "random":
+        assert result["results"]["tuned"]["mean_by_seed"] == result["results"]["random"]["mean_by_seed"]
     assert Choice.load(tmp_path / "tune").describe()["evidence"] == result["choice"]["evidence"]
     assert "<html" in Path(result["page"]).read_text(encoding="utf-8")
     assert str(result["page"]) in describe_demo(result)

@@ -200,7 +200,7 @@ class Demo:
         rate = self.rates[name]
         is_kept = (name, seed) == (TUNED, 0)
         folder = self.output if is_kept else self.output / RUNS / f"{name}-{seed}"
-        trainer = _build_trainer(self.start, labelled, STRATEGIES[name], rate, seed, folder)
+        trainer = _build_trainer(self.start, labelled, self._find_strategy(name), rate, seed, folder)
         (sampler,) = find_samplers(trainer.get_train_dataloader())[1]
         if seed == 0:
             logger.info("%s batches, one epoch: %s", name, sampler.counts)
@@ -224,6 +224,11 @@ class Demo:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record) + "\n")
         return record
+
+    def _find_strategy(self, name: str) -> Strategy:
+        """Return the strategy of a variant: where random batches were chosen, tuned ones are those, run for run."""
+        is_random = self.choice.sources[WHOLE].cluster_size is None
+        return "random" if name == TUNED and is_random else STRATEGIES[name]
 
     def _label(self, name: str, seed: int) -> tuple[Dataset, float]:
         """Return the pairs labelled for a strategy, and how long that took; every seed has clusters of its own."""

@@ -19,7 +19,7 @@ def describe_demo(results: dict[str, Any]) -> str:
         describe_tuning(results["choice"]),
         "",
         f"{results['pairs']:,} pairs of {results['sources']} packages in batches of {results['batch_size']}, "
-        f"{results['steps']:,} steps, {results['seeds']} seeds; nDCG@10 on held-out docstrings: mean ± deviation, ",
+        f"{results['steps']:,} steps, seeds: {results['seeds']}; nDCG@10 on held-out docstrings: mean ± deviation,",
         "difference to random batches with its 95 % interval",
         f"{'batches':<10}" + "".join(f"{task:>18}" for task in [*tasks, "mean"]) + f"{'to random':>26}",
         f"{'(start)':<10}" + "".join(f"{one:>18.4f}" for one in [*before, fmean(before)]),
@@ -47,10 +47,13 @@ def _conclude(results: dict[str, Any]) -> list[str]:
     chosen = next((one for one in evidence["differences"] if one["name"] == evidence["chosen"]), None)
     if chosen is None:
         return [
-            f"The choice: random batches. Of {tried}, none answered {asked} better than random batches by more than",
-            "chance, so that tuned batches are random ones here, with other seeds of the plan.",
+            f"The choice: random batches. Of {tried}, none answered {asked}",
+            "better than random batches by more than chance: tuned batches are the random ones here. With more pairs",
+            "smaller differences show (--pairs).",
         ]
-    if difference["low"] > 0:
+    if results["seeds"] == 1:
+        verdict = "one run of each says little, for runs differ by their seed alone, too (--seeds 3)"
+    elif difference["low"] > 0:
         verdict = "the gain is there"
     elif difference["high"] < 0:
         verdict = "it is a loss"
