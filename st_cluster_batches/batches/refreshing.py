@@ -20,7 +20,8 @@ from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prom
 from st_cluster_batches.clusters.assigning import assign_rows
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.fitting import fit_vectors
-from st_cluster_batches.clusters.guide import GuideVectors, write_guide
+from st_cluster_batches.clusters.guide import GuideVectors
+from st_cluster_batches.clusters.guide_index import write_guide
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.vectors import PairVectors, Renewal
 from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE, has_row_keys

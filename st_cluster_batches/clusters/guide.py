@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, Keys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
-from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, certify_keys, check_keys, has_row_keys
+from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys
 from st_cluster_batches.data.roles import hold_columns
 from st_cluster_batches.data.texts import hash_rows
-from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically, write_whole
-from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
+from st_cluster_batches.storage.cache import default_cache_dir, hash_values
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -28,53 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VECTORS_FOLDER = "vectors"  # of the guide, beside labelled rows that `attach` has written
-_PREFIX = "guide-"
-_MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)
 _CHECKED_ROWS = 100  # whose texts are compared with their keys
-
-Keys = npt.NDArray[np.int64]
-
-
-def make_row_keys(hashes: npt.NDArray[np.uint64], encoder_hash: str) -> Keys:
-    """Return the (n,) keys of rows under an encoder: the same rows under another one have other keys."""
-    return certify_keys((hashes ^ np.uint64(int(encoder_hash[:16], 16))) * _MULTIPLIER)
-
-
-def write_guide(vectors: PairVectors, keys: Keys | None = None) -> Path:
-    """Embed all columns of some pairs, and index their vectors by row key.
-
-    Args:
-        vectors: The pairs under the encoder that is to guide.
-        keys: (n,) keys that the rows have already, under another encoder; by default those of this one.
-
-    Returns:
-        The index, a small file that names the vectors; a second call with the same inputs finds it.
-    """
-    encoder, cache, columns = vectors.encoder, vectors.cache, vectors.pairs.text_columns
-    folders = [vectors.embed_column(at).folder.name for at in range(len(columns))]
-    hashes = vectors.row_hashes
-    given = [] if keys is None else [keys.tobytes().hex()]
-    name = f"{_PREFIX}{hash_values(encoder.fingerprint, hashes.folder.name, folders, *given)}"
-
-    def write() -> None:
-        path = cache.folder / f"{name}.npy"
-        if not path.exists():
-            own = make_row_keys(hashes.slice(0, len(vectors)), encoder.fingerprint) if keys is None else keys
-            order = np.argsort(own, kind="stable")
-            with write_whole(path) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack([own[order], order]))
-        content = {
-            "keys": path.name,
-            "rows": len(vectors),
-            "columns": columns,
-            "vectors": folders,
-            "encoder": encoder.name,
-            "encoder_hash": encoder.fingerprint,
-        }
-        write_atomically(cache.folder / f"{name}.json", json.dumps(content, ensure_ascii=False))
-
-    cache.processes.once(write, None)
-    return cache.folder / f"{name}.json"
 
 
 def copy_guides(dataset: Dataset | DatasetDict, target: Path) -> None:
@@ -104,43 +56,6 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Index:
-    """The vectors of one dataset, by row key."""
-
-    path: Path
-    content: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> _Index:
-        return cls(path, json.loads(path.read_text(encoding="utf-8")))
-
-    @property
-    def is_complete(self) -> bool:
-        folder = self.path.parent
-        return (folder / self.content["keys"]).is_file() and all(
-            ChunkedArray.at(folder / name, self.content["rows"]).is_complete() for name in self.content["vectors"]
-        )
-
-    @cached_property
-    def keys(self) -> npt.NDArray[np.int64]:
-        """(2, rows) the keys in ascending order and the rows that have them, mapped into memory."""
-        mapped: npt.NDArray[np.int64] = np.load(self.path.parent / self.content["keys"], mmap_mode="r")
-        return mapped
-
-    @cached_property
-    def vectors(self) -> list[MappedRows]:
-        folder = self.path.parent
-        arrays = [ChunkedArray.at(folder / name, self.content["rows"]) for name in self.content["vectors"]]
-        return [MappedRows(array) for array in arrays]
-
-    def find(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Return the (n,) rows of n keys; -1 for a key that is not here."""
-        known, rows = self.keys
-        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        return np.where(known[at] == keys, rows[at], -1)
-
-
-@dataclass(frozen=True)
 class GuideVectors:
     """Stored vectors of queries, positives and negatives, found by row key.
 
@@ -148,7 +63,7 @@ class GuideVectors:
         indices: Of one or more datasets under one encoder.
     """
 
-    indices: tuple[_Index, ...]
+    indices: tuple[GuideIndex, ...]
 
     @classmethod
     def open(cls, guide: Dataset | DatasetDict | PairVectors | str | Path) -> GuideVectors:
@@ -162,7 +77,7 @@ class GuideVectors:
             ValueError: If there are no vectors, or those of several encoders.
         """
         if isinstance(guide, PairVectors):
-            found = [_Index.read(write_guide(guide))]
+            found = [GuideIndex.read(write_guide(guide))]
         elif isinstance(guide, str | Path):
             found = [*_list_indices([Path(guide)])]
             if not found:
@@ -193,7 +108,7 @@ class GuideVectors:
     @classmethod
     def open_index(cls, path: Path) -> GuideVectors:
         """Open the vectors of one index, as `write_guide` returns it."""
-        return cls((_Index.read(path),))
+        return cls((GuideIndex.read(path),))
 
     @property
     def encoder(self) -> str:
@@ -234,25 +149,25 @@ def _parts_of(dataset: Dataset | DatasetDict) -> list[Any]:
     return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
-def _list_indices(folders: Sequence[Path]) -> Iterator[_Index]:
+def _list_indices(folders: Sequence[Path]) -> Iterator[GuideIndex]:
     """Yield the indices in some folders or in `vectors` below, each once, if all that they name is there."""
     seen = set()
     for folder in folders:
         for place in (folder, folder / VECTORS_FOLDER):
-            for path in sorted(place.glob(f"{_PREFIX}*.json")):
-                if path.name not in seen and (index := _Index.read(path)).is_complete:
+            for path in sorted(place.glob(f"{PREFIX}*.json")):
+                if path.name not in seen and (index := GuideIndex.read(path)).is_complete:
                     seen.add(path.name)
                     yield index
 
 
-def _find_indices(part: Dataset) -> list[_Index]:
+def _find_indices(part: Dataset) -> list[GuideIndex]:
     """Find the indices that hold the row keys of a dataset: beside its files, or in the cache."""
     if not has_row_keys(part):
         return []
     folders = [Path(file["filename"]).parent for file in part.cache_files]
     folders = list(dict.fromkeys([*folders, *(folder.parent for folder in folders), default_cache_dir()]))
     keys = part.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy()
-    found: list[_Index] = []
+    found: list[GuideIndex] = []
     is_known = np.zeros(len(keys), dtype=bool)
     for index in _list_indices(folders):
         is_here = index.find(keys) >= 0
@@ -271,7 +186,7 @@ def _find_indices(part: Dataset) -> list[_Index]:
     return found
 
 
-def _check_rows(part: Dataset, indices: Sequence[_Index]) -> None:
+def _check_rows(part: Dataset, indices: Sequence[GuideIndex]) -> None:
     """Check that the texts of the first rows still are, in order, those that the vectors were made of."""
     if not has_row_keys(part):
         return

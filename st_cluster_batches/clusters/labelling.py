@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, number_clusters, read_clusters
 from st_cluster_batches.clusters.false_negatives import find_keys, tell_of_keys
-from st_cluster_batches.clusters.guide import make_row_keys, write_guide
+from st_cluster_batches.clusters.guide_index import make_row_keys, write_guide
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, join_labels, write_labels

@@ -103,11 +103,22 @@ def describe_results(results: dict[str, Any]) -> str:
         _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
         _row("---", *["---:"] * (7 + len(_HARDNESS))),
         *(_describe_batches(name, one) for name, one in variants.items()),
+        *_describe_seeds(results["seeds"]),
         *_describe_keys(variants),
         *_describe_masks(variants),
         *_describe_correlation(variants),
     ]
     return "\n".join(lines)
+
+
+def _describe_seeds(n_seeds: int) -> list[str]:
+    if n_seeds > 1:
+        return []
+    return [
+        "",
+        "**One seed**: the intervals are over queries alone, and two runs of the same batches with two seeds may "
+        "differ as clearly. Take more: --seeds 4.",
+    ]
 
 
 def _describe_masks(variants: dict[str, Any]) -> list[str]:
