@@ -104,11 +104,9 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         labelled, clustering = cluster_dataset(data, arguments.encoder, options)
     if is_main_process():
         write_output(arguments.out, labelled, clustering)
-    statistics = clustering.manifest["statistics"]
-    lines = describe_statistics(statistics)
-    lines.append(f"Labelled data and clustering are in {arguments.out}")
-    described = {"output": str(arguments.out), "columns": clustering.manifest["columns"], "statistics": statistics}
-    return described, "\n".join(lines)
+    told = {name: one for name, one in clustering.manifest.items() if name in ("columns", "statistics", "guide")}
+    lines = [*describe_statistics(told["statistics"]), f"Labelled data and clustering are in {arguments.out}"]
+    return {"output": str(arguments.out), **told}, "\n".join(lines)
 
 
 def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
