@@ -25,8 +25,9 @@ def find_multiplier(found: dict[str, Any], batch_size: str) -> tuple[float, bool
     Between two measured sizes, nDCG@10 is taken to be linear in the logarithm of the size. Second is whether even the
     largest random batch scores less.
     """
-    sizes = [int(one) for one in found["batch_sizes"]]
-    scores = [np.mean(one["ndcg_by_seed"]["random"]) for one in found["batch_sizes"].values()]
+    own = int(batch_size)
+    sizes = [int(one) for one in found["batch_sizes"] if int(one) >= own]
+    scores = [np.mean(found["batch_sizes"][str(one)]["ndcg_by_seed"]["random"]) for one in sizes]
     wanted = np.mean(found["batch_sizes"][batch_size]["ndcg_by_seed"]["tuned"])
     best = np.maximum.accumulate(scores)
     if wanted > best[-1]:
