@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, Clustering
 from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
-from st_cluster_batches.data.naming import name_files
+from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def check_names(data: Dataset | DatasetDict) -> None:
     Raises:
         ValueError: If a name is no name of a folder, such as one with a slash.
     """
-    for name, safe in name_files(data if isinstance(data, dict) else ()).items():
-        if name != safe:
+    for name in data if isinstance(data, dict) else ():
+        if PurePosixPath(name).name != name or PureWindowsPath(name).name != name or set(name) <= {"."}:
             raise ValueError(
-                f"The dataset {name!r} of the dict cannot be a folder of that name on every machine; rename it before "
-                f"it is labelled, for instance to {safe!r}"
+                f"The dataset {name!r} of the dict cannot be a folder of that name; rename it before it is labelled, "
+                f"for instance to {name_file(name)!r}"
             )
 
 

@@ -1,10 +1,11 @@
 """What the guided loss costs beside the stock one and GIST, and how long reading its vectors takes.
 
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py step MODEL [--batch 64] [--dimensions 384]
+    PYTHONPATH=.:tests/support python tests/bench/bench_guided.py loss [--batch 1024] [--dimensions 384]
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py read [--rows 10_000_000] [--dimensions 384]
 
 `step` runs forward and backward passes of a model with the stock loss, again with the stock loss (A/A), the guided
-one, and GISTEmbedLoss with the same model as its guide, interleaved; then the losses alone, on embeddings.
+one, and GISTEmbedLoss with the same model as its guide, interleaved. `loss` is the losses alone, on embeddings.
 `read` writes random vectors to a temporary folder and takes 1,024 rows in random order, again and again.
 """
 
@@ -96,14 +97,25 @@ def bench_step(model_path: str, batch: int, dimensions: int, repetitions: int) -
             loss([model.preprocess(texts) for texts in features], labels).backward()
 
         compare({name: (lambda loss=loss: step(loss)) for name, loss in losses.items()}, repetitions)
-        print("the loss alone, on embeddings:")
-        embeddings = [torch.randn(batch, dimensions, requires_grad=True) for _ in range(2)]
-        alone = {name: loss for name, loss in losses.items() if name != "gist"}
 
-        def step_alone(loss: Any) -> None:
+
+def bench_loss(batch: int, dimensions: int, repetitions: int) -> None:
+    """Compare the losses alone, on embeddings: what is added to a step of any model."""
+    with tempfile.TemporaryDirectory() as temporary:
+        keys = write_vectors(Path(temporary), 100_000, dimensions)
+        labels = torch.from_numpy(as_row_keys(keys, Path(temporary), batch))
+        embeddings = [torch.randn(batch, dimensions, requires_grad=True) for _ in range(2)]
+        model = torch.nn.Identity()
+        losses = {
+            "stock": MultipleNegativesRankingLoss(model),
+            "stock again": MultipleNegativesRankingLoss(model),
+            "guided": GuidedMultipleNegativesRankingLoss(model, guide=temporary),
+        }
+
+        def step(loss: Any) -> None:
             loss.compute_loss_from_embeddings(embeddings, labels).backward()
 
-        compare({name: (lambda loss=loss: step_alone(loss)) for name, loss in alone.items()}, 10 * repetitions)
+        compare({name: (lambda loss=loss: step(loss)) for name, loss in losses.items()}, 10 * repetitions)
 
 
 def as_row_keys(keys: np.ndarray, folder: Path, n_rows: int) -> np.ndarray:
@@ -136,7 +148,7 @@ def bench_read(n_rows: int, dimensions: int, repetitions: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("step", "read"))
+    parser.add_argument("part", choices=("step", "loss", "read"))
     parser.add_argument("model", nargs="?")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dimensions", type=int, default=384)
@@ -145,6 +157,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "step":
         bench_step(arguments.model, arguments.batch, arguments.dimensions, arguments.repetitions)
+    elif arguments.part == "loss":
+        bench_loss(arguments.batch, arguments.dimensions, arguments.repetitions)
     else:
         bench_read(arguments.rows, arguments.dimensions, arguments.repetitions)
 

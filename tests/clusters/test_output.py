@@ -102,7 +102,7 @@ def test_a_selection_of_the_rows_still_belongs(workspace: Path, out: Path) -> No
     assert main(["build", f"{workspace}/fewer", "--output", f"{workspace}/staged"]) == 0
 
 
-@pytest.mark.parametrize("name", ["../../up", "/abs", "microsoft/docs", "con", "x" * 300])
+@pytest.mark.parametrize("name", ["../../up", "/abs", "microsoft/docs", "c:\\docs", ".."])
 def test_a_dataset_whose_name_is_no_folder_is_refused_before_work(name: str) -> None:
     with pytest.raises(ValueError, match="rename it before it is labelled"):
         check_names(DatasetDict({name: make_pairs(3)}))
