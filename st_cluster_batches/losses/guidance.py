@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -63,7 +64,7 @@ class Guidance:
     rows: Tensor
     margin: Margin
 
-    @property
+    @cached_property
     def documents(self) -> Tensor:
         """(G * columns, d) positives, then each column of negatives."""
         return torch.cat(list(self.vectors[1:]))

@@ -150,7 +150,8 @@ class Guided(nn.Module):
     def guide_batch(self, labels: Tensor | None, n_columns: int, device: torch.device) -> Guidance | None:
         """Look up the vectors of a batch; None if its rows have no keys, as those of an evaluation set may."""
         is_training = torch.is_grad_enabled()
-        if labels is None or labels.dim() != 1 or not are_row_keys(labels.detach().cpu().numpy()).any():
+        keys = None if labels is None else labels.detach().cpu()
+        if labels is None or keys is None or keys.dim() != 1 or not are_row_keys(keys.numpy()).any():
             if is_training:
                 raise ValueError(
                     f"{type(self).__name__} gets no row keys from the training data"
@@ -161,11 +162,11 @@ class Guided(nn.Module):
                 "keys", "An evaluation set has no row keys; its loss is that of the stock loss, without a mask"
             )
             return None
-        n_rows, offset = len(labels), 0
+        n_rows, offset = len(keys), 0
         if self.gather_across_devices:
             offset = get_rank() * n_rows
-            labels = all_gather(labels.to(device))
-        vectors, is_known = self.guide.take(labels.cpu().numpy(), n_columns)
+            keys = all_gather(labels.to(device)).cpu()
+        vectors, is_known = self.guide.take(keys.numpy(), n_columns)
         if not is_known.all():
             mend = (
                 "Attach all rows with guide=True"
@@ -265,12 +266,13 @@ class CachedGuidedMultipleNegativesRankingLoss(Guided, CachedMultipleNegativesRa
         """Add the soft labels, by mini-batches as the stock loss does, so that the graph of one is freed at once."""
         total: Tensor = torch.zeros((), device=reps[0][0].device)
         score, n_rows = self._similarity().similarity_fct, len(guidance.rows)
+        queries, columns = torch.cat(reps[0]), [torch.cat(column) for column in reps[1:]]
+        if self.gather_across_devices:
+            columns = [all_gather_with_grad(column) for column in columns]
+        documents = torch.cat(columns)
         for begin in range(0, n_rows, self.mini_batch_size):
             end = min(begin + self.mini_batch_size, n_rows)
-            documents = [torch.cat(column) for column in reps[1:]]
-            if self.gather_across_devices:
-                documents = [all_gather_with_grad(column) for column in documents]
-            logits = score(torch.cat(reps[0])[begin:end], torch.cat(documents)) * self.scale
+            logits = score(queries[begin:end], documents) * self.scale
             if self.mask:
                 logits = logits.masked_fill(guidance.mask("query_to_doc", begin, end), -torch.inf)
             loss = guidance.teach(logits, self.teacher_scale, begin, end).sum() / n_rows
