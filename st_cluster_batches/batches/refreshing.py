@@ -159,7 +159,7 @@ class Refresher:
         cache.processes.once(finish, None)
         sampler.relabel(epoch, clusters)
         self._load_guide(number, folder)
-        self._tell(folder)
+        self._tell(record)
 
     def _read_pairs(self, sampler: RefreshedSampler, number: int) -> Pairs:
         """Read the texts as the collator gets them, in its order."""
@@ -264,8 +264,7 @@ class Refresher:
         own = [{key: one for key, one in record.items() if key not in ("vectors", "guide")} for record in found]
         return sorted(own, key=lambda record: int(record["epoch"]))
 
-    def _tell(self, folder: Path) -> None:
-        record = json.loads((folder / "done").read_text(encoding="utf-8"))
+    def _tell(self, record: dict[str, Any]) -> None:
         if self.trainer.is_world_process_zero():
             moved = f", {record['moved']:.0%} of the rows moved" if "moved" in record else ""
             logger.info(

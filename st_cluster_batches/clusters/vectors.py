@@ -129,12 +129,10 @@ class PairVectors:
         texts = self.pairs.dataset.with_format(None, columns=[column])
         array = ChunkedArray.at(self.cache.folder / self._folder_name(position), len(texts))
 
-        earlier: EarlierRows | None = None
+        earlier = None if self.renewal is None else self._take_over(self.renewal, position)
 
         def make(chunk: int) -> npt.NDArray[np.float16]:
             low, high = array.bounds(chunk)
-            if self.renewal is not None:
-                return self._renew(self.renewal, array, chunk, position)
             is_known, known = (np.zeros(high - low, dtype=bool), None) if earlier is None else earlier.take(low, high)
             rows = low + np.flatnonzero(~is_known)
             if not len(rows) and known is not None:
@@ -160,19 +158,12 @@ class PairVectors:
         array.fill(make, self.cache, f"Embedding {('queries', 'passages')[position] if position < 2 else column}")
         return array
 
-    def _renew(self, renewal: Renewal, array: ChunkedArray, chunk: int, position: int) -> npt.NDArray[np.float16]:
-        """Take a chunk of earlier vectors over, and embed those of its rows anew that are to be."""
-        low, high = array.bounds(chunk)
+    def _take_over(self, renewal: Renewal, position: int) -> EarlierRows:
+        """Return the earlier vectors of the rows that are not to be embedded anew."""
         last = ChunkedArray.at(self.cache.folder / renewal.last[min(position, len(renewal.last) - 1)], len(self))
         if not last.is_complete():
             raise FileNotFoundError(f"{last.folder} lacks chunks, which are to be taken over")
-        vectors: npt.NDArray[np.float16] = last.slice(low, high)
-        rows = np.flatnonzero(renewal.is_fresh[low:high])
-        if len(rows):
-            column = self.pairs.text_columns[position]
-            texts = self.pairs.dataset.with_format("arrow", columns=[column])[low + rows][column].to_pylist()
-            vectors[rows] = self.encoder.encode("passage" if position else "query", texts, (low + rows).tolist())
-        return vectors
+        return EarlierRows([last], np.where(renewal.is_fresh, np.int16(-1), np.int16(0)), np.arange(len(self)))
 
     def _check_wordless(self, side: Side, column: str) -> None:
         """Find texts without a token before all others are embedded: their vectors are zero under many models."""

@@ -178,16 +178,22 @@ def test_a_new_run_takes_no_clusters_of_an_earlier_one(tmp_path: Path) -> None:
     assert first.epochs[1][1] != again.epochs[1][1]
 
 
-def test_a_sample_embeds_a_part_and_assigns_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call has embedded, as it grows; few are embedded to measure batches."""
+    sizes: list[int] = []
     encode = TrainedEncoder._encode
 
     def count(self: TrainedEncoder, side: Any, texts: Any) -> Any:
-        seen.append(len(texts))
+        sizes.append(len(texts))
         return encode(self, side, texts)
 
     monkeypatch.setattr(TrainedEncoder, "_encode", count)
     monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+    return sizes
+
+
+def test_a_sample_embeds_a_part_and_assigns_the_rest(tmp_path: Path, seen: list[int]) -> None:
     watch = train(tmp_path, make_pairs(400), Refresh(cluster_size=50, sample=0.25))
     embedded = [size for size in seen if size > 32]
     assert embedded[0] == 400 and len(embedded) == 3
@@ -195,18 +201,7 @@ def test_a_sample_embeds_a_part_and_assigns_the_rest(tmp_path: Path, monkeypatch
     assert [one[0] for one in watch.epochs] == [None, 1, 2, 3]
 
 
-def test_a_sample_of_each_dataset_takes_over_what_the_others_vectors_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    encode = TrainedEncoder._encode
-
-    def count(self: TrainedEncoder, side: Any, texts: Any) -> Any:
-        seen.append(len(texts))
-        return encode(self, side, texts)
-
-    monkeypatch.setattr(TrainedEncoder, "_encode", count)
-    monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+def test_a_sample_of_each_dataset_takes_over_what_the_others_vectors_leave(tmp_path: Path, seen: list[int]) -> None:
     rows = DatasetDict({"a": make_pairs(300), "b": make_pairs(260, seed=3)})
     options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 3}
     train(tmp_path, rows, Refresh(cluster_size=40, sample=0.25), **options)
