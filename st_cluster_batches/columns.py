@@ -40,6 +40,13 @@ _CHECK_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _HIDING = "_st_cluster_batches_hiding"  # attribute of a dataset: its format before and after its labels were hidden
 
 
+def list_parts(dataset: Any) -> list[Any]:
+    """Return the datasets of a dict, or the only one, or none."""
+    if dataset is None:
+        return []
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+
+
 def certify_keys(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Make row keys of hashes: the last of their eight bytes is a checksum of the others.
 

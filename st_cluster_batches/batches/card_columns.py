@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers.modelcard import make_markdown_table
 
-from st_cluster_batches.batches.loaders import list_parts
-from st_cluster_batches.columns import hide_labels
+from st_cluster_batches.columns import hide_labels, list_parts
 
 if TYPE_CHECKING:
     from datasets import Dataset

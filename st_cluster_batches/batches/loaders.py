@@ -13,6 +13,8 @@ from typing import Any
 from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from transformers import Trainer
 
+from st_cluster_batches.columns import list_parts
+
 _EVALUATING = ("get_eval_dataloader", "get_test_dataloader")
 
 
@@ -41,13 +43,6 @@ class Loader:
     def trained(self) -> list[Any]:
         """The datasets that the trainer trains on."""
         return list_parts(getattr(self.trainer, "train_dataset", None))
-
-
-def list_parts(dataset: Any) -> list[Any]:
-    """Return the datasets of a dict, or the only one, or none."""
-    if dataset is None:
-        return []
-    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 def find_loader(dataset: Any) -> Loader:

@@ -15,7 +15,7 @@ from st_cluster_batches.clusters.fitting import fit_vectors
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
-from st_cluster_batches.clusters.strength import Strength, describe_strength, measure_strength
+from st_cluster_batches.clusters.strength import describe_strength, measure_parts
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, Pairs, as_datasets, prepare_parts
@@ -133,10 +133,8 @@ def cluster_dataset(
 
 
 def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache) -> dict[str, Any]:
-    """Measure the encoder as a guide, and say what it is worth; see `measure_strength`."""
-    found: dict[str, Strength] = {}
-    for part in parts:
-        found |= measure_strength(part.dataset, part.text_columns, part.sources, part.source_of_row, encoder, cache)
+    """Measure the encoder as a guide, and say what it is worth; see `measure_parts`."""
+    found = measure_parts(parts, encoder, cache)
     for line in describe_strength(found) if cache.processes.is_main else ():
         logger.info(line)
     return {name: asdict(one) for name, one in found.items()}

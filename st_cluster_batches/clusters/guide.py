@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, Keys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
-from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys
+from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys, list_parts
 from st_cluster_batches.data.roles import hold_columns
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values
@@ -38,7 +38,7 @@ def copy_guides(dataset: Dataset | DatasetDict, target: Path) -> None:
         dataset: Rows with row keys, or without: then nothing is copied.
         target: The folder to be filled.
     """
-    for index in {index.path: index for part in _parts_of(dataset) for index in _find_indices(part)}.values():
+    for index in {index.path: index for part in list_parts(dataset) for index in _find_indices(part)}.values():
         for name in (index.path.name, index.content["keys"], *index.content["vectors"]):
             source, copy = index.path.parent / name, target / VECTORS_FOLDER / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class GuideVectors:
                     f"{guide} --guide"
                 )
         else:
-            parts = _parts_of(guide)
+            parts = list_parts(guide)
             for part in parts:
                 check_keys(part)
             if not any(has_row_keys(part) for part in parts):
@@ -143,10 +143,6 @@ class GuideVectors:
                     taken.append(np.zeros((len(keys), stored.dimensions), dtype=np.float32))
                 taken[column][at] = stored.take(rows[at])
         return taken or [np.zeros((len(keys), 1), dtype=np.float32)] * n_columns, is_known
-
-
-def _parts_of(dataset: Dataset | DatasetDict) -> list[Any]:
-    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 def _list_indices(folders: Sequence[Path]) -> Iterator[GuideIndex]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import Vectors, take_by_key
-from st_cluster_batches.data.pairs import Side
+from st_cluster_batches.data.pairs import Pairs, Side
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.storage.cache import hash_values, write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -76,6 +76,14 @@ def measure_strength(
         return found
 
     return {name: Strength(**one) for name, one in cache.processes.decide(measure).items()}
+
+
+def measure_parts(parts: Iterable[Pairs], encoder: Encoder, cache: SharedCache) -> dict[str, Strength]:
+    """Measure a model on every source of some datasets; see `measure_strength`."""
+    found: dict[str, Strength] = {}
+    for one in parts:
+        found |= measure_strength(one.dataset, one.text_columns, one.sources, one.source_of_row, encoder, cache)
+    return found
 
 
 def warn_of_weak_guide(guide: dict[str, Strength], start: dict[str, Strength]) -> list[str]:

@@ -16,7 +16,7 @@ from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.strength import Strength, measure_strength
 from st_cluster_batches.clusters.vectors import join_sides
-from st_cluster_batches.columns import has_row_keys
+from st_cluster_batches.columns import has_row_keys, list_parts
 from st_cluster_batches.data.pairs import Key, as_datasets, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.inspection.advice import give_advice
@@ -126,7 +126,7 @@ def _find_encoder(
 
 def _has_guide(dataset: Any) -> bool:
     """Whether the vectors of all texts are kept: ranking embeds nothing then."""
-    return any(map(has_row_keys, dataset.values() if isinstance(dataset, dict) else [dataset]))
+    return any(map(has_row_keys, list_parts(dataset)))
 
 
 def _measure_strength(pairs: LabelledPairs, encoder: Encoder, cache: SharedCache) -> dict[str, Strength]:

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.strength import Strength, measure_strength, warn_of_weak_guide
+from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import AUTO, ModelArguments
@@ -86,16 +86,13 @@ def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Cluste
     guide = {} if clustering is None else clustering.manifest.get("guide", {})
     if not (recipe.model.is_guided and guide and isinstance(model, SentenceTransformer)):
         return
-    found: dict[str, Strength] = {}
     was_training, bar = model.training, not recipe.training.disable_tqdm
     with SharedCache.open(recipe.clusters.cache_dir, bar, "train") as cache:
         encoder = Encoder(model, cache.folder)
         options = PairOptions(
             overwrite=True, columns=None if recipe.data.columns is None else tuple(recipe.data.columns)
         )
-        for part in prepare_parts(dataset, options, cache.show_progress_bar):
-            found |= measure_strength(
-                part.dataset, part.text_columns, part.sources, part.source_of_row, encoder, cache
-            )
+        parts = prepare_parts(dataset, options, cache.show_progress_bar)
+        found = measure_parts(parts, encoder, cache)
     model.train(was_training)
     warn_of_weak_guide({name: Strength(**one) for name, one in guide.items()}, found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -14,7 +13,7 @@ from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.keys import attach_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, has_row_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, has_row_keys, list_parts
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Choice, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
@@ -98,7 +97,7 @@ def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list
         columns: The columns that the recipe names as texts, if it does: `source` may be one.
     """
     found: set[str] = set()
-    for part in dataset.values() if isinstance(dataset, DatasetDict) else [dataset]:
+    for part in list_parts(dataset):
         own = {name for name in LABEL_COLUMNS if name in part.column_names}
         if SOURCE in (columns or ()) or (CLUSTER in own and not has_source_labels(part)):
             own.discard(SOURCE)
@@ -149,8 +148,7 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
 
 def _have(dataset: Dataset | DatasetDict, column: str) -> bool:
     """Return whether the pairs, or all of a DatasetDict, have a column of labels."""
-    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
-    return all(column in part.column_names for part in parts)
+    return all(column in part.column_names for part in list_parts(dataset))
 
 
 def _attach_missing_keys(dataset: Dataset | DatasetDict, recipe: Recipe) -> Dataset | DatasetDict:
@@ -171,11 +169,4 @@ def _attach_missing_keys(dataset: Dataset | DatasetDict, recipe: Recipe) -> Data
 
 
 def _has_row_keys(dataset: Dataset | DatasetDict) -> bool:
-    return all(map(has_row_keys, dataset.values() if isinstance(dataset, DatasetDict) else [dataset]))
-
-
-def find_columns(dataset: Any) -> list[str]:
-    """Return the columns of a dataset, or of the first one in a DatasetDict."""
-    names = dataset.column_names
-    columns: list[str] = next(iter(names.values())) if isinstance(names, dict) else names
-    return columns
+    return all(map(has_row_keys, list_parts(dataset)))
