@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import Vectors, take_by_key
@@ -129,9 +130,8 @@ def score_rankings(
         depth: How many documents of a ranking count.
     """
     depth = min(depth, similarity.shape[1])
-    top = np.argpartition(-similarity, depth - 1, axis=1)[:, :depth]
-    order = np.argsort(-np.take_along_axis(similarity, top, axis=1), axis=1, kind="stable")
-    gains = np.take_along_axis(is_relevant, np.take_along_axis(top, order, axis=1), axis=1)
+    order = torch.from_numpy(similarity).topk(depth).indices.numpy()
+    gains = np.take_along_axis(is_relevant, order, axis=1)
     discounts = 1 / np.log2(np.arange(2, depth + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discounts)])[np.minimum(is_relevant.sum(axis=1), depth)]
     scores: npt.NDArray[np.float64] = np.divide(gains @ discounts, ideal, out=np.zeros(len(ideal)), where=ideal > 0)

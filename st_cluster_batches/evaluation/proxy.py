@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy, embedding_bag, normalize
 
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.sorting import Integers, expand
+from st_cluster_batches.clusters.strength import score_rankings
 
 SCALE = 20.0  # of the in-batch softmax, as in sentence-transformers
 
 _WARMUP = 0.1  # share of the steps; the rate falls to zero in the rest of them, as the stock trainer's does
-_CUTOFF = 10
 _TOKENS_AT_ONCE = 1 << 18
 
 
@@ -166,11 +166,6 @@ def embed_all(weights: torch.Tensor, bags: Bags) -> torch.Tensor:
 
 def rank_documents(queries: torch.Tensor, documents: torch.Tensor, judged: Judged) -> npt.NDArray[np.float64]:
     """Return nDCG@10 of every query, given the unit rows of queries and documents."""
-    cutoff = min(_CUTOFF, len(documents))
-    found = (queries @ documents.T).topk(cutoff).indices.numpy()
-    keys = judged.rows * len(documents) + judged.answers
-    hits = np.isin(np.arange(len(found))[:, None] * len(documents) + found, keys)
-    gains = 1 / np.log2(np.arange(2, cutoff + 2))
-    ideal = np.cumsum(gains)[np.bincount(judged.rows, minlength=len(found)).clip(1, cutoff) - 1]
-    ndcg: npt.NDArray[np.float64] = hits @ gains / ideal
-    return ndcg
+    is_relevant = np.zeros((len(queries), len(documents)), dtype=bool)
+    is_relevant[judged.rows, judged.answers] = True
+    return score_rankings((queries @ documents.T).numpy(), is_relevant)
