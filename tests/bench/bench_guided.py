@@ -2,16 +2,20 @@
 
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py step MODEL [--batch 64] [--dimensions 384]
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py loss [--batch 1024] [--dimensions 384]
+    PYTHONPATH=.:tests/support python tests/bench/bench_guided.py memory stock|guided [--batch 8192]
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py read [--rows 10_000_000] [--dimensions 384]
 
 `step` runs forward and backward passes of a model with the stock loss, again with the stock loss (A/A), the guided
 one, and GISTEmbedLoss with the same model as its guide, interleaved. `loss` is the losses alone, on embeddings.
+`memory` says by how much one of the two, alone in its process, raises the peak of memory, in bytes for each of the
+batch's pairs of rows.
 `read` writes random vectors to a temporary folder and takes 1,024 rows in random order, again and again.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -118,6 +122,25 @@ def bench_loss(batch: int, dimensions: int, repetitions: int) -> None:
         compare({name: (lambda loss=loss: step(loss)) for name, loss in losses.items()}, 10 * repetitions)
 
 
+def bench_memory(kind: str, batch: int, dimensions: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        keys = write_vectors(Path(temporary), 20_000, dimensions)
+        labels = torch.from_numpy(as_row_keys(keys, Path(temporary), batch))
+        embeddings = [torch.randn(batch, dimensions, requires_grad=True) for _ in range(2)]
+        model = torch.nn.Identity()
+        loss = (
+            MultipleNegativesRankingLoss(model)
+            if kind == "stock"
+            else GuidedMultipleNegativesRankingLoss(model, guide=temporary)
+        )
+        for n_rows in (64, batch):  # the first step loads what every step needs
+            own = [one[:n_rows].detach().requires_grad_() for one in embeddings]
+            before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            loss.compute_loss_from_embeddings(own, labels[:n_rows]).backward()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(f"{kind}: {(peak - before) / batch**2:.1f} bytes a pair of rows")
+
+
 def as_row_keys(keys: np.ndarray, folder: Path, n_rows: int) -> np.ndarray:
     """Give some rows keys that pass for row keys, in the index as well."""
     from st_cluster_batches.columns import certify_keys
@@ -148,7 +171,7 @@ def bench_read(n_rows: int, dimensions: int, repetitions: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("step", "loss", "read"))
+    parser.add_argument("part", choices=("step", "loss", "memory", "read"))
     parser.add_argument("model", nargs="?")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dimensions", type=int, default=384)
@@ -157,6 +180,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "step":
         bench_step(arguments.model, arguments.batch, arguments.dimensions, arguments.repetitions)
+    elif arguments.part == "memory":
+        bench_memory(arguments.model, arguments.batch, arguments.dimensions)
     elif arguments.part == "loss":
         bench_loss(arguments.batch, arguments.dimensions, arguments.repetitions)
     else:
