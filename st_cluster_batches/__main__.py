@@ -224,7 +224,7 @@ def _add_tune(add: _Add) -> None:
     )
     tune.add_argument("--seeds", dest="n_seeds", type=int, default=3, metavar="N", help="runs of each candidate (3)")
     tune.add_argument(
-        "--epochs", dest="n_epochs", type=int, default=1, metavar="N", help="times that a run sees each pair (1)"
+        "--epochs", dest="n_epochs", type=int, metavar="N", help="times that a static model sees each pair (1)"
     )
     tune.add_argument("--seed", type=int, default=0, metavar="N", help="of what is held out")
     tune.add_argument(
@@ -237,7 +237,15 @@ def _add_tune(add: _Add) -> None:
         help="train static models (minutes), or the model (hours)",
     )
     tune.add_argument("--communities", action="store_true", help="try communities too; needs --guide and METIS")
-    tune.add_argument("--steps", dest="n_steps", type=int, default=200, metavar="N", help="of --proxy model (200)")
+    tune.add_argument("--steps", dest="n_steps", type=int, metavar="N", help="of --proxy model (200)")
+    tune.add_argument(
+        "--layers", dest="n_layers", type=int, metavar="N", help="--proxy model: its first N layers alone"
+    )
+    tune.add_argument("--max_seq_length", type=int, metavar="N", help="--proxy model: tokens that it reads of a text")
+    tune.add_argument(
+        "--learning_rate", type=float, metavar="R", help="--proxy model: chosen by candidate if not given"
+    )
+    tune.add_argument("--bf16", action="store_true", help="--proxy model: train and embed in bfloat16")
     tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
 
 

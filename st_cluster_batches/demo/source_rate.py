@@ -14,6 +14,7 @@ from st_cluster_batches.evaluation.problem import judge_collection
 from st_cluster_batches.evaluation.proxy import as_bags, embed_all, rank_documents, train_embeddings
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trials import list_near_rates, list_rates
+from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,8 +43,9 @@ def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
     found = as_bags(start.tokenize(documents))
     bags = as_bags(start.tokenize(left["query"])), as_bags(start.tokenize(left["passage"]))
     plan = BatchPlan(read_labels(left, (_PACKAGE,)), batch_size, seed=0)
+    options = TuneOptions(batch_size)
     scores: dict[float, float] = {}
-    wanted = list(list_rates("static"))
+    wanted = list(list_rates(options))
     while wanted:
         for rate in wanted:
             weights = torch.tensor(start.weights)
@@ -51,5 +53,5 @@ def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
             asked = embed_all(weights, as_bags(judged.queries))
             scores[rate] = float(rank_documents(asked, embed_all(weights, found), judged).mean())
         best = max(scores, key=lambda rate: scores[rate])
-        wanted = [rate for rate in list_near_rates("static", best) if rate not in scores]
+        wanted = [rate for rate in list_near_rates(options, best) if rate not in scores]
     return best

@@ -5,39 +5,43 @@ from __future__ import annotations
 import copy
 import tempfile
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import PreTrainedModel
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS
 from st_cluster_batches.evaluation.problem import Problem
-from st_cluster_batches.evaluation.proxy import Judged, rank_documents
+from st_cluster_batches.evaluation.proxy import rank_documents
 from st_cluster_batches.evaluation.start import Texts
 from st_cluster_batches.training.run import build_trainer
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
+
+if TYPE_CHECKING:
+    from st_cluster_batches.evaluation.trials import Trial
+    from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 Scores = npt.NDArray[np.float64]
 
 
 def train_model(
-    problem: Problem, labels: Labels, batch_size: int, n_steps: int, rate: float, seed: int
+    problem: Problem, labels: Labels, trial: Trial, options: TuneOptions
 ) -> tuple[Scores, Scores, dict[str, Any]]:
     """Train a copy of the model on cluster batches, and score it.
 
     Args:
         problem: A source, with texts.
         labels: The stratum of each pair.
-        batch_size: Rows of a batch.
-        n_steps: Steps of the optimiser.
-        rate: Learning rate, at its highest.
-        seed: Seed of the trainer.
+        trial: Its learning rate, at its highest, and the seed of the trainer.
+        options: Rows of a batch, steps of the optimiser, and whether to train in bfloat16.
 
     Returns:
         nDCG@10 of the queries that rates are chosen on, of those that candidates are compared on, and what the
@@ -48,15 +52,19 @@ def train_model(
     pairs = Dataset.from_dict({**columns, CLUSTER: labels.strata, FALSE_NEGATIVE_KEYS: list_keys(texts)})
     model = copy.deepcopy(problem.start.model)
     assert model is not None, "texts are for a model"
+    if not torch.accelerator.is_available():
+        _use_eager_attention(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             batch_sampler="cluster",
-            per_device_train_batch_size=batch_size,
-            max_steps=n_steps,
-            learning_rate=rate,
+            per_device_train_batch_size=options.batch_size,
+            max_steps=options.length,
+            learning_rate=trial.rate,
             warmup_steps=0.1,
-            seed=seed,
+            bf16=options.bf16,
+            use_cpu=not torch.accelerator.is_available(),  # else the host refuses bfloat16 there
+            seed=trial.seed,
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
@@ -65,13 +73,19 @@ def train_model(
         trainer.train()
         counts = asdict(find_samplers(trainer.get_train_dataloader())[1][0].counts)
     model.eval()
-    documents = _embed(model.encode_document, problem.documents)
-    tuned, measured = (_score(model, documents, one) for one in (problem.tuned_on, problem.measured_on))
+    tuned_on, measured_on = problem.tuned_on, problem.measured_on
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=options.bf16):
+        found = _embed(model.encode_document, problem.documents)
+        asked = [_embed(model.encode_query, one.queries) for one in (tuned_on, measured_on)]
+    tuned, measured = (rank_documents(one, found, by) for one, by in zip(asked, (tuned_on, measured_on), strict=True))
     return tuned, measured, counts
 
 
-def _score(model: Any, documents: torch.Tensor, judged: Judged) -> Scores:
-    return rank_documents(_embed(model.encode_query, judged.queries), documents, judged)
+def _use_eager_attention(model: SentenceTransformer) -> None:
+    """Attend by plain matrix products: on CPUs the backward pass of the fused kernels takes half of a short step."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
 
 
 def _as_texts(texts: Texts) -> list[str]:
@@ -82,6 +96,5 @@ def _as_texts(texts: Texts) -> list[str]:
 
 
 def _embed(encode: Any, texts: Texts) -> torch.Tensor:
-    vectors = encode(_as_texts(texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
-    embedded: torch.Tensor = vectors.float().cpu()
-    return embedded
+    vectors = encode(_as_texts(texts), convert_to_tensor=True, show_progress_bar=False)
+    return torch.nn.functional.normalize(vectors.float()).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -45,14 +46,11 @@ class Start:
     model: SentenceTransformer | None = None
 
     @classmethod
-    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path, proxy: Proxy = "static") -> Start:
-        """Load a model, and distil it to token embeddings (model2vec) unless it is made of these or trained itself."""
+    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path) -> Start:
+        """Load a model, and distil it to token embeddings (model2vec) unless it is made of these."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-        if proxy == "model":
-            loaded = load_encoder(model, cache_dir)
-            return cls(proxy, fingerprint_model(loaded), model=loaded)
         if isinstance(model, SentenceTransformer) and not isinstance(model[0], StaticEmbedding):
             with tempfile.TemporaryDirectory() as folder:
                 model.save(folder, create_model_card=False)
@@ -60,7 +58,23 @@ class Start:
         if not isinstance(model, SentenceTransformer):
             model = load_encoder(STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX), cache_dir)
         weights = model[0].embedding.weight.detach().float().cpu().numpy()
-        return cls(proxy, fingerprint_model(model), weights, model[0].tokenizer)
+        return cls("static", fingerprint_model(model), weights, model[0].tokenizer)
+
+    @classmethod
+    def load_model(
+        cls,
+        model: str | Path | SentenceTransformer,
+        cache_dir: Path,
+        n_layers: int | None = None,
+        max_seq_length: int | None = None,
+    ) -> Start:
+        """Load a model to be trained itself, perhaps its first layers alone."""
+        loaded = copy.deepcopy(load_encoder(model, cache_dir))
+        if n_layers is not None:
+            _keep_layers(loaded, n_layers)
+        if max_seq_length is not None:
+            loaded.max_seq_length = max_seq_length
+        return cls("model", fingerprint_model(loaded), model=loaded)
 
     @property
     def n_documents(self) -> int:
@@ -76,3 +90,23 @@ class Start:
     def without_tokenizer(self) -> Start:
         """Return it for texts that are tokenised."""
         return replace(self, tokenizer=None)
+
+
+def _keep_layers(model: SentenceTransformer, n_layers: int) -> None:
+    """Cut all but the first transformer layers off a model, in place.
+
+    Raises:
+        ValueError: If no list of layers is found, or it is shorter.
+    """
+    from torch.nn import ModuleList
+
+    transformer = model[0].auto_model if hasattr(model[0], "auto_model") else model[0]
+    n_found = getattr(getattr(transformer, "config", None), "num_hidden_layers", 0)
+    layers = [one for one in transformer.modules() if isinstance(one, ModuleList) and len(one) == n_found]
+    if len(layers) != 1 or n_found < n_layers:
+        raise ValueError(
+            f"n_layers={n_layers}: {n_found or 'no'} transformer layers were found in {type(transformer).__name__}; "
+            "leave n_layers out to train the whole model"
+        )
+    del layers[0][n_layers:]
+    transformer.config.num_hidden_layers = n_layers

@@ -24,7 +24,7 @@ from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 # Learning rates at first, and the least and the most that are tried where the best one is at the edge. Those of static
 # models are in root mean squares of the embeddings, by about which Adam moves each number in a step at most.
-_RATES: dict[Proxy, tuple[float, ...]] = {"static": (0.0125, 0.025, 0.05), "model": (1e-5, 2e-5, 4e-5)}
+_RATES: dict[Proxy, tuple[float, ...]] = {"static": (0.0125, 0.025, 0.05), "model": (2e-5, 8e-5, 3.2e-4)}
 _SPAN = 8
 TRIAL_VERSION = 3  # to be raised by any change that changes scores
 
@@ -52,23 +52,25 @@ class Trial:
         return asdict(self)
 
 
-def list_rates(proxy: Proxy) -> tuple[float, ...]:
-    """Return the learning rates that each candidate is tried with."""
-    return _RATES[proxy]
+def list_rates(options: TuneOptions) -> tuple[float, ...]:
+    """Return the learning rates that the first candidate is tried with."""
+    return _RATES[options.proxy] if options.learning_rate is None else (options.learning_rate,)
 
 
-def list_near_rates(proxy: Proxy, rate: float) -> list[float]:
-    """Return half and twice a rate, as far as it makes sense to go."""
-    least, *_, most = _RATES[proxy]
-    return [one for one in (rate / 2, rate * 2) if least / _SPAN <= one <= most * _SPAN]
+def list_near_rates(options: TuneOptions, rate: float) -> list[float]:
+    """Return half and twice a rate, as far as it makes sense to go, unless it is given."""
+    least, *_, most = _RATES[options.proxy]
+    wanted = (rate / 2, rate * 2) if options.learning_rate is None else ()
+    return [one for one in wanted if least / _SPAN <= one <= most * _SPAN]
 
 
 def run_trials(problem: Problem, trials: Sequence[Trial], options: TuneOptions) -> Iterator[tuple[Trial, Record]]:
     """Run trials, and yield each with its record once it is done.
 
-    Static models are trained in worker processes (joblib), one core each; a real one takes all cores for itself.
+    Models are trained in worker processes (joblib), one core each; a real one on a GPU has that for itself.
     """
-    if options.n_workers == 1 or len(trials) < 2 or options.proxy == "model":
+    on_gpu = options.proxy == "model" and torch.accelerator.is_available()
+    if options.n_workers == 1 or len(trials) < 2 or on_gpu:
         for trial in trials:
             yield run_trial(problem, trial, options)
         return
@@ -86,19 +88,18 @@ def run_trial(problem: Problem, trial: Trial, options: TuneOptions) -> tuple[Tri
     """
     start = time.perf_counter()
     labels = label_problem(problem, trial.candidate, trial.seed)
-    if options.proxy == "model":
-        from st_cluster_batches.evaluation.model_trials import train_model  # no worker needs a trainer
-
-        tuned, measured, counts = train_model(
-            problem, labels, options.batch_size, options.n_steps, trial.rate, trial.seed
-        )
-    else:
-        n_threads = torch.get_num_threads()
+    n_threads = torch.get_num_threads()
+    if options.proxy == "static" or options.n_workers > 1:
         torch.set_num_threads(1)
-        try:
+    try:
+        if options.proxy == "model":
+            from st_cluster_batches.evaluation.model_trials import train_model  # static ones need no trainer
+
+            tuned, measured, counts = train_model(problem, labels, trial, options)
+        else:
             tuned, measured, counts = _train_static(problem, labels, trial, options)
-        finally:
-            torch.set_num_threads(n_threads)
+    finally:
+        torch.set_num_threads(n_threads)
     return trial, {
         "tuned_ndcg": float(tuned.mean()),
         "tuned": [round(one, 6) for one in tuned.tolist()],
@@ -120,7 +121,7 @@ def _train_static(
         assert problem.guide is not None, "masks are tried where there are vectors to mask by"
         guide = Guide(*problem.guide, trial.candidate.margin)
     bags = as_bags(problem.queries), as_bags(problem.passages)
-    train_embeddings(weights, bags, plan, rate, n_epochs=options.n_epochs, guide=guide)
+    train_embeddings(weights, bags, plan, rate, n_epochs=options.length, guide=guide)
     documents = embed_all(weights, as_bags(problem.documents))
     tuned, measured = (
         rank_documents(embed_all(weights, as_bags(one.queries)), documents, one)

@@ -12,6 +12,10 @@ from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.start import Proxy
 from st_cluster_batches.storage.numbers import as_count
 
+# What says how the model itself is trained; counts first.
+_OF_MODELS = ("n_steps", "n_layers", "max_seq_length", "bf16", "learning_rate")
+_REMEDIES = {"static": "pass proxy='model' to train the model itself", "model": "n_steps= says how long it is trained"}
+
 
 @dataclass(frozen=True)
 class TuneOptions:
@@ -25,11 +29,15 @@ class TuneOptions:
         guide: Whether to embed the passages too, and to try each candidate with a mask of false negatives.
         margin: That of the mask.
         n_seeds: Runs of each candidate.
-        n_epochs: Times that a run sees each pair.
+        n_epochs: Times that a run of static models sees each pair; once by default.
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
         proxy: What is trained: `static` token embeddings, or the `model` itself, by the stock trainer.
-        n_steps: Steps of a run of the model itself.
+        n_steps: Steps of a run of the model itself; 200 by default.
+        n_layers: Keep the first so many transformer layers of the model itself; all by default.
+        max_seq_length: Tokens that the model itself reads of a text; as many as it is made for by default.
+        bf16: Whether the model itself is trained and run in bfloat16 where that is safe (autocast).
+        learning_rate: That of the model itself, for all candidates; by default it is chosen for each.
         communities: Whether to try communities too, which are cut from the vectors of both sides.
         n_workers: Processes that run trials, each on one core.
     """
@@ -41,31 +49,46 @@ class TuneOptions:
     guide: bool = False
     margin: float = 0.0
     n_seeds: int = 3
-    n_epochs: int = 1
+    n_epochs: int | None = None
     max_rows: int = 12_000
     seed: int = 0
     n_workers: int = 2
     proxy: Proxy = "static"
-    n_steps: int = 200
+    n_steps: int | None = None
+    n_layers: int | None = None
+    max_seq_length: int | None = None
+    bf16: bool = False
+    learning_rate: float | None = None
     communities: bool = False
 
     def __post_init__(self) -> None:
+        if self.proxy not in ("static", "model"):
+            raise ValueError(f"proxy={self.proxy!r} is neither 'static' nor 'model'")
         for name, least in (
             ("batch_size", 2),
             ("n_seeds", 2),
-            ("n_epochs", 1),
             ("max_rows", 1),
             ("seed", 0),
             ("n_workers", 1),
-            ("n_steps", 1),
         ):
             object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
+        for name in ("n_epochs", *_OF_MODELS[:3]):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_count(name, value))
         Candidate(margin=self.margin)
-        if self.proxy not in ("static", "model"):
-            raise ValueError(f"proxy={self.proxy!r} is neither 'static' nor 'model'")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate={self.learning_rate} must be in (0, 1), such as 2e-5")
+        idle = [name for name in (_OF_MODELS if self.proxy == "static" else ("n_epochs",)) if getattr(self, name)]
+        if idle:
+            raise ValueError(f"{', '.join(idle)} mean nothing with proxy={self.proxy!r}; {_REMEDIES[self.proxy]}")
         if self.communities:
             require_metis()
         if self.communities and not self.guide:
             raise ValueError("communities=True needs the vectors of both sides: guide=True embeds them")
         if self.proxy == "model" and self.guide:
             raise ValueError("guide=True with proxy='model': masks are tried with static models alone; leave one out")
+
+    @property
+    def length(self) -> int:
+        """Steps of a run of the model itself, or epochs of static ones."""
+        return (self.n_steps or 200) if self.proxy == "model" else (self.n_epochs or 1)

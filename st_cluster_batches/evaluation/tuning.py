@@ -53,12 +53,16 @@ def tune(
     guide: bool = False,
     margin: float = 0.0,
     n_seeds: int = 3,
-    n_epochs: int = 1,
+    n_epochs: int | None = None,
     max_rows: int = 12_000,
     seed: int = 0,
     n_workers: int = 2,
     proxy: Proxy = "static",
-    n_steps: int = 200,
+    n_steps: int | None = None,
+    n_layers: int | None = None,
+    max_seq_length: int | None = None,
+    bf16: bool = False,
+    learning_rate: float | None = None,
     communities: bool = False,
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
@@ -81,13 +85,17 @@ def tune(
         guide: Whether to try each candidate with a mask of false negatives, by the encoder's vectors.
         margin: That of the mask.
         n_seeds: Runs of each candidate.
-        n_epochs: Times that a run sees each pair.
+        n_epochs: Times that a run of static models sees each pair; once by default.
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
         n_workers: Processes that run trials.
         proxy: `static` to train static models distilled from the model to be trained; `model` to train that itself by
             the stock trainer, which takes hours where the other takes minutes.
-        n_steps: Steps of a run of the model itself.
+        n_steps: Steps of a run of the model itself; 200 by default.
+        n_layers: Keep the first so many layers of the model itself, which is cheaper and ranks much alike.
+        max_seq_length: Tokens that the model itself reads of a text.
+        bf16: Whether the model itself is trained and run in bfloat16 (autocast).
+        learning_rate: That of the model itself; by default it is chosen for each candidate.
         communities: Whether to try communities too (B3); needs `guide` and METIS.
         output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default.
         cache_dir: Where vectors are kept.
@@ -113,6 +121,10 @@ def tune(
         n_workers,
         proxy,
         n_steps,
+        n_layers,
+        max_seq_length,
+        bf16,
+        learning_rate,
         communities,
     )
     dataset = as_datasets(dataset, "tune")
@@ -124,9 +136,11 @@ def tune(
         parts = prepare_parts(dataset, PairOptions(source_column, True, "tune", columns), show_progress_bar)
         for part in parts:
             _check_part(part)
-        tuning = Tuning(
-            Encoder(encoder, cache.folder), Start.load(model or encoder, cache.folder, proxy), options, cache, output
-        )
+        if proxy == "model":
+            start = Start.load_model(model or encoder, cache.folder, n_layers, max_seq_length)
+        else:
+            start = Start.load(model or encoder, cache.folder)
+        tuning = Tuning(Encoder(encoder, cache.folder), start, options, cache, output)
         return tuning.choose(parts)
 
 
@@ -177,9 +191,9 @@ class Tuning:
             evidence,
             {
                 "proxy": self.options.proxy,
-                "steps": self.options.n_steps if self.options.proxy == "model" else None,
+                "steps" if self.options.proxy == "model" else "epochs": self.options.length,
+                "layers": self.options.n_layers,
                 "seeds": self.options.n_seeds,
-                "epochs": self.options.n_epochs,
                 "max_rows": self.options.max_rows,
                 "seed": self.options.seed,
                 "versions": {name: version(name) for name in _VERSIONED},
@@ -225,24 +239,28 @@ class Tuning:
         }
 
     def run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:
-        """Run what has not been run: several rates with one seed, and the best of each candidate with the others."""
+        """Run what has not been run: several rates with one seed, and the best of each candidate with the others.
+
+        The search starts from a few rates for the first candidate, from the best of these for the others, and goes on
+        to half and twice the best.
+        """
         seeds = range(1, self.options.n_seeds)
-        shown = self.cache.show_progress_bar
+        baseline, *others = candidates
         digest = hash_values(TRIAL_VERSION, problem.digest())
-        first: dict[Trial, Record] = {}
-        wanted = [Trial(one, rate, 0) for one in candidates for rate in list_rates(self.options.proxy)]
-        n_runs = len(wanted) + len(candidates) * len(seeds)
-        with tqdm(total=n_runs, desc=f"Tuning {name}", unit="run", disable=not shown) as bar:
-            while wanted:
-                first |= self._get_records(name, problem, digest, wanted, bar)
-                best = {one: _find_best(first, one) for one in candidates}
-                wanted = [one for trial in best.values() for one in _find_neighbours(trial, first, self.options.proxy)]
-                bar.total = n_runs = n_runs + len(wanted)
+        with tqdm(desc=f"Tuning {name}", unit="run", disable=not self.cache.show_progress_bar) as bar:
+            found: dict[Trial, Record] = {}
+            best: dict[Candidate, Trial] = {}
+            starts = [Trial(baseline, rate, 0) for rate in list_rates(self.options)]
+            for tried in ([baseline], others):
+                wanted = starts if tried == [baseline] else [replace(best[baseline], candidate=one) for one in others]
+                while wanted:
+                    bar.total = bar.n + len(wanted) + len(candidates) * len(seeds)
+                    found |= self._get_records(name, problem, digest, wanted, bar)
+                    best |= {one: _find_best(found, one) for one in tried}
+                    wanted = [one for own in tried for one in _find_neighbours(best[own], found, self.options)]
             rest = [replace(trial, seed=seed) for trial in best.values() for seed in seeds]
-            others = self._get_records(name, problem, digest, rest, bar)
-        return {
-            one: [first[trial], *(others[replace(trial, seed=seed)] for seed in seeds)] for one, trial in best.items()
-        }
+            found |= self._get_records(name, problem, digest, rest, bar)
+        return {one: [found[replace(best[one], seed=seed)] for seed in (0, *seeds)] for one in candidates}
 
     def _get_records(
         self, name: str, problem: Problem, digest: str, trials: Sequence[Trial], bar: Any
@@ -253,8 +271,8 @@ class Tuning:
         folder.mkdir(parents=True, exist_ok=True)
         paths = {}
         for trial in trials:
-            length = options.n_steps if options.proxy == "model" else options.n_epochs
-            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, length)
+            how = [] if options.proxy == "static" else [options.bf16]
+            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, options.length, *how)
             paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
         found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
         bar.update(len(found))
@@ -271,7 +289,7 @@ def _find_best(records: Mapping[Trial, Record], candidate: Candidate) -> Trial:
     return max((one for one in records if one.candidate == candidate), key=lambda one: records[one]["tuned_ndcg"])
 
 
-def _find_neighbours(best: Trial, records: Mapping[Trial, Record], proxy: Proxy) -> list[Trial]:
+def _find_neighbours(best: Trial, records: Mapping[Trial, Record], options: TuneOptions) -> list[Trial]:
     """Return the trials with half and with twice the best rate that have not been run."""
-    near = [replace(best, rate=rate) for rate in list_near_rates(proxy, best.rate)]
+    near = [replace(best, rate=rate) for rate in list_near_rates(options, best.rate)]
     return [one for one in near if one not in records]

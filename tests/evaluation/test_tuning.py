@@ -14,6 +14,8 @@ from st_cluster_batches import Choice, attach_clusters, tune
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.evaluation import trials
+from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.evaluation.tuning_report import RESULTS_FILE, TUNING_FIGURE
 
 QUICK: dict[str, Any] = {"batch_size": 8, "n_workers": 1, "show_progress_bar": False}
@@ -124,6 +126,52 @@ def test_the_model_itself_is_trained_where_that_is_wanted(pairs: Dataset, tiny_b
     assert fingerprint_model(model) == before
     with pytest.raises(ValueError, match="leave one out"):
         tune(pairs, model, guide=True, **options)
+
+
+@pytest.mark.slow
+def test_workers_train_the_first_layers_of_a_model_with_one_rate(
+    pairs: Dataset, tiny_bert: Path, tmp_path: Path
+) -> None:
+    options = {**QUICK, "proxy": "model", "n_steps": 2, "n_seeds": 2, "batch_size": 64, "n_workers": 2}
+    options |= {"n_layers": 1, "max_seq_length": 8, "learning_rate": 1e-4, "bf16": True}
+    choice = tune(
+        pairs.select(range(400)),
+        SentenceTransformer(str(tiny_bert), device="cpu"),
+        output_dir=tmp_path / "out",
+        cache_dir=tmp_path / "cache",
+        **options,
+    )
+    assert set(choice.evidence["all"]["rates"].values()) == {1e-4}
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 3 * 2
+    assert choice.about["layers"] == 1 and choice.about["steps"] == 2
+
+
+def test_the_first_layers_are_kept_and_the_model_given_stays_whole(tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    before = fingerprint_model(model)
+    start = Start.load_model(model, tmp_path, n_layers=1, max_seq_length=8)
+    assert start.model is not None and start.model.max_seq_length == 8
+    assert len(start.model[0].auto_model.encoder.layer) == 1
+    assert fingerprint_model(model) == before != start.fingerprint
+    with pytest.raises(ValueError, match="leave n_layers out"):
+        Start.load_model(model, tmp_path, n_layers=99)
+    with pytest.raises(ValueError, match="no transformer layers"):
+        Start.load_model(make_planted_model(True), tmp_path, n_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_layers": 2, "bf16": True}, "n_layers, bf16 mean nothing with proxy='static'"),
+        ({"proxy": "model", "n_epochs": 2}, "n_epochs mean nothing with proxy='model'"),
+        ({"proxy": "model", "learning_rate": 2.0}, "such as 2e-5"),
+        ({"proxy": "model", "n_layers": 0}, "n_layers"),
+        ({"proxy": "small"}, "neither"),
+    ],
+)
+def test_idle_options_of_trials_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TuneOptions(16, **options)
 
 
 def test_labelled_pairs_are_refused_and_negatives_told_of(

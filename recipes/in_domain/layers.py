@@ -1,0 +1,100 @@
+"""What cluster batches are worth to a transformer, whole or its first layers alone: by what `tune` would choose by.
+
+    python recipes/in_domain/layers.py DATA --encoder MODEL --n_layers 2 --output recipes/in_domain/results
+
+The same sources, pairs and clusters as `static.py`, in batches of 16. The model is MODEL itself, or its first layers,
+trained by the stock trainer for a few hundred steps. The learning rate is chosen for each way on one set of held-out
+queries, or given; scores are of the other set. Finished runs are never repeated; regret.py compares them with the
+choice of static models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.evaluation.candidates import judge
+from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.evaluation.tuning import Tuning
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+SOURCES = ("acl_anthology", "medquad", "python_docstrings", "stackexchange", "wordnet_glosses", "debian_packages")
+BATCH_SIZE = 16
+
+
+def summarise(records: dict[Candidate, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return what each way scores, and its difference to random batches, on queries that no rate was chosen on."""
+    scores = {one: np.asarray([own["ndcg"] for own in runs]) for one, runs in records.items()}
+    differences = judge(scores).differences
+    return {
+        str(one): {
+            "ndcg_by_seed": scores[one].mean(axis=1).round(5).tolist(),
+            "rate": runs[0]["rate"],
+            "seconds": round(float(np.median([own["seconds"] for own in runs])), 1),
+            "difference": None
+            if one not in differences
+            else {end: round(getattr(differences[one], end), 5) for end in ("mean", "low", "high")},
+        }
+        for one, runs in records.items()
+    }
+
+
+def main() -> None:
+    """Run what has not been run, and write `layers-N.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--n_layers", type=int, required=True)
+    parser.add_argument("--learning_rate", type=float, help="for all ways; chosen for each by default")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--sizes", nargs="+", type=int, default=(1024, 320, 32), help="rows of a cluster")
+    parser.add_argument("--max_seq_length", type=int, default=64)
+    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
+    parser.add_argument("--cache_dir", type=Path)
+    parser.add_argument("--sources", nargs="+", default=SOURCES)
+    parser.add_argument("--rows", type=int, default=8000)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    path = arguments.output / f"layers-{arguments.n_layers}.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    options = TuneOptions(
+        BATCH_SIZE,
+        proxy="model",
+        n_seeds=arguments.seeds,
+        n_steps=arguments.steps,
+        n_layers=arguments.n_layers,
+        max_seq_length=arguments.max_seq_length,
+        learning_rate=arguments.learning_rate,
+        bf16=True,
+    )
+    ways = [Candidate(), *(Candidate(size) for size in arguments.sizes)]
+    with SharedCache.open(arguments.cache_dir) as cache:
+        encoder = Encoder(f"{STATIC_PREFIX}{arguments.encoder}", cache.folder)
+        start = Start.load_model(arguments.encoder, cache.folder, arguments.n_layers, arguments.max_seq_length)
+        tuning = Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+        for name in arguments.sources:
+            frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
+            frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
+            rows = Dataset.from_pandas(frame, preserve_index=False)
+            problem = prepare_problem(name, rows, encoder, "query", False, start, cache)
+            if problem is not None:
+                results[name] = summarise(tuning.run(name, problem, ways))
+                write_atomically(path, json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
