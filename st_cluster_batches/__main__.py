@@ -190,6 +190,12 @@ def _add_inspect(add: _Add) -> None:
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
     inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
     inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")
+    inspect.add_argument(
+        "--rows_per_stratum",
+        type=int,
+        metavar="N",
+        help="rows of each cluster in a batch of several; as tuned if not given",
+    )
     inspect.add_argument("--key", choices=_KEYS, default="query", help="text that was clustered")
     _add_columns(inspect)
     inspect.add_argument("--seed", type=int, default=0, metavar="N")

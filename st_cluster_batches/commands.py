@@ -130,6 +130,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             clustering=clustering,
             batch_size=arguments.batch_size,
             world_size=arguments.world_size,
+            rows_per_stratum=arguments.rows_per_stratum,
             key=arguments.key,
             columns=arguments.columns,
             seed=arguments.seed,

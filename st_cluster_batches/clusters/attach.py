@@ -149,6 +149,14 @@ def _compare_choice(tuned: Choice, encoder: Encoder) -> None:
             tuned.encoder,
             encoder.name,
         )
+    if tuned.rows_per_stratum is not None:
+        logger.warning(
+            "The choice fills a batch with %d rows of each cluster, which labels cannot say. Tell the sampler: "
+            "ClusterBatchSampler.configure(rows_per_stratum=choice.rows_per_stratum); or give the recipe `tuned:`, or "
+            "`rows_per_stratum: %d`",
+            tuned.rows_per_stratum,
+            tuned.rows_per_stratum,
+        )
     if tuned.masked_sources:
         logger.warning(
             "The choice masks false negatives of %s, and the rows get the keys that a guide needs. The gain that was "

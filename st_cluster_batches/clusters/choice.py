@@ -29,16 +29,22 @@ class Candidate:
         masked: Whether the loss masks negatives that the stored vectors take for false ones.
         margin: How much more similar than the positive a negative must be to count as false.
         method: How clusters of that size are made: `kmeans`, or `communities`.
+        rows_per_stratum: Rows of each cluster in a batch of several; None for batches of one cluster.
     """
 
     cluster_size: int | None = None
     masked: bool = False
     margin: float = 0.0
     method: Method = "kmeans"
+    rows_per_stratum: int | None = None
 
     def __post_init__(self) -> None:
         if self.cluster_size is not None:
             object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
+        if self.rows_per_stratum is not None:
+            object.__setattr__(self, "rows_per_stratum", as_count("rows_per_stratum", self.rows_per_stratum))
+            if self.cluster_size is None:
+                raise ValueError(f"rows_per_stratum={self.rows_per_stratum} of one stratum is nothing but random rows")
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is none of {', '.join(map(repr, METHODS))}")
         if not -1 <= self.margin <= 1:
@@ -47,7 +53,13 @@ class Candidate:
     def __str__(self) -> str:
         kind = "communities" if self.method == "communities" else "clusters"
         name = "random" if self.cluster_size is None else f"{kind} of {self.cluster_size:,}"
+        if self.rows_per_stratum is not None:
+            name += f", {self.rows_per_stratum:,} rows of each"
         return f"{name}, masked" if self.masked else name
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as JSON values; batches of one cluster go without saying, as before there were others."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("rows_per_stratum", None)}
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,11 @@ class Choice:
         return {name: one.method for name, one in self.sources.items()}
 
     @property
+    def rows_per_stratum(self) -> int | None:
+        """Rows of each cluster in a batch, as `ClusterBatchSampler` takes them: one number for all sources."""
+        return next((one.rows_per_stratum for one in self.sources.values() if one.rows_per_stratum), None)
+
+    @property
     def masked_sources(self) -> list[str]:
         """The sources whose false negatives the loss is to mask."""
         return [name for name, one in self.sources.items() if one.masked]
@@ -113,16 +130,25 @@ class Choice:
                 f"{directory} holds no {CHOICE_FILE}; make one: st-cluster-batches tune DATA --encoder E --output DIR"
             )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values.pop("version")
-            if version != _VERSION:
-                raise ValueError(f"it has version {version}, known is {_VERSION}")
-            sources = {name: Candidate(**one) for name, one in values.pop("sources").items()}
-            if values["key"] not in KEYS:
-                raise ValueError(f"key={values['key']!r} is none of {', '.join(map(repr, KEYS))}")
-            return cls(sources, **{one.name: values[one.name] for one in fields(cls) if one.name != "sources"})
+            return cls.read(json.loads(path.read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no choice of this version: {error}; tune again") from error
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Choice:
+        """Make a choice of what `describe` returned.
+
+        Raises:
+            KeyError, TypeError, AttributeError, ValueError: If the values are of anything else.
+        """
+        if values["version"] != _VERSION:
+            raise ValueError(f"it has version {values['version']}, known is {_VERSION}")
+        sources = {name: Candidate(**one) for name, one in values["sources"].items()}
+        if len({one.rows_per_stratum for one in sources.values() if one.cluster_size is not None}) > 1:
+            raise ValueError("its sources differ in rows_per_stratum, and a batch plan has one for all")
+        if values["key"] not in KEYS:
+            raise ValueError(f"key={values['key']!r} is none of {', '.join(map(repr, KEYS))}")
+        return cls(sources, **{one.name: values[one.name] for one in fields(cls) if one.name != "sources"})
 
 
 def find_choice(tuned: Choice | str | Path | None) -> Choice | None:

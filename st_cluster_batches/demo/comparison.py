@@ -200,7 +200,9 @@ class Demo:
         rate = self.rates[name]
         is_kept = (name, seed) == (TUNED, 0)
         folder = self.output if is_kept else self.output / RUNS / f"{name}-{seed}"
-        trainer = _build_trainer(self.start, labelled, self._find_strategy(name), rate, seed, folder)
+        strategy = self._find_strategy(name)
+        n_rows = self.choice.rows_per_stratum if strategy == STRATEGIES[TUNED] else None
+        trainer = _build_trainer(self.start, labelled, strategy, n_rows, rate, seed, folder)
         (sampler,) = find_samplers(trainer.get_train_dataloader())[1]
         if seed == 0:
             logger.info("%s batches, one epoch: %s", name, sampler.counts)
@@ -259,7 +261,13 @@ class Demo:
 
 
 def _build_trainer(
-    start: Start, labelled: Dataset, strategy: Strategy, rate: float, seed: int, folder: Path
+    start: Start,
+    labelled: Dataset,
+    strategy: Strategy,
+    rows_per_stratum: int | None,
+    rate: float,
+    seed: int,
+    folder: Path,
 ) -> SentenceTransformerTrainer:
     """Build a stock trainer of token embeddings, with the optimizer of the trials.
 
@@ -270,6 +278,7 @@ def _build_trainer(
     arguments = TrainingArguments(
         str(folder),
         batch_sampler=strategy,
+        rows_per_stratum=rows_per_stratum,
         seed=seed,
         per_device_train_batch_size=_BATCH_SIZE,
         num_train_epochs=1,

@@ -15,6 +15,9 @@ _BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5, 0.125)
 _LEAST_SIZE = 16
 _LEAST_CLUSTERS = 2
 _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
+# Rows of each cluster in a batch of several: a 32nd of a large one, as B3 has it (arXiv 2505.11293), and 8 at least.
+_CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
+_CHUNKS_IN_A_CLUSTER = 4
 # Leaving random batches may do harm; among ways that beat these, a wrong turn costs what a right one brings.
 # recipes/in_domain/rules.py compares such levels on queries that nothing was chosen on.
 _LEVEL, _STEP_LEVEL = 0.1, 0.2
@@ -37,6 +40,9 @@ def list_candidates(
         # Whole batches, as B3 has them; a plan packs smaller ones with their neighbours.
         largest = _LARGEST_COMMUNITY * batch_size
         plain += [Candidate(one, method="communities") for one in sizes if batch_size <= one <= largest]
+    chunk = max(_CHUNK, batch_size // _CHUNKS_IN_A_BATCH)
+    if batch_size > chunk and batch_size % chunk == 0 and len(plain) > 1:
+        plain.append(Candidate(_CHUNKS_IN_A_CLUSTER * chunk, rows_per_stratum=chunk))
     masked = [] if margin is None else [replace(one, masked=True, margin=margin) for one in plain]
     return plain + masked
 
@@ -56,6 +62,11 @@ class Verdict:
     p_values: dict[Candidate, float]
 
     @property
+    def gain(self) -> float:
+        """What is expected of the way to take, in nDCG@10 above random batches."""
+        return self.differences[self.chosen].mean if self.chosen in self.differences else 0.0
+
+    @property
     def why(self) -> str:
         """The reason in words."""
         if self.chosen in self.differences:
@@ -65,7 +76,7 @@ class Verdict:
     def describe(self) -> list[dict[str, Any]]:
         """Return the differences as JSON values."""
         return [
-            {"name": str(one), **asdict(one), "difference": asdict(difference), "corrected_p": self.p_values[one]}
+            {"name": str(one), **one.describe(), "difference": asdict(difference), "corrected_p": self.p_values[one]}
             for one, difference in self.differences.items()
         ]
 
@@ -95,3 +106,27 @@ def judge(scores: Mapping[Candidate, Scores]) -> Verdict:
 
 def _correct(differences: Sequence[Difference]) -> list[float]:
     return correct_p_values([one.p_value for one in differences]) if differences else []
+
+
+def judge_sources(scores: Mapping[str, Mapping[Candidate, Scores]], weights: Mapping[str, int]) -> dict[str, Verdict]:
+    """Choose a candidate for each source, with one number of rows of a cluster in a batch for all of them.
+
+    A batch plan has but one. Each number's candidates are judged by themselves, and that is taken which promises most.
+
+    Args:
+        scores: By source and candidate, as `judge` takes them.
+        weights: Rows of each source.
+
+    Returns:
+        By source what was chosen, with the differences of all candidates.
+    """
+    numbers = {None, *(one.rows_per_stratum for own in scores.values() for one in own)}
+    by_number = {
+        number: {
+            name: judge({one: own[one] for one in own if one.cluster_size is None or one.rows_per_stratum == number})
+            for name, own in scores.items()
+        }
+        for number in sorted(numbers, key=lambda one: one or 0)
+    }
+    best = max(by_number.values(), key=lambda own: sum(weights[name] * one.gain for name, one in own.items()))
+    return {name: replace(judge(scores[name]), chosen=one.chosen) for name, one in best.items()}

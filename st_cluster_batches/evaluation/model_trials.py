@@ -26,21 +26,23 @@ from st_cluster_batches.training.run import build_trainer
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 if TYPE_CHECKING:
-    from st_cluster_batches.evaluation.trials import Trial
+    from st_cluster_batches.clusters.choice import Candidate
     from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 Scores = npt.NDArray[np.float64]
 
 
 def train_model(
-    problem: Problem, labels: Labels, trial: Trial, options: TuneOptions
+    problem: Problem, labels: Labels, candidate: Candidate, rate: float, seed: int, options: TuneOptions
 ) -> tuple[Scores, Scores, dict[str, Any]]:
     """Train a copy of the model on cluster batches, and score it.
 
     Args:
         problem: A source, with texts.
         labels: The stratum of each pair.
-        trial: Its learning rate, at its highest, and the seed of the trainer.
+        candidate: How batches are filled from the strata.
+        rate: Learning rate, at its highest.
+        seed: Seed of the trainer.
         options: Rows of a batch, steps of the optimiser, and whether to train in bfloat16.
 
     Returns:
@@ -58,13 +60,14 @@ def train_model(
         arguments = TrainingArguments(
             output_dir=folder,
             batch_sampler="cluster",
+            rows_per_stratum=candidate.rows_per_stratum,
             per_device_train_batch_size=options.batch_size,
             max_steps=options.length,
-            learning_rate=trial.rate,
+            learning_rate=rate,
             warmup_steps=0.1,
             bf16=options.bf16,
             use_cpu=not torch.accelerator.is_available(),  # else the host refuses bfloat16 there
-            seed=trial.seed,
+            seed=seed,
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,

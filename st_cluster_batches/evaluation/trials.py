@@ -49,7 +49,7 @@ class Trial:
 
     def describe(self) -> Record:
         """Return it as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "candidate": self.candidate.describe()}
 
 
 def list_rates(options: TuneOptions) -> tuple[float, ...]:
@@ -95,7 +95,7 @@ def run_trial(problem: Problem, trial: Trial, options: TuneOptions) -> tuple[Tri
         if options.proxy == "model":
             from st_cluster_batches.evaluation.model_trials import train_model  # static ones need no trainer
 
-            tuned, measured, counts = train_model(problem, labels, trial, options)
+            tuned, measured, counts = train_model(problem, labels, trial.candidate, trial.rate, trial.seed, options)
         else:
             tuned, measured, counts = _train_static(problem, labels, trial, options)
     finally:
@@ -113,7 +113,7 @@ def _train_static(
     problem: Problem, labels: Labels, trial: Trial, options: TuneOptions
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Record]:
     """Train static embeddings on one core, and score them on both sets of queries."""
-    plan = BatchPlan(labels, options.batch_size, seed=trial.seed)
+    plan = BatchPlan(labels, options.batch_size, seed=trial.seed, rows_per_stratum=trial.candidate.rows_per_stratum)
     weights = torch.from_numpy(np.array(problem.start.weights))
     rate = trial.rate * float(weights.square().mean().sqrt())
     guide = None

@@ -20,8 +20,9 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.evaluation.candidates import judge, list_candidates
+from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trials import TRIAL_VERSION, Record, Trial, list_near_rates, list_rates, run_trials
 from st_cluster_batches.evaluation.tune_options import TuneOptions
@@ -176,12 +177,20 @@ class Tuning:
 
     def choose(self, parts: Sequence[Pairs]) -> Choice:
         """Choose for every source, and write what was found."""
-        chosen, evidence = {}, {}
+        scores, evidence = {}, {}
         for part in parts:
             for code, name in enumerate(part.sources):
-                chosen[name], evidence[name] = self._choose_source(
-                    name, np.flatnonzero(part.source_of_row == code), part
-                )
+                rows = np.flatnonzero(part.source_of_row == code)
+                scores[name], evidence[name] = self._measure_source(name, rows, part)
+        measured = {name: own for name, own in scores.items() if own}
+        verdicts = judge_sources(measured, {name: evidence[name]["rows"] for name in measured})
+        for name, verdict in verdicts.items():
+            evidence[name] |= {
+                "differences": verdict.describe(),
+                "chosen": str(verdict.chosen),
+                "why": verdict.why,
+            }
+        chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in scores}
         choice = Choice(
             chosen,
             self.options.batch_size,
@@ -203,8 +212,8 @@ class Tuning:
         write_tuning(choice.describe(), self.output)
         return choice
 
-    def _choose_source(self, name: str, rows: Any, part: Pairs) -> tuple[Candidate, Record]:
-        """Run the trials of a source and choose; return also the evidence."""
+    def _measure_source(self, name: str, rows: Any, part: Pairs) -> tuple[dict[Candidate, Scores], Record]:
+        """Run the trials of a source; return the scores of every candidate, if any, and what is known of them."""
         options = self.options
         n_rows = len(rows)
         if n_rows > options.max_rows:
@@ -213,7 +222,7 @@ class Tuning:
         evidence: Record = {"rows": n_rows, "tuned_rows": len(rows)}
         problem = prepare_problem(name, pairs, self.encoder, options.key, options.guide, self.start, self.cache)
         if problem is None:
-            return Candidate(), {**evidence, "why": "too few queries can be held out"}
+            return {}, {**evidence, "why": "too few queries can be held out"}
         margin = options.margin if options.guide else None
         candidates = list_candidates(options.batch_size, len(problem), margin, options.communities)
         if len(candidates) == 1:
@@ -223,19 +232,16 @@ class Tuning:
                 len(problem),
                 options.batch_size,
             )
-            return Candidate(), {**evidence, "why": "too few rows for clusters"}
+            return {}, {**evidence, "why": "too few rows for clusters"}
         records = self.run(name, problem, candidates)
-        verdict = judge({one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates})
-        return verdict.chosen, {
+        scores = {one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates}
+        return scores, {
             **evidence,
             "trained_rows": len(problem),
             "queries": len(problem.measured_on.queries),
             "guide_ndcg": problem.guide_ndcg,
-            "ndcg": {str(one): float(np.mean([own["ndcg"] for own in records[one]])) for one in candidates},
+            "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
-            "differences": verdict.describe(),
-            "chosen": str(verdict.chosen),
-            "why": verdict.why,
         }
 
     def run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from sentence_transformers import SentenceTransformer
 
-    from st_cluster_batches.clusters.clustering import Clustering
+    from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.clustering import Clustering
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def inspect(
     clustering: Clustering | None = None,
     batch_size: int = 128,
     world_size: int = 1,
+    rows_per_stratum: int | None = None,
     key: Key = "query",
     columns: Columns | None = None,
     seed: int = 0,
@@ -67,6 +69,7 @@ def inspect(
         clustering: Where the labels come from, if it was kept.
         batch_size: Rows of a batch on one device.
         world_size: Devices that will step together.
+        rows_per_stratum: Rows of each cluster in a batch of several; by default as the clustering was tuned.
         key: The text that decided the clusters; a clustering knows it.
         columns: Query, positive, negatives, in order; by default as `attach_clusters` finds them.
         seed: Seed of plan and sample.
@@ -84,7 +87,9 @@ def inspect(
     batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
     loaded, key = _find_encoder(encoder, clustering, key)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
-    sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed)
+    if rows_per_stratum is None and clustering is not None and "tuned" in clustering.manifest:
+        rows_per_stratum = Choice.read(clustering.manifest["tuned"]).rows_per_stratum
+    sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed, rows_per_stratum)
     cache = SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar)
     sample.embed(loaded, cache)
     key_vectors = join_sides([getattr(sample, f"{side}_vectors") for side in sides_of(key)])

@@ -174,7 +174,15 @@ class Sample:
     passage_vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @classmethod
-    def draw(cls, pairs: LabelledPairs, batch_size: int, world_size: int, n_rows: int, seed: int) -> Sample:
+    def draw(
+        cls,
+        pairs: LabelledPairs,
+        batch_size: int,
+        world_size: int,
+        n_rows: int,
+        seed: int,
+        rows_per_stratum: int | None = None,
+    ) -> Sample:
         """Plan the batches, and draw those that are measured."""
         rng = np.random.default_rng(seed)
         strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER) if pairs.has_sources else (CLUSTER,)}
@@ -188,6 +196,7 @@ class Sample:
                 seed=seed,
                 strata=columns,
                 world_size=world_size,
+                rows_per_stratum=rows_per_stratum if name == "cluster" else None,
             )
             for name, columns in strata.items()
         }

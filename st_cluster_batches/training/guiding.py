@@ -44,6 +44,13 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
             batch_size,
             batch_size,
         )
+    if training.strategy == "cluster" and training.rows_per_stratum != choice.rows_per_stratum:
+        logger.warning(
+            "rows_per_stratum: %s is not the %s that the choice in %s was tuned with; leave rows_per_stratum out",
+            training.rows_per_stratum,
+            choice.rows_per_stratum,
+            tuned,
+        )
     if not model.is_guided:
         return model  # `attach_clusters` warns of a mask that needs a guided loss
     sources = choice.sources

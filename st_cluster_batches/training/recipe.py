@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from st_cluster_batches.training.arguments import ClusterArguments, DataArguments, ModelArguments
+from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.training.arguments import AUTO, ClusterArguments, DataArguments, ModelArguments
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 VARIANTS = "variants"  # the key for what `compare` compares
@@ -102,11 +103,20 @@ def parse_values(values: dict[str, Any]) -> Recipe:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    words = [word for key, value in values.items() for word in to_words(key, value)]
+    spelled = {**_read_chunks(values), **values}
+    words = [word for key, value in spelled.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
     # A flag without a value passed, so it is a switch.
     return Recipe(data, model, clusters, training, {key: True if one == [] else one for key, one in values.items()})
+
+
+def _read_chunks(values: dict[str, Any]) -> dict[str, Any]:
+    """Return how many rows of a cluster a batch has, as the choice says that cluster batches are to follow."""
+    tuned, strategy = values.get("tuned"), values.get("batch_sampler", "cluster")
+    if tuned in (None, AUTO) or strategy != "cluster":
+        return {}
+    return {"rows_per_stratum": Choice.load(str(tuned)).rows_per_stratum}
 
 
 def to_words(key: str, value: Any) -> list[str]:

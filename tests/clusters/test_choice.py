@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import Choice, ClusterBatchSampler, attach_clusters
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.description import describe_clustering
@@ -41,6 +42,32 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = choice.save(tmp_path / "deep" / "er")
     assert Choice.load(path.parent) == Choice.load(path) == choice
     assert choice.cluster_sizes == {"one": 96, "other": None} and choice.masked_sources == ["one"]
+
+
+def test_batches_of_several_clusters_are_told_of_and_followed(
+    workspace: Path, two_sources: Dataset, static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice = make_choice(all=Candidate(20, rows_per_stratum=4))
+    choice.save(workspace / "tuned")
+    assert Choice.load(workspace / "tuned") == choice and choice.rows_per_stratum == 4
+    assert str(choice.sources["all"]) == "clusters of 20, 4 rows of each"
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", f"tuned: {workspace / 'tuned'}"))
+    run, _ = prepare_run(read_recipe(recipe))
+    (sampler,) = find_samplers(run.trainer.get_train_dataloader())[1]
+    assert sampler.options.rows_per_stratum == 4
+    assert "configure(rows_per_stratum=choice.rows_per_stratum)" in caplog.text and "leave rows_" not in caplog.text
+    prepare_run(read_recipe(recipe, ["--rows_per_stratum", "2"]))
+    assert "rows_per_stratum: 2 is not the 4" in caplog.text
+    assert read_recipe(recipe, ["--batch_sampler", "random"]).training.rows_per_stratum is None
+
+
+def test_sources_that_differ_in_rows_of_a_cluster_are_refused(tmp_path: Path) -> None:
+    make_choice(one=Candidate(20, rows_per_stratum=4), other=Candidate(20), none=Candidate()).save(tmp_path)
+    with pytest.raises(ValueError, match="one for all"):
+        Choice.load(tmp_path)
+    with pytest.raises(ValueError, match="nothing but random rows"):
+        Candidate(rows_per_stratum=4)
 
 
 @pytest.mark.parametrize(

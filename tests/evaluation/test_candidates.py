@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.evaluation.candidates import judge, list_candidates
+from st_cluster_batches.evaluation.candidates import judge, judge_sources, list_candidates
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 COARSE, FINE, MASKED = Candidate(320), Candidate(32), Candidate(None, True, 0.0)
@@ -18,8 +20,38 @@ def draw(gains: dict[Candidate, float], noise: float = 0.1, n_queries: int = 400
 
 
 def test_sizes_are_multiples_of_the_batch() -> None:
-    assert [one.cluster_size for one in list_candidates(16, 11_000)] == [None, 1024, 320, 96, 32]
-    assert [one.cluster_size for one in list_candidates(256, 11_000)] == [None, 5120, 1536, 512, 128, 32]
+    assert list_pure(16, 11_000) == [None, 1024, 320, 96, 32]
+    assert list_pure(256, 11_000) == [None, 5120, 1536, 512, 128, 32]
+
+
+def list_pure(batch_size: int, n_rows: int) -> list[int | None]:
+    return [one.cluster_size for one in list_candidates(batch_size, n_rows) if one.rows_per_stratum is None]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "mixed"),
+    [(8, None), (16, Candidate(32, rows_per_stratum=8)), (20, None), (1024, Candidate(128, rows_per_stratum=32))],
+)
+def test_batches_of_several_clusters_are_tried_where_they_fit(batch_size: int, mixed: Candidate | None) -> None:
+    found = [one for one in list_candidates(batch_size, 50_000) if one.rows_per_stratum is not None]
+    assert found == ([] if mixed is None else [mixed])
+
+
+def test_all_sources_get_one_number_of_rows_of_a_cluster() -> None:
+    mixed = Candidate(32, rows_per_stratum=8)
+    gains = {
+        "small": {FINE: 0.10, mixed: 0.05},
+        "large": {FINE: -0.05, mixed: 0.08},
+        "harmed": {FINE: -0.1, mixed: -0.1},
+    }
+    scores = {name: draw({Candidate(): 0, **own}) for name, own in gains.items()}
+    chosen = {
+        name: one.chosen for name, one in judge_sources(scores, {"small": 100, "large": 900, "harmed": 10}).items()
+    }
+    assert chosen == {"small": mixed, "large": mixed, "harmed": Candidate()}
+    verdicts = judge_sources(scores, {"small": 900, "large": 100, "harmed": 10})
+    assert verdicts["small"].chosen == FINE and verdicts["large"].chosen == Candidate()
+    assert set(verdicts["large"].differences) == {FINE, mixed}
 
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(30, 16), (1000, 4096), (31, 2)])
@@ -29,7 +61,7 @@ def test_a_source_too_small_for_two_clusters_has_random_batches_alone(n_rows: in
 
 def test_masks_are_tried_on_each_candidate_where_there_are_vectors() -> None:
     plain, both = list_candidates(16, 500), list_candidates(16, 500, 0.05)
-    assert both == plain + [Candidate(one.cluster_size, True, 0.05) for one in plain]
+    assert both == plain + [replace(one, masked=True, margin=0.05) for one in plain]
 
 
 def test_a_clear_gain_is_taken() -> None:
@@ -65,5 +97,6 @@ def test_communities_are_tried_where_they_are_asked_for() -> None:
     sizes = [one.cluster_size for one in both if one.method == "communities" and not one.masked]
     assert sizes == [96, 32]
     assert len(both) == 2 * (len(plain) + 2)
+    assert all(one.rows_per_stratum is None or one.method == "kmeans" for one in both)
     with pytest.raises(ValueError, match="guide=True embeds them"):
         TuneOptions(16, communities=True)

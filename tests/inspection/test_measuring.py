@@ -235,3 +235,12 @@ def test_inspect_prints_figures_and_advice(
     assert "cluster batches: 18 global batches of 16 rows" in out and "page.html" in out
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert written == {"page.html", "cluster_sizes.png", "batch_hardness.png"}
+
+
+def test_batches_of_several_clusters_are_drawn_as_they_will_be(labelled: Dataset) -> None:
+    def count_clusters(**options: Any) -> float:
+        sample = look(labelled, **options).sample
+        clusters = np.asarray(labelled["cluster"][:])
+        return float(np.median([len(set(clusters[batch].tolist())) for batch in sample.batches["cluster"]]))
+
+    assert count_clusters(rows_per_stratum=4) > count_clusters() == 1
