@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from st_cluster_batches.storage.cache import write_atomically
 
-SHOWN = ("k10", "clusters", "communities", "random masked", "clusters masked", "tuned")
+SHOWN = ("k10", "clusters", "mixed", "communities", "random masked", "clusters masked", "tuned")
 
 
 def find_multiplier(found: dict[str, Any], batch_size: str) -> tuple[float, bool]:

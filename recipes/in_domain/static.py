@@ -50,7 +50,8 @@ def list_ways(batch_size: int, n_rows: int) -> list[Candidate]:
     own = list_candidates(batch_size, n_rows, has_communities=True)
     masked = [replace(one, masked=True) for one in own if _is_masked(one, batch_size)]
     ways = {*own, *masked, Candidate(round(n_rows / 10))}
-    return sorted(ways, key=lambda one: (one.masked, one.method != "kmeans", -(one.cluster_size or n_rows)))
+    kinds = {one: (one.masked, one.rows_per_stratum is not None, one.method != "kmeans") for one in ways}
+    return sorted(ways, key=lambda one: (*kinds[one], -(one.cluster_size or n_rows)))
 
 
 def _is_masked(one: Candidate, batch_size: int) -> bool:
@@ -70,12 +71,11 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
     named = {
         "random": ways[0],
         "k10": Candidate(tenth),
-        "clusters": choose(ways, records, lambda one: not one.masked and one.method == "kmeans"),
-        "communities": choose(ways, records, lambda one: not one.masked and not _is_kmeans(one)),
+        "clusters": choose(ways, records, lambda one: not one.masked and _is_pure(one)),
+        "mixed": choose(ways, records, lambda one: not one.masked and (one == ways[0] or one.rows_per_stratum)),
+        "communities": choose(ways, records, lambda one: one == ways[0] or one.method == "communities"),
         "random masked": Candidate(masked=True),
-        "clusters masked": choose(
-            ways, records, lambda one: one == ways[0] or (one.masked and one.method == "kmeans")
-        ),
+        "clusters masked": choose(ways, records, lambda one: one == ways[0] or (one.masked and _is_pure(one))),
         "tuned": choose(ways, records, lambda one: one.cluster_size != tenth),
     }
     return {
@@ -95,8 +95,8 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
     }
 
 
-def _is_kmeans(one: Candidate) -> bool:
-    return one.method == "kmeans" and one.cluster_size is not None
+def _is_pure(one: Candidate) -> bool:
+    return one.method == "kmeans" and one.rows_per_stratum is None
 
 
 def _compare(scores: dict[Candidate, Any], one: Candidate, baseline: Candidate) -> dict[str, float]:
@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def main() -> None:
         encoder, start = load_start(arguments.encoder, cache)
 
         def make(batch_size: int) -> Tuning:
-            options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds)
+            options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds, n_workers=arguments.workers)
             return Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
 
         for name in arguments.sources:

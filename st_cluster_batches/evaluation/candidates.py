@@ -20,7 +20,7 @@ _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
 # Leaving random batches may do harm; among ways that beat these, a wrong turn costs what a right one brings.
 # recipes/in_domain/rules.py compares such levels on queries that nothing was chosen on.
-_LEVEL, _STEP_LEVEL = 0.1, 0.2
+LEVEL, STEP_LEVEL = 0.1, 0.2
 
 
 def list_candidates(
@@ -81,25 +81,27 @@ class Verdict:
         ]
 
 
-def judge(scores: Mapping[Candidate, Scores]) -> Verdict:
+def judge(scores: Mapping[Candidate, Scores], level: float = LEVEL, step_level: float = STEP_LEVEL) -> Verdict:
     """Choose a candidate: a later one only where it is better than what is simpler by more than the noise.
 
-    A candidate must beat random batches at a false discovery rate of 10 % (Benjamini and Hochberg), and then the one
-    chosen so far with p < .2, query by query and seed by seed. Ties go to the simpler one.
+    A candidate must beat random batches, and then the one chosen so far, query by query and seed by seed. Ties go to
+    the simpler one.
 
     Args:
         scores: By candidate, the simplest first and random batches at the head, (seeds, queries) scores of the same
             seeds and queries.
+        level: False discovery rate at which random batches are left (Benjamini and Hochberg).
+        step_level: p-value below which a candidate takes the place of a simpler one that beats random batches.
     """
     baseline, *others = scores
     differences = {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
     corrected = dict(zip(others, _correct(list(differences.values())), strict=True))
     chosen = baseline
     for one in others:
-        if corrected[one] >= _LEVEL or differences[one].mean <= 0:
+        if corrected[one] >= level or differences[one].mean <= 0:
             continue
         over = bootstrap_difference([scores[one] - scores[chosen]])
-        if chosen == baseline or (over.mean > 0 and over.p_value < _STEP_LEVEL):
+        if chosen == baseline or (over.mean > 0 and over.p_value < step_level):
             chosen = one
     return Verdict(chosen, differences, corrected)
 
