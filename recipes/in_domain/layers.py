@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--n_layers", type=int, required=True)
     parser.add_argument("--learning_rate", type=float, help="for all ways; chosen for each by default")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--sizes", nargs="+", type=int, default=(1024, 320, 32), help="rows of a cluster")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sizes", nargs="+", type=int, default=(1024, 32), help="rows of a cluster")
     parser.add_argument("--max_seq_length", type=int, default=64)
     parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
     parser.add_argument("--cache_dir", type=Path)
@@ -81,7 +81,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         bf16=True,
     )
-    ways = [Candidate(), *(Candidate(size) for size in arguments.sizes)]
+    ways = [Candidate(), *map(Candidate, arguments.sizes), Candidate(32, rows_per_stratum=8)]
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder = Encoder(f"{STATIC_PREFIX}{arguments.encoder}", cache.folder)
         start = Start.load_model(arguments.encoder, cache.folder, arguments.n_layers, arguments.max_seq_length)
