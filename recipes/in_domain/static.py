@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
-from st_cluster_batches.evaluation.candidates import judge, list_candidates
+from st_cluster_batches.evaluation.candidates import judge, judge_sources, list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tune_options import TuneOptions
@@ -61,7 +61,8 @@ def _is_masked(one: Candidate, batch_size: int) -> bool:
 def choose(ways: list[Candidate], records: dict[Candidate, Any], keep: Any) -> Candidate:
     """Choose among some ways on the queries that nothing is reported of."""
     kept = [one for one in ways if keep(one)]
-    return judge({one: np.asarray([own["tuned"] for own in records[one]]) for one in kept}).chosen
+    scores = {one: np.asarray([own["tuned"] for own in records[one]]) for one in kept}
+    return judge_sources({"": scores}, {"": 1})[""].chosen
 
 
 def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
         "communities": choose(ways, records, lambda one: one == ways[0] or one.method == "communities"),
         "random masked": Candidate(masked=True),
         "clusters masked": choose(ways, records, lambda one: one == ways[0] or (one.masked and _is_pure(one))),
-        "tuned": choose(ways, records, lambda one: one.cluster_size != tenth),
+        "tuned": choose(ways, records, lambda one: one.cluster_size != tenth),  # as `tune` does
     }
     return {
         "chosen": {name: str(one) for name, one in named.items()},

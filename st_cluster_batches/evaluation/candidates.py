@@ -110,7 +110,12 @@ def _correct(differences: Sequence[Difference]) -> list[float]:
     return correct_p_values([one.p_value for one in differences]) if differences else []
 
 
-def judge_sources(scores: Mapping[str, Mapping[Candidate, Scores]], weights: Mapping[str, int]) -> dict[str, Verdict]:
+def judge_sources(
+    scores: Mapping[str, Mapping[Candidate, Scores]],
+    weights: Mapping[str, int],
+    level: float = LEVEL,
+    step_level: float = STEP_LEVEL,
+) -> dict[str, Verdict]:
     """Choose a candidate for each source, with one number of rows of a cluster in a batch for all of them.
 
     A batch plan has but one. Each number's candidates are judged by themselves, and that is taken which promises most.
@@ -118,17 +123,19 @@ def judge_sources(scores: Mapping[str, Mapping[Candidate, Scores]], weights: Map
     Args:
         scores: By source and candidate, as `judge` takes them.
         weights: Rows of each source.
+        level: As `judge` takes it.
+        step_level: Likewise.
 
     Returns:
         By source what was chosen, with the differences of all candidates.
     """
     numbers = {None, *(one.rows_per_stratum for own in scores.values() for one in own)}
-    by_number = {
-        number: {
-            name: judge({one: own[one] for one in own if one.cluster_size is None or one.rows_per_stratum == number})
+    by_number = {}
+    for number in sorted(numbers, key=lambda one: one or 0):
+        kept = {
+            name: {one: own[one] for one in own if one.cluster_size is None or one.rows_per_stratum == number}
             for name, own in scores.items()
         }
-        for number in sorted(numbers, key=lambda one: one or 0)
-    }
+        by_number[number] = {name: judge(own, level, step_level) for name, own in kept.items()}
     best = max(by_number.values(), key=lambda own: sum(weights[name] * one.gain for name, one in own.items()))
     return {name: replace(judge(scores[name]), chosen=one.chosen) for name, one in best.items()}
