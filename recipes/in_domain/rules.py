@@ -3,8 +3,8 @@
     python recipes/in_domain/rules.py RUNS --output recipes/in_domain/results
 
 RUNS is the folder of single runs of `static.py`. Each rule chooses among the ways of a source and batch size on one
-set of held-out queries; the gain is of another, in percent of random batches'. `judge_sources` has the two levels of a rule:
-at which random batches are left, and at which a finer way takes the place of a coarser.
+set of held-out queries; the gain is of another, in percent of random batches'. `judge_sources` has the two levels of a
+rule: at which random batches are left, and at which a finer way takes the place of a coarser.
 """
 
 from __future__ import annotations
