@@ -1,7 +1,7 @@
 """Real pairs without a download: the docstrings of the packages in the user's own Python.
 
-The query is a docstring's summary, the passage the rest of it; each top-level package is a source. Some packages and
-some modules of the others are held out for evaluation.
+The query is a docstring's summary, the passage the rest of it; each top-level package is a source. Some packages, some
+modules of the others, and some docstrings of the modules that are left are held out for evaluation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import xxhash
 from tqdm.auto import tqdm
 
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
+from st_cluster_batches.data.holdout import hold_out
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +33,8 @@ _PAIRS_PER_PACKAGE = 2_500
 _PAIRS_PER_SOURCE = 200  # packages with fewer pairs are no source
 _HELD_OUT_MODULES = 8  # one module in so many
 _HELD_OUT_PACKAGES = 3
+_HELD_OUT_QUERIES, _HELD_OUT_DOCUMENTS = 1_000, 10_000
+_PACKAGE = "package"  # not `source`: queries are held out of all packages together
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,15 @@ def collect_docstrings(show_progress_bar: bool = True) -> list[Docstring]:
 
 
 def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tuple[Dataset, dict[str, Collection]]:
-    """Split docstrings into training pairs and two held-out collections.
+    """Split docstrings into training pairs and three held-out collections, from near to far.
 
     Args:
         docstrings: As `collect_docstrings` gives them.
         max_pairs: Training pairs to keep at most, evenly over the list.
 
     Returns:
-        Pairs with columns query, passage and source; and the collections `unseen_modules` and `unseen_packages`.
+        Pairs with columns query, passage and source; and the collections `same_modules`, `unseen_modules` and
+        `unseen_packages`.
 
     Raises:
         RuntimeError: If the environment holds too few docstrings.
@@ -99,14 +104,18 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
     held_out = sorted(sources, key=lambda name: (sizes[name], name))[:_HELD_OUT_PACKAGES]
     training = [one for one in docstrings if one.package in sources and one.package not in held_out]
     pairs = [one for one in training if not one.is_held_out]
-    if max_pairs is not None and len(pairs) > max_pairs:
-        pairs = [pairs[at * len(pairs) // max_pairs] for at in range(max_pairs)]
     columns = {
         "query": [one.summary for one in pairs],
         "passage": [one.rest for one in pairs],
-        "source": [one.package for one in pairs],
+        _PACKAGE: [one.package for one in pairs],
     }
-    return Dataset.from_dict(columns), {
+    n_queries = min(_HELD_OUT_QUERIES, len(pairs) // 10)
+    texts = ["query", "passage"]
+    left, near = hold_out(Dataset.from_dict(columns), n_queries, _HELD_OUT_DOCUMENTS, columns=texts)
+    if max_pairs is not None and len(left) > max_pairs:
+        left = left.select([at * len(left) // max_pairs for at in range(max_pairs)])
+    return left.rename_column(_PACKAGE, SOURCE).flatten_indices(), {
+        "same_modules": next(iter(near.values())),
         "unseen_modules": _make_collection([one for one in training if one.is_held_out]),
         "unseen_packages": _make_collection([one for one in docstrings if one.package in held_out]),
     }

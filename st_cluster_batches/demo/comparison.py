@@ -12,9 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from transformers import PrinterCallback
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
@@ -29,6 +26,7 @@ from st_cluster_batches.data.docstrings import collect_docstrings, split_docstri
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.demo.description import TUNED
 from st_cluster_batches.demo.source_rate import choose_rate
+from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trainer
 from st_cluster_batches.evaluation.comparison import RUNS
 from st_cluster_batches.evaluation.report import TABLE_FILE
 from st_cluster_batches.evaluation.retrieval import evaluate
@@ -42,13 +40,10 @@ from st_cluster_batches.storage.cache import hash_values, write_atomically, writ
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
 from st_cluster_batches.training.latent_semantics import fit_encoder, train_tokenizer
-from st_cluster_batches.training.models import build_static_model
-from st_cluster_batches.training.run import build_trainer
-from st_cluster_batches.training.trainer_arguments import Strategy, TrainingArguments
+from st_cluster_batches.training.trainer_arguments import Strategy
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +51,6 @@ STRATEGIES: dict[str, Strategy] = {"random": "random", "source": "source", TUNED
 
 TUNE_FOLDER = "tune"
 PAGE_FILE = "batches.html"
-
-_BATCH_SIZE = 16
 
 
 def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None, start: str | None = None) -> dict[str, Any]:
@@ -92,13 +85,13 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None, start: str | 
     encoder = encoder or _fit_start(pairs, output)
     logger.info(
         "Step 2 of 4: choosing how to fill batches of %d, with small models on the %d training pairs alone",
-        _BATCH_SIZE,
+        BATCH_SIZE,
         len(pairs),
     )
     choice = tune(
         pairs.remove_columns(SOURCE),
         encoder,
-        batch_size=_BATCH_SIZE,
+        batch_size=BATCH_SIZE,
         n_seeds=max(2, n_seeds),
         output_dir=output / TUNE_FOLDER,
         cache_dir=cache.folder,
@@ -170,7 +163,7 @@ class Demo:
         logger.info("Choosing the learning rate of single-source batches, as that of the others was")
         return {
             "random": evidence["rates"]["random"],
-            "source": choose_rate(self.keyed, self.start, _BATCH_SIZE),
+            "source": choose_rate(self.keyed, self.start, BATCH_SIZE),
             TUNED: evidence["rates"][self.chosen],
         }
 
@@ -185,7 +178,7 @@ class Demo:
             "pairs": len(self.pairs),
             "sources": len(set(self.pairs[SOURCE])),
             "steps": records[-1]["steps"],
-            "batch_size": _BATCH_SIZE,
+            "batch_size": BATCH_SIZE,
             "rates": self.rates,
             "before": {name: one.ndcg_at_10 for name, one in before.items()},
         }
@@ -202,7 +195,7 @@ class Demo:
         folder = self.output if is_kept else self.output / RUNS / f"{name}-{seed}"
         strategy = self._find_strategy(name)
         n_rows = self.choice.rows_per_stratum if strategy == STRATEGIES[TUNED] else None
-        trainer = _build_trainer(self.start, labelled, strategy, n_rows, rate, seed, folder)
+        trainer = build_static_trainer(self.start, labelled, strategy, n_rows, rate, seed, folder)
         (sampler,) = find_samplers(trainer.get_train_dataloader())[1]
         if seed == 0:
             logger.info("%s batches, one epoch: %s", name, sampler.counts)
@@ -252,56 +245,9 @@ class Demo:
         inspection = inspect(
             self._label(TUNED, 0)[0],
             self.encoder,
-            batch_size=_BATCH_SIZE,
+            batch_size=BATCH_SIZE,
             cache_dir=self.cache.folder,
             show_progress_bar=False,
         )
         write_page(inspection, self.output / PAGE_FILE)
         return str(self.output / PAGE_FILE)
-
-
-def _build_trainer(
-    start: Start,
-    labelled: Dataset,
-    strategy: Strategy,
-    rows_per_stratum: int | None,
-    rate: float,
-    seed: int,
-    folder: Path,
-) -> SentenceTransformerTrainer:
-    """Build a stock trainer of token embeddings, with the optimizer of the trials.
-
-    So their learning rates hold, which are in root mean squares of the embeddings.
-    """
-    assert start.weights is not None, "trials train static models"
-    rate *= float(np.sqrt(np.square(start.weights).mean()))
-    arguments = TrainingArguments(
-        str(folder),
-        batch_sampler=strategy,
-        rows_per_stratum=rows_per_stratum,
-        seed=seed,
-        per_device_train_batch_size=_BATCH_SIZE,
-        num_train_epochs=1,
-        learning_rate=rate,
-        warmup_steps=0.1,
-        max_grad_norm=0.0,  # nor do the trials clip
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-    )
-    model = build_static_model(start.tokenizer, start.weights)
-    # A copy, since the sampler hides the label columns of the dataset it is given.
-    trainer = build_trainer(model, labelled.with_format(None), arguments)
-    trainer.optimizer = torch.optim.SparseAdam(list(trainer.model.parameters()), lr=rate)
-    trainer.optimizer.register_step_pre_hook(_rest_unread_tokens)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _rest_unread_tokens(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Make gradients sparse, for Adam moves on whatever has ever had one; the trainer measures none but dense ones."""
-    for group in optimizer.param_groups:
-        for weights in group["params"]:
-            rows = weights.grad.any(dim=1).nonzero()[:, 0]
-            weights.grad = torch.sparse_coo_tensor(rows[None], weights.grad[rows], weights.grad.shape)

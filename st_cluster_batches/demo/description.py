@@ -39,9 +39,8 @@ def describe_demo(results: dict[str, Any]) -> str:
 
 
 def _conclude(results: dict[str, Any]) -> list[str]:
-    """Say what was chosen and why, and whether held-out docstrings bear it out."""
+    """Say what was chosen and why, and how far from the training docstrings it bears out."""
     evidence = results["choice"]["evidence"][WHOLE]
-    difference, scale = results["results"][TUNED]["difference"], results["results"]["random"]["mean"]
     tried = f"{len(evidence['ndcg'])} ways to fill batches, tried on {evidence['trained_rows']:,} training pairs"
     asked = f"{evidence['queries']:,} other training queries"
     chosen = next((one for one in evidence["differences"] if one["name"] == evidence["chosen"]), None)
@@ -51,20 +50,26 @@ def _conclude(results: dict[str, Any]) -> list[str]:
             "better than random batches by more than chance: tuned batches are the random ones here. With more pairs",
             "smaller differences show (--pairs).",
         ]
-    if results["seeds"] == 1:
-        verdict = "one run of each says little, for runs differ by their seed alone, too (--seeds 3)"
-    elif difference["low"] > 0:
-        verdict = "the gain is there"
-    elif difference["high"] < 0:
-        verdict = "it is a loss"
-    else:
-        verdict = "that is within the noise"
+    random, tuned = (results["results"][name]["tasks"] for name in ("random", TUNED))
     return [
-        f"The choice: {evidence['chosen']} similar docstrings, each batch from one cluster. Of {tried}, it is the",
+        f"The choice: {evidence['chosen']}. Of {tried}, it is the",
         f"simplest that no other beat by more than chance; it answered {asked} better than random batches by",
-        f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in the choice",
-        f"it brought {_compare(difference, scale)}: {verdict}.",
+        f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in training",
+        "or choice, from near to far, it brought",
+        *(
+            f"  {task:<18}{_compare(one['difference'], random[task]['mean']):<26}{_judge(one, results['seeds'])}"
+            for task, one in tuned.items()
+        ),
     ]
+
+
+def _judge(task: dict[str, Any], n_seeds: int) -> str:
+    """Say what a difference on a collection is worth."""
+    if n_seeds == 1:
+        return "one run of each says little, for runs differ by their seed alone, too (--seeds 3)"
+    if task["difference"]["low"] > 0:
+        return "the gain is there"
+    return "a loss" if task["difference"]["high"] < 0 else "within the noise"
 
 
 def _describe(values: list[float]) -> str:
