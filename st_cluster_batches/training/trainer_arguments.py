@@ -36,6 +36,9 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         default=None,
         metadata={"help": "Fill batches with chunks of so many rows, each of one cluster, drawn within the source."},
     )
+    cluster_first: int = field(
+        default=0, metadata={"help": "First epoch with batches of one cluster; before it batches are random."}
+    )
     source_alpha: float = field(
         default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
     )
@@ -72,11 +75,18 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""
         refresh = self._read_refresh()
+        if self.cluster_first and self.strategy != CLUSTER:
+            raise ValueError(
+                f"cluster_first={self.cluster_first} decides nothing with batch_sampler={self.strategy}: it says from "
+                "which epoch on batches are of one cluster; take batch_sampler=cluster"
+            )
         if self.strategy == "stock":
             return BatchSamplers.BATCH_SAMPLER
         before: dict[Strategy, tuple[str, ...]] = {"random": (), "source": (SOURCE,)}
         strata: Any = before.get(self.strategy)  # the sampler's own default for clusters
-        if refresh is not None and strata is not None:
+        if self.cluster_first:
+            strata = {0: (), self.cluster_first: (SOURCE, CLUSTER)}
+        elif refresh is not None and strata is not None:
             strata = {0: strata, refresh.first: (SOURCE, CLUSTER)} if refresh.first else (SOURCE, CLUSTER)
         return ClusterBatchSampler.configure(
             strata=strata,
