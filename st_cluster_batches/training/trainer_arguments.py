@@ -63,6 +63,13 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         metadata={"help": "Share of the rows to embed anew; the others keep their vectors."},
     )
     refresh_guide: bool = field(default=False, metadata={"help": "Let a guided loss have the new vectors as guide."})
+    refresh_mine: int = field(
+        default=0,
+        metadata={"help": "Write so many explicit negatives of each row beside the clusters, for a next run."},
+    )
+    refresh_mine_margin: float = field(
+        default=0.05, metadata={"help": "Share of the positive's similarity by which they are to stay below it."}
+    )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 
     def __post_init__(self) -> None:
@@ -113,4 +120,6 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
             self.refresh_key,
             self.refresh_sample,
             guide=self.refresh_guide,
+            mine=self.refresh_mine,
+            mine_margin=self.refresh_mine_margin,
         )
