@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from st_cluster_batches.batches.hardness import measure_batches
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Side
+
+logger = logging.getLogger(__name__)
 
 _COMPARED_ROWS = 100_000  # whose clusters before and after are compared
 
@@ -42,3 +45,18 @@ def measure_planned(vectors: PairVectors, batches: npt.NDArray[np.int64]) -> dic
     ]
     found = measure_batches(embedded[0], embedded[1], np.searchsorted(rows, batches))
     return {"negative": found.negative, "hardest": found.hardest, "positive": found.positive}
+
+
+def tell_of_refresh(record: dict[str, Any]) -> None:
+    """Log what a refresh has cost and changed."""
+    moved = f", {record['moved']:.0%} of the rows moved" if "moved" in record else ""
+    logger.info(
+        "Epoch %d has %d clusters of the model as it is now, made in %.1f s%s; similarity of a query and the "
+        "negatives of its batch: %.3f before, %.3f now",
+        record["epoch"],
+        record["clusters"],
+        record["seconds"],
+        moved,
+        record.get("hardness_before", {}).get("negative", float("nan")),
+        record.get("hardness_after", {}).get("negative", float("nan")),
+    )

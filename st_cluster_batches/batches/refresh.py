@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from st_cluster_batches.columns import CLUSTER
@@ -34,6 +34,10 @@ class Refresh:
         seed: Seed of k-means and of the sample.
         guide: Whether a guided loss gets the new vectors as its guide, in place of those from before training.
         batch_size: Texts that the model embeds at once; by the kind of model if None.
+        mine: Explicit negatives of each row to write beside the clusters, for a next run; see `mine_negatives`. This
+            run goes on without: its columns cannot grow while they are read.
+        mine_margin: Share of the positive's cosine similarity by which such a negative is to stay below it, which is
+            `relative_margin` of `mine_hard_negatives`.
     """
 
     first: int = 1
@@ -45,9 +49,11 @@ class Refresh:
     seed: int = 0
     guide: bool = False
     batch_size: int | None = None
+    mine: int = 0
+    mine_margin: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, least in (("first", 0), ("every", 1), ("cluster_size", 1), ("niter", 1), ("seed", 0)):
+        for name, least in (("first", 0), ("every", 1), ("cluster_size", 1), ("niter", 1), ("seed", 0), ("mine", 0)):
             object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
@@ -59,6 +65,17 @@ class Refresh:
             raise ValueError(f"sample={self.sample} must be in (0, 1]: the share of the rows that is embedded anew")
         if self.guide and self.sample < 1:
             raise ValueError(f"guide=True needs the vectors of all rows; sample={self.sample} leaves old ones")
+
+        if self.mine and self.sample < 1:
+            raise ValueError(f"mine={self.mine} needs the vectors of all rows; sample={self.sample} leaves old ones")
+        if not 0 <= self.mine_margin < 1 or (self.mine_margin != type(self).mine_margin and not self.mine):
+            raise ValueError(
+                f"mine_margin={self.mine_margin} must be in [0, 1), beside the number of negatives, mine={self.mine}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the clusters, as JSON values: mining changes no batch."""
+        return {name: one for name, one in asdict(self).items() if not name.startswith("mine")}
 
     def check_strata(self, columns: Sequence[str]) -> None:
         """Raise a ValueError if no batch shares the clusters that are to be made."""
@@ -80,6 +97,10 @@ class RefreshedSampler(Protocol):
     hidden_columns: list[str]
     refresh: Refresh | None
     refreshed_at: int | None
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The plan of the current epoch."""
 
     @property
     def clusters(self) -> Integers | None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.changes import measure_change, measure_planned
+from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh
+from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows
@@ -74,7 +75,12 @@ class Refresher:
                 "all weights; train with DDP, or attach clusters beforehand: attach_clusters(dataset, encoder)"
             )
         for number, sampler in enumerate(samplers):
-            self._read_pairs(sampler, number)
+            pairs = self._read_pairs(sampler, number)
+            if sampler.refresh is not None and sampler.refresh.mine and pairs.targets:
+                raise ValueError(
+                    f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
+                    f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
+                )
             if sampler.refresh is not None and sampler.refresh.guide:
                 _read_row_keys(sampler.dataset)
                 self._find_guided()
@@ -145,6 +151,8 @@ class Refresher:
         record = cache.processes.decide(
             lambda: self._compare(sampler, vectors, clusters, {"epoch": epoch, "dataset": number})
         )
+        if refresh.mine:
+            record["mined"] = mine_negatives(vectors, sampler, refresh, folder / NEGATIVES_FOLDER)
 
         def finish() -> None:
             Clustering(centroids).save(folder / "centroids")
@@ -159,7 +167,8 @@ class Refresher:
         cache.processes.once(finish, None)
         sampler.relabel(epoch, clusters)
         self._load_guide(number, folder)
-        self._tell(record)
+        if self.trainer.is_world_process_zero():
+            tell_of_refresh(record)
 
     def _read_pairs(self, sampler: RefreshedSampler, number: int) -> Pairs:
         """Read the texts as the collator gets them, in its order."""
@@ -168,7 +177,9 @@ class Refresher:
             texts = tuple(name for name in hold_columns(dataset) if name not in NO_TEXT_COLUMNS)
             has_sources = SOURCE in sampler.hidden_columns and SOURCE in dataset.column_names
             key = "query" if sampler.refresh is None else sampler.refresh.key
-            needs_passages = None if key == "query" else f"refresh=Refresh(key={key!r})"
+            mine = 0 if sampler.refresh is None else sampler.refresh.mine
+            option = f"mine={mine}" if mine else f"key={key!r}"
+            needs_passages = f"refresh=Refresh({option})" if mine or key != "query" else None
             options = PairOptions(SOURCE if has_sources else None, True, needs_passages, texts)
             self._pairs[number] = Pairs.prepare("", dataset, options, show_progress_bar=False)
         return self._pairs[number]
@@ -263,20 +274,6 @@ class Refresher:
         found = [json.loads(path.read_text("utf-8")) for path in self.folder.glob(f"epoch-*-{number}/done")]
         own = [{key: one for key, one in record.items() if key not in ("vectors", "guide")} for record in found]
         return sorted(own, key=lambda record: int(record["epoch"]))
-
-    def _tell(self, record: dict[str, Any]) -> None:
-        if self.trainer.is_world_process_zero():
-            moved = f", {record['moved']:.0%} of the rows moved" if "moved" in record else ""
-            logger.info(
-                "Epoch %d has %d clusters of the model as it is now, made in %.1f s%s; similarity of a query and the "
-                "negatives of its batch: %.3f before, %.3f now",
-                record["epoch"],
-                record["clusters"],
-                record["seconds"],
-                moved,
-                record.get("hardness_before", {}).get("negative", float("nan")),
-                record.get("hardness_after", {}).get("negative", float("nan")),
-            )
 
 
 def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:

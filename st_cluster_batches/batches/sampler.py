@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -251,7 +251,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             "strata": {str(epoch): list(columns) for epoch, columns in self.options.schedule},
             "distinct": self.options.distinct if self.options.distinct in self.dataset.column_names else None,
             "random_fraction": self.options.random_fraction,
-            **({} if self.refresh is None else {"refresh": asdict(self.refresh)}),
+            **({} if self.refresh is None else {"refresh": self.refresh.describe()}),
             "rows_per_stratum": self.options.rows_per_stratum,
         }
 

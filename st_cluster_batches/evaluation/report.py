@@ -106,6 +106,7 @@ def describe_results(results: dict[str, Any]) -> str:
         *_describe_seeds(results["seeds"]),
         *_describe_keys(variants),
         *_describe_masks(variants),
+        *_describe_refreshes(variants),
         *_describe_correlation(variants),
     ]
     return "\n".join(lines)
@@ -126,6 +127,19 @@ def _describe_masks(variants: dict[str, Any]) -> list[str]:
     shares = {name: one.get("masked_share") for name, one in variants.items()}
     told = [f"{quote_code(name)} {share:.2%}" for name, share in shares.items() if share is not None]
     return ["", f"In-batch negatives that were masked: {', '.join(told)}."] if told else []
+
+
+def _describe_refreshes(variants: dict[str, Any]) -> list[str]:
+    """Say what refreshing clusters has cost, and what the columns of batches are of where clusters were refreshed."""
+    seconds = {name: one.get("refresh_seconds") for name, one in variants.items()}
+    told = [f"{quote_code(name)} {one:.1f} s" for name, one in seconds.items() if one is not None]
+    if not told:
+        return []
+    return [
+        "",
+        f"Refreshing clusters took, within the time to train: {', '.join(told)}. Batches and negatives of these are "
+        "shown as they were in the first epoch.",
+    ]
 
 
 def _describe_keys(variants: dict[str, Any]) -> list[str]:

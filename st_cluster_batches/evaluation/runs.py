@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.batches.hardness import BatchHardness
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
@@ -68,8 +70,8 @@ def measure_run(
         batch_size: Texts that the model sees at once in evaluation.
 
     Returns:
-        Steps, times, counts of batches, whether false negatives were kept apart, hardness, and nDCG@10 by task and by
-        query.
+        Steps, times (of refreshes, too), counts of batches, whether false negatives were kept apart, hardness, and
+        nDCG@10 by task and by query.
     """
     hardness = ProcessGroup.current("compare").once(
         lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
@@ -89,6 +91,7 @@ def measure_run(
         "evaluate_seconds": round(evaluate_seconds, 2),
         "attach_seconds": round(attach_seconds, 2),
         "train_seconds": round(train_seconds, 2),
+        "refresh_seconds": _read_refresh_seconds(Path(trainer.args.output_dir) / PLAN_FILE),
         "counts": [asdict(sampler.counts) for sampler in samplers],
         "keeps_false_negatives_apart": any(sampler.describe()["distinct"] for sampler in samplers),
         "hardness": asdict(hardness) if hardness else None,
@@ -96,6 +99,13 @@ def measure_run(
         "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
         "per_query": {task: one.per_query for task, one in scores.items()},
     }
+
+
+def _read_refresh_seconds(plan: Path) -> float | None:
+    """Return the wall time of all refreshes of a run, which is part of that of training; None if there were none."""
+    parts = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
+    seconds = [one["seconds"] for part in parts for one in part.get("refreshes", [])]
+    return round(sum(seconds), 2) if seconds else None
 
 
 def report_runs(records: Sequence[Record], about: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def _summarise_variant(
         "tasks": {task: {"mean": fmean(scores), "by_seed": scores} for task, scores in by_task.items()},
         "attach_seconds": runs[0]["attach_seconds"],
         "train_seconds": fmean(run["train_seconds"] for run in runs),
+        "refresh_seconds": _average([run.get("refresh_seconds") for run in runs]),
         "counts": runs[0]["counts"],
         "keeps_false_negatives_apart": runs[0].get("keeps_false_negatives_apart"),  # unknown of older runs
         "masked_share": _average([run.get("masked_share") for run in runs]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from st_cluster_batches.evaluation.tuning import tune
 from st_cluster_batches.training.arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -21,10 +22,12 @@ _DEFAULT: dict[str, dict[str, Any]] = {
 
 _ALLOWED = {
     "batch_sampler",
+    "cluster_first",
     "random_fraction",
     "rows_per_stratum",
     "keep_false_negatives_apart",
     *(one.name for one in fields(ClusterArguments)),
+    *(one.name for one in fields(TrainingArguments) if one.name.startswith("refresh_")),
 }
 
 

@@ -36,6 +36,9 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         default=None,
         metadata={"help": "Fill batches with chunks of so many rows, each of one cluster, drawn within the source."},
     )
+    cluster_first: int = field(
+        default=0, metadata={"help": "First epoch with batches of one cluster; before it batches are random."}
+    )
     source_alpha: float = field(
         default=1.0, metadata={"help": "Of a DatasetDict: datasets are drawn in proportion to size^alpha."}
     )
@@ -60,6 +63,13 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         metadata={"help": "Share of the rows to embed anew; the others keep their vectors."},
     )
     refresh_guide: bool = field(default=False, metadata={"help": "Let a guided loss have the new vectors as guide."})
+    refresh_mine: int = field(
+        default=0,
+        metadata={"help": "Write so many explicit negatives of each row beside the clusters, for a next run."},
+    )
+    refresh_mine_margin: float = field(
+        default=0.05, metadata={"help": "Share of the positive's similarity by which they are to stay below it."}
+    )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 
     def __post_init__(self) -> None:
@@ -72,11 +82,18 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""
         refresh = self._read_refresh()
+        if self.cluster_first and self.strategy != CLUSTER:
+            raise ValueError(
+                f"cluster_first={self.cluster_first} decides nothing with batch_sampler={self.strategy}: it says from "
+                "which epoch on batches are of one cluster; take batch_sampler=cluster"
+            )
         if self.strategy == "stock":
             return BatchSamplers.BATCH_SAMPLER
         before: dict[Strategy, tuple[str, ...]] = {"random": (), "source": (SOURCE,)}
         strata: Any = before.get(self.strategy)  # the sampler's own default for clusters
-        if refresh is not None and strata is not None:
+        if self.cluster_first:
+            strata = {0: (), self.cluster_first: (SOURCE, CLUSTER)}
+        elif refresh is not None and strata is not None:
             strata = {0: strata, refresh.first: (SOURCE, CLUSTER)} if refresh.first else (SOURCE, CLUSTER)
         return ClusterBatchSampler.configure(
             strata=strata,
@@ -103,4 +120,6 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
             self.refresh_key,
             self.refresh_sample,
             guide=self.refresh_guide,
+            mine=self.refresh_mine,
+            mine_margin=self.refresh_mine_margin,
         )

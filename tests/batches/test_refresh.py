@@ -412,3 +412,61 @@ def test_weights_that_are_spread_over_processes_are_refused(tmp_path: Path) -> N
     trainer: Any = SimpleNamespace(is_fsdp_enabled=True, args=SimpleNamespace(output_dir=str(tmp_path)))
     with pytest.raises(ValueError, match="train with DDP"):
         Refresher(trainer).start(0, [])
+
+
+def freeze(model: SentenceTransformer) -> None:
+    model.requires_grad_(False)
+    model[0].auto_model.encoder.layer[-1].requires_grad_(True)
+
+
+def wrap(model: SentenceTransformer) -> None:
+    """Add adapters by PEFT itself, of any version; what the host needs a newer one for is the test below."""
+    peft = pytest.importorskip("peft")
+    model[0].model = peft.get_peft_model(model[0].auto_model, peft.LoraConfig(target_modules=["query", "value"]))
+
+
+@pytest.mark.parametrize("prepare", [freeze, pytest.param(wrap, marks=pytest.mark.slow)])
+def test_every_refresh_embeds_with_the_few_weights_that_are_trained(
+    tmp_path: Path, bert: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, prepare: Any
+) -> None:
+    prepare(bert)
+    before = {name: (one.detach().clone(), one.requires_grad) for name, one in bert.named_parameters()}
+    made: list[np.ndarray] = []
+    encode = TrainedEncoder._encode
+
+    def keep(self: TrainedEncoder, side: Any, texts: Any) -> Any:
+        vectors = encode(self, side, texts)
+        if len(texts) == 120:  # all of them, not those of the batches that are measured
+            made.append(vectors)
+        return vectors
+
+    monkeypatch.setattr(TrainedEncoder, "_encode", keep)
+    monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+    watch = train(tmp_path, make_pairs(120), Refresh(cluster_size=20), model=bert, num_train_epochs=3)
+    assert [one[0] for one in watch.epochs] == [None, 1, 2]
+    assert len(made) == 2 and np.abs(made[0] - made[1]).max() > 1e-4
+    assert 0 < sum(trained for _, trained in before.values()) < len(before)
+    for name, one in bert.named_parameters():
+        assert one.requires_grad == before[name][1]
+        assert one.requires_grad or torch.equal(one, before[name][0])
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_of_the_host_is_resumed_exactly(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    folder = str(make_tiny_bert(tmp_path / "bert", 0.1))
+    weights = []
+    for resume in (False, True):
+        torch.manual_seed(0)
+        model = SentenceTransformer(modules=[Transformer(folder), Pooling(16)], device="cpu")
+        try:
+            model.add_adapter(peft.LoraConfig(target_modules=["query", "value"]))
+        except ValueError as error:  # transformers asks for a newer PEFT than there may be
+            pytest.skip(str(error))
+        refresh, options = Refresh(cluster_size=20), {"num_train_epochs": 3, "save_strategy": "epoch"}
+        train(tmp_path, make_pairs(120), refresh, model=model, resume=resume, **options)
+        weights.append({name: one.detach().clone() for name, one in model.named_parameters()})
+        if not resume:  # as killed in epoch 2, before its clusters were there
+            shutil.rmtree(tmp_path / "out" / "checkpoint-24")
+            shutil.rmtree(tmp_path / "out" / FOLDER / "epoch-2-0")
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())

@@ -131,6 +131,18 @@ def test_a_variant_is_tuned_on_its_own_training_pairs(tmp_path: Path) -> None:
         prepare_run(read_recipe(recipe, ["--tuned", "auto"]))
 
 
+def test_a_refresh_is_compared_and_its_time_is_told(tmp_path: Path) -> None:
+    own = {"batch_sampler": "random", "refresh_every": 1, "refresh_cluster_size": 20}
+    variants = {"random": TWO["random"], "own": own, "coarse": {**own, "refresh_cluster_size": 50}}
+    recipe = make_workspace(tmp_path, make_topic_pairs(400), variants=variants, num_train_epochs=3)
+    results = compare(recipe, tmp_path / "out", n_seeds=1)["results"]
+    assert results["random"]["refresh_seconds"] is None
+    assert all(0 < results[name]["refresh_seconds"] < results[name]["train_seconds"] for name in ("own", "coarse"))
+    assert len({one["mean"] for one in results.values()}) == 3
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert f"`own` {results['own']['refresh_seconds']:.1f} s, `coarse`" in table
+
+
 def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_and_are_counted(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_repeated_pairs(800), variants=TWO)
     results = compare(recipe, tmp_path / "out", n_seeds=2)["results"]

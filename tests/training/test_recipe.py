@@ -12,6 +12,7 @@ from sentence_transformers.base.sampler import BatchSamplers
 
 from st_cluster_batches import ClusterBatchSampler
 from st_cluster_batches.__main__ import _build_parser
+from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -143,3 +144,14 @@ def test_a_recipe_refreshes_whatever_fills_the_first_epochs(workspace: Path, str
 def test_a_refresh_that_would_be_idle_is_refused(recipe: Path, words: list[str]) -> None:
     with pytest.raises(ValueError, match="decide nothing"):
         read_recipe(recipe, words)
+
+
+def test_batches_are_random_before_the_first_epoch_with_clusters(workspace: Path) -> None:
+    words = ["--cluster_first", "1", "--max_steps", "-1", "--num_train_epochs", "2"]
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    sampler = find_samplers(run.trainer.get_train_dataloader())[1][0]
+    assert sampler.counts.pure == 0
+    sampler.set_epoch(1)
+    assert sampler.counts.pure > 0
+    with pytest.raises(ValueError, match="cluster_first=1 decides nothing with batch_sampler=random"):
+        read_recipe(workspace / "recipe.yaml", ["--cluster_first", "1", "--batch_sampler", "random"])
