@@ -18,6 +18,15 @@ from st_cluster_batches.storage.cache import write_atomically
 
 SHOWN = ("k10", "clusters", "mixed", "communities", "random masked", "clusters masked", "tuned")
 
+FIXED = (
+    "k10",
+    "random, masked",
+    "clusters of 32",
+    "clusters of 32, masked",
+    "clusters of 32, 8 rows of each",
+    "clusters of 32, 8 rows of each, masked",
+)
+
 
 def find_multiplier(found: dict[str, Any], batch_size: str) -> tuple[float, bool]:
     """Return how much larger a random batch is that scores as much as tuned batches of a size.
@@ -59,6 +68,22 @@ def describe(results: dict[str, Any]) -> str:
             lines.append(f"| {source} | {random:.3f} | {' | '.join(cells)} | {one['chosen']['tuned']} |")
         means = " | ".join(f"{np.mean(gains[name]):+.1f}" for name in SHOWN)
         lines += [f"| mean | | {means} | |", ""]
+    return "\n".join(lines)
+
+
+def describe_fixed(results: dict[str, Any]) -> str:
+    """Return what each way gives that is the same for all sources and sizes: mean and least of the sources."""
+    sizes = list(next(iter(results.values()))["batch_sizes"])
+    lines = [f"| the same for all | {' | '.join(f'batches of {one}: mean, least' for one in sizes)} |"]
+    lines.append("|" + " --- |" * (len(sizes) + 1))
+    for name in FIXED:
+        cells = []
+        for size in sizes:
+            scores = [found["batch_sizes"][size]["all"] for found in results.values()]
+            keys = [next(key for key in one if key == name or key.endswith(f"({name})")) for one in scores]
+            gains = [100 * (one[key] / one["random"] - 1) for one, key in zip(scores, keys, strict=True)]
+            cells.append(f"{np.mean(gains):+.1f}, {min(gains):+.1f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -108,7 +133,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    write_atomically(folder / "results.md", f"{describe(results)}\n{describe_multipliers(results)}\n")
+    tables = describe(results), describe_multipliers(results), "", describe_fixed(results)
+    write_atomically(folder / "results.md", "\n".join(tables) + "\n")
     draw(results, folder)
 
 
