@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _DEFAULT: dict[str, dict[str, Any]] = {
-    strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
+    # What is said of the strata of all variants is not said of batches that have none.
+    "random": {"batch_sampler": "random", "random_fraction": 0.0, "rows_per_stratum": None},
+    "source": {"batch_sampler": "source"},
+    "cluster": {"batch_sampler": "cluster"},
 }
 
 _ALLOWED = {
@@ -64,7 +67,10 @@ def read_variants(
                 f"Variant {name!r} sets {others[0]!r}; variants may differ only in their batch strategy: "
                 f"{', '.join(sorted(_ALLOWED))}"
             )
-        recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
+        try:
+            recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
+        except ValueError as error:
+            raise ValueError(f"Variant {name!r}: {error}") from error
     return recipes
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from planted import make_planted_model, make_planted_pairs
 
 from st_cluster_batches.clusters.choice import Choice
-from st_cluster_batches.evaluation.variants import tune_recipe
+from st_cluster_batches.evaluation.variants import read_variants, tune_recipe
 from st_cluster_batches.training.recipe import read_recipe
 
 
@@ -19,3 +20,17 @@ def test_a_guided_variant_is_tuned_with_masks_and_in_its_own_batches(workspace: 
     assert choice.batch_size == 8
     tried = choice.evidence["all"]["differences"]
     assert {one["margin"] for one in tried if one["masked"]} == {-0.05}
+
+
+def test_what_is_said_of_strata_is_for_the_variants_that_have_some(workspace: Path) -> None:
+    words = ["--rows_per_stratum", "4"]
+    recipes = read_variants(workspace / "recipe.yaml", words)
+    assert {name: one.training.rows_per_stratum for name, one in recipes.items()} == {
+        "random": None,
+        "source": 4,
+        "cluster": 4,
+    }
+    with (workspace / "recipe.yaml").open("a") as file:
+        file.write("variants: {plain: {batch_sampler: random}, fine: {cluster_size: 20, n_clusters: null}}\n")
+    with pytest.raises(ValueError, match="Variant 'plain': rows_per_stratum=4 means nothing"):
+        read_variants(workspace / "recipe.yaml", words)
