@@ -84,6 +84,7 @@ class Variant:
     Args:
         recipe: Its parameters.
         dataset: The pairs, perhaps labelled.
+        tune_seconds: Wall time of tuning, for `tuned: auto`.
         attach_seconds: Wall time of labelling them. Variants that need the same embeddings share them, and their
             time is that of the first one; labels from an earlier call cost nothing.
         steps: Optimiser steps of the whole training.
@@ -92,6 +93,7 @@ class Variant:
 
     recipe: Recipe
     dataset: Dataset | DatasetDict
+    tune_seconds: float
     attach_seconds: float
     steps: int
     fingerprint: str
@@ -140,9 +142,13 @@ class Comparison:
             ],
             "versions": versions,
         }
-        recipes = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
+        tuned = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
+        recipes = {name: recipe for name, (recipe, _) in tuned.items()}
         labelled = _label_variants(pairs, recipes)
-        variants = {name: _prepare_variant(recipe, *labelled[name], inputs) for name, recipe in recipes.items()}
+        variants = {
+            name: _prepare_variant(recipe, labelled[name][0], (seconds, labelled[name][1]), inputs)
+            for name, (recipe, seconds) in tuned.items()
+        }
         hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})
         about = {
             "recipe": publish_values(read_values(path), hub_ids),
@@ -182,6 +188,7 @@ class Comparison:
             working / EVALUATION_FOLDER,
             lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
             attach_seconds=variant.attach_seconds,
+            tune_seconds=variant.tune_seconds,
             checkpoint=get_last_checkpoint(str(trained)) if trained.exists() else None,
             judging=recipe.data.judging,
             batch_size=recipe.training.per_device_eval_batch_size,
@@ -239,14 +246,14 @@ def _take_keys(dataset: Dataset | DatasetDict, other: Dataset | DatasetDict) -> 
 
 
 def _prepare_variant(
-    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: float, inputs: dict[str, Any]
+    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: tuple[float, float], inputs: dict[str, Any]
 ) -> Variant:
     """Take the fingerprint of all that affects the results of a variant.
 
     Args:
         recipe: The variant.
         dataset: The training pairs, labelled for it.
-        seconds: How long that took.
+        seconds: How long tuning and labelling took.
         inputs: What affects the results of all variants.
     """
     run = build_run(recipe, dataset)
@@ -265,7 +272,7 @@ def _prepare_variant(
         [sampler.describe() for sampler in find_samplers(loader)[1]],
         run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
     )
-    return Variant(recipe, dataset, seconds, steps, fingerprint)
+    return Variant(recipe, dataset, *seconds, steps, fingerprint)
 
 
 def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:

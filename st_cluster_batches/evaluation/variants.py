@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.evaluation.runs import measure_tuning
 from st_cluster_batches.evaluation.tuning import tune
 from st_cluster_batches.training.arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
@@ -82,18 +84,22 @@ def derive_recipe(recipe: Recipe, **values: Any) -> Recipe:
     return parse_values({**recipe.given, **values})
 
 
-def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> Recipe:
+def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> tuple[Recipe, float]:
     """Tune the clusters of a recipe that says `tuned: auto` on its own training pairs, and let it follow the choice.
 
     Args:
         recipe: All parameters; one that says anything else is returned as it is.
         pairs: What it trains on, without the queries that it is evaluated on.
         folder: Folder of the choice.
+
+    Returns:
+        The recipe, and the seconds that tuning took: zero where there was nothing to tune.
     """
     clusters, model, training = recipe.clusters, recipe.model, recipe.training
     if clusters.tuned != AUTO:
-        return recipe
-    tune(
+        return recipe, 0.0
+    run = partial(
+        tune,
         pairs,
         clusters.encoder or model.model_name_or_path,
         batch_size=training.train_batch_size * training.world_size,
@@ -106,4 +112,5 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> R
         cache_dir=clusters.cache_dir,
         show_progress_bar=not training.disable_tqdm,
     )
-    return derive_recipe(recipe, tuned=str(folder))
+    seconds = measure_tuning(run, folder)[1]
+    return derive_recipe(recipe, tuned=str(folder)), seconds
