@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from st_cluster_batches.clusters.choice import Choice, Method, find_choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.fitting import fit_vectors
+from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
@@ -121,6 +121,8 @@ def cluster_dataset(
             _compare_choice(options.tuned, loaded)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
+        if cache.processes.is_main:
+            warn_of_giants(clustering)
         labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
@@ -221,4 +223,7 @@ def fit_clusters(
     with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
-        return fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
+        clustering = fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
+        if cache.processes.is_main:
+            warn_of_giants(clustering)
+        return clustering
