@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict")
 
+_FAR = 5  # times the rows that sizes were tuned on, from which on a source is another one
+
 
 def attach_clusters(
     dataset: AnyDataset,
@@ -118,7 +120,8 @@ def cluster_dataset(
             trust_remote_code=options.trust_remote_code,
         )
         if options.tuned is not None:
-            _compare_choice(options.tuned, loaded)
+            options.clusters.check_sources(name for part in parts for name in part.sources)
+            _compare_choice(options.tuned, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
@@ -142,8 +145,19 @@ def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache
     return {name: asdict(one) for name, one in found.items()}
 
 
-def _compare_choice(tuned: Choice, encoder: Encoder) -> None:
+def _compare_choice(tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
     """Warn where what was tuned is not what is done."""
+    counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
+    tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
+    sized = [name for name in counts if tuned.sources[name].cluster_size is not None]
+    if far := [name for name in sized if counts[name] >= _FAR * tried[name]]:
+        logger.warning(
+            "The sizes of clusters were tuned on a small part of the rows that they are for: %s. In so large a source "
+            "clusters of a size are finer topics than those that were tried; tune on more of it: tune(..., "
+            "max_rows=%d), or --max_rows",
+            ", ".join(f"on {tried[name]:,} of {counts[name]:,} of {name}" for name in far),
+            max(counts[name] for name in far) // _FAR + 1,
+        )
     if tuned.encoder_hash != encoder.fingerprint:
         logger.warning(
             "The choice was tuned with clusters of %s, these are of %s: its sizes may not be the best here; tune with "

@@ -21,8 +21,8 @@ from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
 
-def make_choice(**sources: Candidate) -> Choice:
-    evidence = {name: {"rows": 120, "why": "tried"} for name in sources}
+def make_choice(tuned_rows: int = 120, **sources: Candidate) -> Choice:
+    evidence = {name: {"rows": 120, "tuned_rows": tuned_rows, "why": "tried"} for name in sources}
     return Choice(sources, 8, "encoder", "0" * 64, "query", evidence, {"seeds": 3})
 
 
@@ -130,6 +130,17 @@ def test_another_encoder_and_a_mask_are_told_of(
         )
     assert "guide=train, margin=0.05)" in caplog.text
     assert "tuned with clusters of encoder" in caplog.text and "masks false negatives of fine" in caplog.text
+
+
+@pytest.mark.parametrize("tuned_rows", [24, 25])
+def test_sizes_that_were_tuned_on_far_fewer_rows_are_told_of(
+    two_sources: Dataset, static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture, tuned_rows: int
+) -> None:
+    attach_clusters(two_sources, static_model, tuned=make_choice(tuned_rows, fine=Candidate(20), plain=Candidate()))
+    told = [line for line in caplog.messages if "small part of the rows" in line]
+    if tuned_rows == 24:
+        assert "on 24 of 120 of fine." in told[0] and "tune(..., max_rows=25)" in told[0] and "plain" not in told[0]
+    assert len(told) == (tuned_rows == 24)
 
 
 def test_command_and_recipe_follow_a_choice(workspace: Path) -> None:
