@@ -126,7 +126,8 @@ def cluster_dataset(
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
             warn_of_giants(clustering)
-        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide)
+        unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
+        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide, unmasked)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
             about["tuned"] = options.tuned.describe()
@@ -175,10 +176,11 @@ def _compare_choice(tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> 
         )
     if tuned.masked_sources:
         logger.warning(
-            "The choice masks false negatives of %s, and the rows get the keys that a guide needs. The gain that was "
-            "measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
+            "The choice masks false negatives of %s%s, and the rows get the keys that a guide needs. The gain that "
+            "was measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
             "`loss: guided`",
             ", ".join(tuned.masked_sources),
+            " alone" if tuned.unmasked_sources else "",
             max(tuned.sources[name].margin for name in tuned.masked_sources),
         )
 

@@ -139,7 +139,8 @@ class AttachOptions:
         trust_remote_code: Whether code that comes with the encoder may run.
         guide: Whether to embed queries, positives and negatives, and to give every row its key, a column `label` by
             which a guided loss finds their vectors.
-        tuned: What `tune` chose: sizes of clusters by source, and a guide where it masks.
+        tuned: What `tune` chose: sizes of clusters by source, and a guide if it masks anywhere. Rows of the sources
+            where it does not then get row keys with a mark, by which a guided loss masks nothing for their queries.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)

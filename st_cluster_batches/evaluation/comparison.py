@@ -23,7 +23,15 @@ from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    ROW_KEY,
+    SOURCE,
+    has_row_keys,
+    list_parts,
+    read_marks,
+)
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.roles import Columns, find_roles
@@ -271,8 +279,16 @@ def _prepare_variant(
         {**arguments, "strategy": recipe.training.strategy},
         [sampler.describe() for sampler in find_samplers(loader)[1]],
         run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
+        *_hash_marks(dataset),
     )
     return Variant(recipe, dataset, *seconds, steps, fingerprint)
+
+
+def _hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
+    """Return hashes of which rows mask nothing, where there are such rows."""
+    keyed = [part.with_format("arrow", columns=[ROW_KEY]) for part in list_parts(dataset) if has_row_keys(part)]
+    marks = [read_marks(part[:][ROW_KEY].to_numpy())[1] for part in keyed]
+    return [hash_values(one.tobytes().hex()) for one in marks] if any(one.any() for one in marks) else []
 
 
 def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:

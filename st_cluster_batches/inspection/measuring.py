@@ -114,6 +114,7 @@ def inspect(
         worst_pairs=find_worst_pairs(sample),
         **find_near_duplicates(sample),
         masks=measure_masks(sample),
+        unmasked_sources=[pairs.source_names[at] for at in np.unique(pairs.source_of_row[pairs.is_unmasked])],
         strength=_measure_strength(pairs, loaded, cache) if _has_guide(dataset) else {},
         clusters=topics,
         stability=_measure_stability(sample, key_vectors, seed),
