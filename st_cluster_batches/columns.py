@@ -37,6 +37,7 @@ NO_TEXT_COLUMNS = (*TARGET_COLUMNS, "dataset_name")
 _ROWS = 100_000  # written at once
 _KEYS_READ = 1000  # rows of a column of which all need to be row keys
 _CHECK_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
+_MARK = np.uint64(0x5C)  # by which the checksum of a key differs whose row masks nothing
 _HIDING = "_st_cluster_batches_hiding"  # attribute of a dataset: its format before and after its labels were hidden
 
 
@@ -62,13 +63,34 @@ def certify_keys(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return (body | _checksum(body)).view(np.int64)
 
 
+def mark_keys(keys: npt.NDArray[np.int64], is_unmasked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Mark the row keys of rows none of whose negatives is to be masked; the mark goes wherever the key goes.
+
+    Args:
+        keys: (n,) row keys without marks.
+        is_unmasked: (n,) which of them are to be marked.
+    """
+    return np.where(is_unmasked, keys ^ np.int64(_MARK), keys)
+
+
+def read_marks(keys: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return n row keys without their marks, and (n,) which of them had one."""
+    found = _check(keys, _MARK)
+    return mark_keys(keys, found), found
+
+
 def are_row_keys(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """Return (n,) whether values can be row keys; of labels to learn from, hardly one in 256 passes for one."""
+    """Return (n,) whether values can be row keys; of labels to learn from, hardly one in 128 passes for one."""
     if values.dtype != np.int64:
         return np.zeros(len(values), dtype=bool)
+    return _check(values, np.uint64(0)) | _check(values, _MARK)
+
+
+def _check(values: npt.NDArray[Any], mark: np.uint64) -> npt.NDArray[np.bool_]:
+    """Return (n,) whether int64 values are row keys with a mark, or without one if it is zero."""
     keys = np.ascontiguousarray(values).view(np.uint64)
     body = keys & ~np.uint64(0xFF)
-    is_key: npt.NDArray[np.bool_] = (body != 0) & ((keys & np.uint64(0xFF)) == _checksum(body))
+    is_key: npt.NDArray[np.bool_] = (body != 0) & ((keys & np.uint64(0xFF)) == (_checksum(body) ^ mark))
     return is_key
 
 

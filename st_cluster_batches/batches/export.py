@@ -57,10 +57,13 @@ def export_batches(
         steps = export_batches(train, "batches", batch_size=128, world_size=8, epochs=2)
         train = load_dataset("batches", split="train", streaming=True)
 
-    with `max_steps=steps`, at most one `dataloader_num_workers` (more would interleave the files), and on several
-    processes `accelerator_config={"dispatch_batches": False}`. Only whole global batches are written. Files are
-    renamed into place one by one, and a second call writes only those that are missing. Where several processes make
-    this call, the first one writes and the others wait.
+    with `max_steps=steps`, at most one `dataloader_num_workers` (more would interleave the files), and
+    `accelerator_config={"dispatch_batches": False}`: on several processes, and with a static model on one too.
+    accelerate cuts every tensor of a stream's batch to the length of the first, and a static model's tokens are one
+    tensor without rows: training dies with `offsets[-1] can not be greater than input's length`, or loses the end of
+    a batch's last text. Only whole global batches are written. Files are renamed into place one by one, and a second
+    call writes only those that are missing. Where several processes make this call, the first one writes and the
+    others wait.
 
     Args:
         dataset: A labelled dataset; the columns that it shows are written, labels left out.

@@ -20,7 +20,7 @@ from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.clusters.fitting import fit_vectors
+from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.guide_index import write_guide
 from st_cluster_batches.clusters.options import ClusterOptions
@@ -106,9 +106,8 @@ class Refresher:
             ValueError: If clusters are missing that only a model of earlier could give.
         """
         for number, sampler in enumerate(samplers):
-            if sampler.refresh is None or (due := sampler.refresh.find_epoch(epoch)) == sampler.refreshed_at:
-                continue
-            if due is None:
+            due = None if sampler.refresh is None else sampler.refresh.find_epoch(epoch)
+            if due is None or due == sampler.refreshed_at:
                 continue
             folder = self.folder / f"epoch-{due}-{number}"
             array = ChunkedArray.at(folder, len(sampler.dataset))
@@ -122,8 +121,7 @@ class Refresher:
             with SharedCache.open(self.folder / _WORK, True, "refreshing clusters") as cache:
                 if is_made:
                     array.fill(_refuse_damaged(folder), cache, "Reading clusters")
-                    clusters = array.slice(0, array.n_rows)
-                    sampler.relabel(due, clusters)
+                    sampler.relabel(due, array.slice(0, array.n_rows))
                     self._load_guide(number, folder)
                 else:
                     self._make(sampler, number, due, folder, cache)
@@ -140,7 +138,10 @@ class Refresher:
         options = ClusterOptions(
             cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter
         )
-        centroids = fit_vectors([vectors], options, cache, None if last is None else last.centroids).centroids
+        clustering = fit_vectors([vectors], options, cache, None if last is None else last.centroids)
+        if last is None and cache.processes.is_main:  # once: those of later epochs start from these
+            warn_of_giants(clustering, f"Refresh(cluster_size=) of fewer than {refresh.cluster_size} splits it")
+        centroids = clustering.centroids
         nearest = assign_rows(vectors, refresh.key, centroids)
         first = np.cumsum([0, *(len(centroids[name]) for name in pairs.sources)])
         clusters = np.concatenate([rows["cluster"] for _, _, rows in nearest])

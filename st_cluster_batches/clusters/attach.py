@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from st_cluster_batches.clusters.choice import Choice, Method, find_choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.fitting import fit_vectors
+from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict")
+
+_FAR = 5  # times the rows that sizes were tuned on, from which on a source is another one
 
 
 def attach_clusters(
@@ -118,10 +120,14 @@ def cluster_dataset(
             trust_remote_code=options.trust_remote_code,
         )
         if options.tuned is not None:
-            _compare_choice(options.tuned, loaded)
+            options.clusters.check_sources(name for part in parts for name in part.sources)
+            _compare_choice(options.tuned, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
-        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide)
+        if cache.processes.is_main:
+            warn_of_giants(clustering)
+        unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
+        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide, unmasked)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
             about["tuned"] = options.tuned.describe()
@@ -140,8 +146,19 @@ def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache
     return {name: asdict(one) for name, one in found.items()}
 
 
-def _compare_choice(tuned: Choice, encoder: Encoder) -> None:
+def _compare_choice(tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
     """Warn where what was tuned is not what is done."""
+    counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
+    tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
+    sized = [name for name in counts if tuned.sources[name].cluster_size is not None]
+    if far := [name for name in sized if counts[name] >= _FAR * tried[name]]:
+        logger.warning(
+            "The sizes of clusters were tuned on a small part of the rows that they are for: %s. In so large a source "
+            "clusters of a size are finer topics than those that were tried; tune on more of it: tune(..., "
+            "max_rows=%d), or --max_rows",
+            ", ".join(f"on {tried[name]:,} of {counts[name]:,} of {name}" for name in far),
+            max(counts[name] for name in far) // _FAR + 1,
+        )
     if tuned.encoder_hash != encoder.fingerprint:
         logger.warning(
             "The choice was tuned with clusters of %s, these are of %s: its sizes may not be the best here; tune with "
@@ -159,10 +176,11 @@ def _compare_choice(tuned: Choice, encoder: Encoder) -> None:
         )
     if tuned.masked_sources:
         logger.warning(
-            "The choice masks false negatives of %s, and the rows get the keys that a guide needs. The gain that was "
-            "measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
+            "The choice masks false negatives of %s%s, and the rows get the keys that a guide needs. The gain that "
+            "was measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
             "`loss: guided`",
             ", ".join(tuned.masked_sources),
+            " alone" if tuned.unmasked_sources else "",
             max(tuned.sources[name].margin for name in tuned.masked_sources),
         )
 
@@ -221,4 +239,7 @@ def fit_clusters(
     with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
-        return fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
+        clustering = fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
+        if cache.processes.is_main:
+            warn_of_giants(clustering)
+        return clustering

@@ -104,6 +104,11 @@ class Choice:
         """The sources whose false negatives the loss is to mask."""
         return [name for name, one in self.sources.items() if one.masked]
 
+    @property
+    def unmasked_sources(self) -> frozenset[str]:
+        """The sources whose rows are to mask nothing while others do."""
+        return list_unmasked(self.sources)
+
     def describe(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
         return {"version": _VERSION, **asdict(self)}
@@ -149,6 +154,13 @@ class Choice:
         if values["key"] not in KEYS:
             raise ValueError(f"key={values['key']!r} is none of {', '.join(map(repr, KEYS))}")
         return cls(sources, **{one.name: values[one.name] for one in fields(cls) if one.name != "sources"})
+
+
+def list_unmasked(sources: Mapping[str, Candidate]) -> frozenset[str]:
+    """Return the sources that are without a mask, if any has one: else a guide is the user's own idea, and masks."""
+    if not any(one.masked for one in sources.values()):
+        return frozenset()
+    return frozenset(name for name, one in sources.items() if not one.masked)
 
 
 def find_choice(tuned: Choice | str | Path | None) -> Choice | None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.assigning import digest_array, number_clusters
+from st_cluster_batches.clusters.choice import Candidate, list_unmasked
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import label_rows
@@ -122,7 +123,10 @@ class Clustering:
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]
-            labelled, _ = label_rows(vectors, self.centroids, key, options.false_negative_threshold, cache, guide)
+            tuned = self.manifest.get("tuned", {}).get("sources", {})
+            unmasked = list_unmasked({name: Candidate(**one) for name, one in tuned.items()})
+            threshold = options.false_negative_threshold
+            labelled, _ = label_rows(vectors, self.centroids, key, threshold, cache, guide, unmasked)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
         return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
 

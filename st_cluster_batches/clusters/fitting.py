@@ -219,11 +219,10 @@ def _describe(
     centroids: dict[str, Centroids],
     options: ClusterOptions,
 ) -> dict[str, Any]:
-    """Return the manifest, and warn where clusters came out too large."""
+    """Return the manifest."""
     statistics = {}
     for own, assigned in zip(vectors, nearest, strict=True):
         for name, sizes, objective in measure_clusters(own, assigned, centroids):
-            _warn_of_giant(name, sizes, options)
             statistics[name] = {
                 "rows": int(sizes.sum()),
                 "clusters": len(sizes),
@@ -247,15 +246,24 @@ def describe_columns(parts: Sequence[Pairs]) -> list[str] | dict[str, list[str]]
     return first if all(columns == first for columns in found.values()) else found
 
 
-def _warn_of_giant(source: str, sizes: npt.NDArray[np.int64], options: ClusterOptions) -> None:
-    largest, n_rows = int(sizes.max()), int(sizes.sum())
-    if options.max_cluster_size is not None and largest > options.max_cluster_size:
-        logger.warning("A cluster of source %r has %d rows that are too alike to be split", source, largest)
-    elif len(sizes) > 2 and largest > _LARGE_SHARE * n_rows:
-        logger.warning(
-            "One of the %d clusters of source %r holds %d of its %d rows; max_cluster_size= splits it",
-            len(sizes),
-            source,
-            largest,
-            n_rows,
-        )
+def warn_of_giants(clustering: Clustering, remedy: str = "max_cluster_size= splits it") -> None:
+    """Warn where clusters came out too large.
+
+    Args:
+        clustering: As `fit_vectors` returns it.
+        remedy: What mends it, in the caller's options.
+    """
+    limit = clustering.manifest["max_cluster_size"]
+    for source, one in clustering.manifest["statistics"].items():
+        largest = max(one["sizes"])
+        if limit is not None and largest > limit:
+            logger.warning("A cluster of source %r has %d rows that are too alike to be split", source, largest)
+        elif one["clusters"] > 2 and largest > _LARGE_SHARE * one["rows"]:
+            logger.warning(
+                "One of the %d clusters of source %r holds %d of its %d rows; %s",
+                one["clusters"],
+                source,
+                largest,
+                one["rows"],
+                remedy,
+            )

@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, Keys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
-from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys, list_parts
+from st_cluster_batches.columns import (
+    LABEL_COLUMNS,
+    NO_TEXT_COLUMNS,
+    ROW_KEY,
+    check_keys,
+    has_row_keys,
+    list_parts,
+    read_marks,
+)
 from st_cluster_batches.data.roles import hold_columns
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values
@@ -187,7 +195,7 @@ def _check_rows(part: Dataset, indices: Sequence[GuideIndex]) -> None:
     if not has_row_keys(part):
         return
     table = part.with_format("arrow").select(range(min(len(part), _CHECKED_ROWS)))[:]
-    keys = table[ROW_KEY].to_numpy()
+    keys = read_marks(table[ROW_KEY].to_numpy())[0]
     for index in indices:
         columns = index.content["columns"]
         is_here = index.find(keys) >= 0

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import certify_keys
+from st_cluster_batches.columns import certify_keys, read_marks
 from st_cluster_batches.storage.cache import hash_values, write_atomically, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
 
@@ -40,6 +40,7 @@ def write_guide(vectors: PairVectors, keys: Keys | None = None) -> Path:
     encoder, cache, columns = vectors.encoder, vectors.cache, vectors.pairs.text_columns
     folders = [vectors.embed_column(at).folder.name for at in range(len(columns))]
     hashes = vectors.row_hashes
+    keys = None if keys is None else read_marks(keys)[0]
     given = [] if keys is None else [keys.tobytes().hex()]
     name = f"{PREFIX}{hash_values(encoder.fingerprint, hashes.folder.name, folders, *given)}"
 
@@ -103,7 +104,8 @@ class GuideIndex:
         return [MappedRows(array) for array in arrays]
 
     def find(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Return the (n,) rows of n keys; -1 for a key that is not here."""
+        """Return the (n,) rows of n keys, marked or not; -1 for a key that is not here."""
         known, rows = self.keys
+        keys = read_marks(keys)[0]
         at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
         return np.where(known[at] == keys, rows[at], -1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, number_clusters, read_clusters
@@ -15,7 +16,15 @@ from st_cluster_batches.clusters.false_negatives import find_keys, tell_of_keys
 from st_cluster_batches.clusters.guide_index import make_row_keys, write_guide
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, join_labels, write_labels
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    ROW_KEY,
+    SOURCE,
+    join_labels,
+    mark_keys,
+    write_labels,
+)
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -35,6 +44,7 @@ def label_rows(
     threshold: float | None,
     cache: SharedCache,
     guide: bool = False,
+    unmasked: Collection[str] = (),
 ) -> tuple[list[Dataset], dict[str, Any]]:
     """Attach clusters and false-negative keys; a second call with the same inputs reads them from the cache.
 
@@ -45,6 +55,7 @@ def label_rows(
         threshold: Similarity from which on passages count as nearly equal; None for equal texts alone.
         cache: Where labels are kept, and who shares the work.
         guide: Whether rows get their keys, and the vectors of all columns are indexed by these.
+        unmasked: The sources whose rows get keys by which a guided loss masks nothing.
 
     Returns:
         The labelled datasets, and a report on the rows that would be false negatives of one another.
@@ -57,14 +68,15 @@ def label_rows(
     if guide:
         for one in vectors:
             write_guide(one)
-    guided = ["guide"] if guide else []
+    marked = sorted({name for one in vectors for name in one.pairs.sources} & set(unmasked)) if guide else []
+    guided = ["guide", *marked] if guide else []
     guided += [digest_array(one.communities) for one in vectors if one.communities is not None]
     name = f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION, *guided)}"
     paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(vectors))]
     seal_path = cache.folder / f"{name}.json"
     report = cache.processes.decide(lambda: read_seal(paths, seal_path))
     if report is None:
-        _make_labels(vectors, centroids, key, threshold, cache, guide, paths, seal_path)
+        _make_labels(vectors, centroids, key, threshold, cache, marked if guide else None, paths, seal_path)
         report = read_seal(paths, seal_path)
         assert report is not None, "labels that were just written are there"
     else:
@@ -91,7 +103,7 @@ def _make_labels(
     key: Key,
     threshold: float | None,
     cache: SharedCache,
-    guide: bool,
+    marked: Sequence[str] | None,
     paths: Sequence[Path],
     seal_path: Path,
 ) -> None:
@@ -111,8 +123,8 @@ def _make_labels(
                 clusters = None if threshold is None else read(0, len(one))
                 keys, report = find_keys(one, clusters, threshold)
                 columns[FALSE_NEGATIVE_KEYS] = keys.to_arrow
-            if guide:
-                columns[ROW_KEY] = partial(_read_row_keys, one)
+            if marked is not None:
+                columns[ROW_KEY] = partial(_read_row_keys, one, marked)
             write_labels(path, len(one), columns)
             reports[one.pairs.name or "all"] = report
         seal(list(paths), seal_path, reports)
@@ -120,7 +132,11 @@ def _make_labels(
     cache.processes.once(write, None)
 
 
-def _read_row_keys(vectors: PairVectors, low: int, high: int) -> pa.Array:
+def _read_row_keys(vectors: PairVectors, marked: Sequence[str], low: int, high: int) -> pa.Array:
+    """Read the keys of some rows, marked where they are of a source whose rows mask nothing."""
     if low == high:
         return pa.array([], pa.int64())
-    return pa.array(make_row_keys(vectors.row_hashes.slice(low, high), vectors.encoder.fingerprint))
+    codes = [at for at, name in enumerate(vectors.pairs.sources) if name in marked]
+    is_unmasked = np.isin(vectors.pairs.source_of_row[low:high], codes)
+    keys = make_row_keys(vectors.row_hashes.slice(low, high), vectors.encoder.fingerprint)
+    return pa.array(mark_keys(keys, is_unmasked))

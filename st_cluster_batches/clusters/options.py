@@ -16,6 +16,7 @@ from st_cluster_batches.storage.numbers import as_count
 
 _BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
 _DEFAULT_CLUSTERS = 10
+_DEFAULT_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ClusterOptions:
     n_clusters: int | Literal["auto"] | None = None
     cluster_size: int | Mapping[str, int | None] | None = None
     max_cluster_size: int | None = None
-    global_batch_size: int = 1024
+    global_batch_size: int = _DEFAULT_BATCH
     key: Key = "query"
     seed: int = 0
     niter: int = 20
@@ -76,6 +77,11 @@ class ClusterOptions:
             if value is not None and value != "auto":
                 # Numbers of numpy become Python's, so that they can be written into a manifest.
                 object.__setattr__(self, name, as_count(name, value))
+        if self.n_clusters != "auto" and self.global_batch_size != _DEFAULT_BATCH:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is for n_clusters='auto' alone, and means nothing beside "
+                f"n_clusters={self.n_clusters}; pass n_clusters='auto', or leave it out"
+            )
         object.__setattr__(self, "seed", as_count("seed", self.seed, least=-(1 << 63)))
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
@@ -133,7 +139,8 @@ class AttachOptions:
         trust_remote_code: Whether code that comes with the encoder may run.
         guide: Whether to embed queries, positives and negatives, and to give every row its key, a column `label` by
             which a guided loss finds their vectors.
-        tuned: What `tune` chose: sizes of clusters by source, and a guide where it masks.
+        tuned: What `tune` chose: sizes of clusters by source, and a guide if it masks anywhere. Rows of the sources
+            where it does not then get row keys with a mark, by which a guided loss masks nothing for their queries.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.data.duplicates import group_equal
-from st_cluster_batches.data.roles import Columns, find_roles
+from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns
 from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.data.texts import check_texts
 
@@ -51,12 +51,13 @@ def hold_out(
     texts = list(find_roles(dataset, columns, [SOURCE] if has_sources else []).texts[:2])
     if len(texts) < 2:
         raise ValueError(f"Holding out queries needs two columns of text, query and passage, not {texts}")
-    check_texts(dataset, texts, show_progress_bar=False)
+    read = read_as_columns(dataset, texts, [])
+    check_texts(read, texts, show_progress_bar=False)
     names, source_of_row = ["held_out"], np.zeros(len(dataset), dtype=np.int32)
     if has_sources:
         names, source_of_row = read_sources(dataset)
-    groups = group_equal(dataset, texts, show_progress_bar=False)
-    queries = group_equal(dataset, texts[:1], show_progress_bar=False)
+    groups = group_equal(read, texts, show_progress_bar=False)
+    queries = group_equal(read, texts[:1], show_progress_bar=False)
     rng = np.random.default_rng(seed)
     is_held_out = np.zeros(len(dataset), dtype=bool)
     collections = {}
@@ -76,7 +77,7 @@ def hold_out(
         is_held_out |= np.isin(groups, chosen)
         if len(held_out):
             others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
-            collections[name] = _make_collection(dataset, texts, held_out, others, n_queries)
+            collections[name] = _make_collection(read, texts, held_out, others, n_queries)
     return dataset.select(np.flatnonzero(~is_held_out)), collections
 
 

@@ -205,7 +205,9 @@ def select_roles(dataset: Dataset, roles: Roles, labels: Sequence[str]) -> Datas
 
 
 def read_as_columns(dataset: Dataset, texts: Sequence[str], others: Sequence[str]) -> Dataset:
-    """Return a dataset without a format that has some texts as columns, also where a transform makes them of ids.
+    """Return a dataset without a format that has some texts as columns, as a transform makes or changes them.
+
+    A collator gets what the transform gives, so that is what is to be embedded, compared and held out.
 
     Args:
         dataset: The rows.
@@ -215,7 +217,7 @@ def read_as_columns(dataset: Dataset, texts: Sequence[str], others: Sequence[str
     from datasets import concatenate_datasets
 
     plain, state = dataset.with_format(None), dataset.format
-    if all(name in plain.column_names and describe_feature(plain.features[name]) == TEXT for name in texts):
+    if state["type"] != "custom":
         return plain
     # `datasets` keeps what the transform gives on disk, so that no text is made twice.
     read = plain.select_columns(state["columns"])

@@ -29,7 +29,7 @@ from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trai
 from st_cluster_batches.evaluation.comparison import RUNS
 from st_cluster_batches.evaluation.report import TABLE_FILE
 from st_cluster_batches.evaluation.retrieval import evaluate
-from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
+from st_cluster_batches.evaluation.runs import Record, measure_run, measure_tuning, report_runs, run_variants
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.tuning import tune
@@ -87,15 +87,11 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None, start: str | 
         BATCH_SIZE,
         len(pairs),
     )
-    choice = tune(
-        pairs.remove_columns(SOURCE),
-        encoder,
-        batch_size=BATCH_SIZE,
-        n_seeds=max(2, n_seeds),
-        output_dir=output / TUNE_FOLDER,
-        cache_dir=cache.folder,
+    plain, tuned = pairs.remove_columns(SOURCE), output / TUNE_FOLDER
+    run = partial(
+        tune, plain, encoder, batch_size=BATCH_SIZE, n_seeds=max(2, n_seeds), output_dir=tuned, cache_dir=cache.folder
     )
-    demo = Demo(output, pairs, collections, encoder, choice, cache)
+    demo = Demo(output, pairs, collections, encoder, *measure_tuning(run, tuned), cache)
     logger.info("Chosen: %s", demo.chosen)
     return demo.compare(n_seeds)
 
@@ -123,6 +119,7 @@ class Demo:
         collections: What models are evaluated on, by name.
         encoder: Name of the model that is the start of training, and whose vectors are clustered.
         choice: How tuned batches are filled.
+        tune_seconds: How long it took to choose that.
         cache: Where vectors and labels are kept.
     """
 
@@ -131,6 +128,7 @@ class Demo:
     collections: Mapping[str, Collection]
     encoder: str
     choice: Choice
+    tune_seconds: float
     cache: SharedCache
 
     @property
@@ -213,6 +211,7 @@ class Demo:
             folder / EVALUATION_FOLDER,
             partial(measure_loader, encoder=Encoder(self.encoder, self.cache.folder), cache=self.cache),
             attach_seconds=seconds,
+            tune_seconds=self.tune_seconds if name == TUNED else 0.0,
             save_to=self.output / MODEL_FOLDER if is_kept else None,
         )
         path.parent.mkdir(parents=True, exist_ok=True)

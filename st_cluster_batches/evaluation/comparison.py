@@ -23,7 +23,15 @@ from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    ROW_KEY,
+    SOURCE,
+    has_row_keys,
+    list_parts,
+    read_marks,
+)
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.roles import Columns, find_roles
@@ -84,6 +92,7 @@ class Variant:
     Args:
         recipe: Its parameters.
         dataset: The pairs, perhaps labelled.
+        tune_seconds: Wall time of tuning, for `tuned: auto`.
         attach_seconds: Wall time of labelling them. Variants that need the same embeddings share them, and their
             time is that of the first one; labels from an earlier call cost nothing.
         steps: Optimiser steps of the whole training.
@@ -92,6 +101,7 @@ class Variant:
 
     recipe: Recipe
     dataset: Dataset | DatasetDict
+    tune_seconds: float
     attach_seconds: float
     steps: int
     fingerprint: str
@@ -140,9 +150,13 @@ class Comparison:
             ],
             "versions": versions,
         }
-        recipes = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
+        tuned = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
+        recipes = {name: recipe for name, (recipe, _) in tuned.items()}
         labelled = _label_variants(pairs, recipes)
-        variants = {name: _prepare_variant(recipe, *labelled[name], inputs) for name, recipe in recipes.items()}
+        variants = {
+            name: _prepare_variant(recipe, labelled[name][0], (seconds, labelled[name][1]), inputs)
+            for name, (recipe, seconds) in tuned.items()
+        }
         hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})
         about = {
             "recipe": publish_values(read_values(path), hub_ids),
@@ -182,6 +196,7 @@ class Comparison:
             working / EVALUATION_FOLDER,
             lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
             attach_seconds=variant.attach_seconds,
+            tune_seconds=variant.tune_seconds,
             checkpoint=get_last_checkpoint(str(trained)) if trained.exists() else None,
             judging=recipe.data.judging,
             batch_size=recipe.training.per_device_eval_batch_size,
@@ -239,14 +254,14 @@ def _take_keys(dataset: Dataset | DatasetDict, other: Dataset | DatasetDict) -> 
 
 
 def _prepare_variant(
-    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: float, inputs: dict[str, Any]
+    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: tuple[float, float], inputs: dict[str, Any]
 ) -> Variant:
     """Take the fingerprint of all that affects the results of a variant.
 
     Args:
         recipe: The variant.
         dataset: The training pairs, labelled for it.
-        seconds: How long that took.
+        seconds: How long tuning and labelling took.
         inputs: What affects the results of all variants.
     """
     run = build_run(recipe, dataset)
@@ -264,8 +279,16 @@ def _prepare_variant(
         {**arguments, "strategy": recipe.training.strategy},
         [sampler.describe() for sampler in find_samplers(loader)[1]],
         run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
+        *_hash_marks(dataset),
     )
-    return Variant(recipe, dataset, seconds, steps, fingerprint)
+    return Variant(recipe, dataset, *seconds, steps, fingerprint)
+
+
+def _hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
+    """Return hashes of which rows mask nothing, where there are such rows."""
+    keyed = [part.with_format("arrow", columns=[ROW_KEY]) for part in list_parts(dataset) if has_row_keys(part)]
+    marks = [read_marks(part[:][ROW_KEY].to_numpy())[1] for part in keyed]
+    return [hash_values(one.tobytes().hex()) for one in marks] if any(one.any() for one in marks) else []
 
 
 def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:

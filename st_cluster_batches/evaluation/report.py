@@ -100,9 +100,7 @@ def describe_results(results: dict[str, Any]) -> str:
         f"Noise is the standard deviation of {quote_code(baseline)} between seeds. Differences are to "
         f"{quote_code(baseline)}; * marks p < .05, corrected for the number of collections.",
         "",
-        _row("batches", "attach s", "train s", "pure", "pooled", "mixed", "random", "dropped", *_HARDNESS),
-        _row("---", *["---:"] * (7 + len(_HARDNESS))),
-        *(_describe_batches(name, one) for name, one in variants.items()),
+        *_describe_batches(variants),
         *_describe_seeds(results["seeds"]),
         *_describe_keys(variants),
         *_describe_masks(variants),
@@ -200,11 +198,22 @@ def _describe_task(one: dict[str, Any]) -> str:
     return f"{one['mean']:.4f} ({one['difference']['mean']:+.4f}{star})"
 
 
-def _describe_batches(name: str, one: dict[str, Any]) -> str:
+def _describe_batches(variants: dict[str, Any]) -> list[str]:
+    """Return the rows of the table of costs and batches; only where something was tuned, with what that took."""
     kinds = ("pure", "pooled", "mixed", "random", "dropped")
-    counts = [f"{sum(part[kind] for part in one['counts']):,}" if one["counts"] else "" for kind in kinds]
-    hardness = [f"{one['hardness'][key]:.3f}" for key in _HARDNESS.values()]
-    return _row(escape_cell(name), f"{one['attach_seconds']:.0f}", f"{one['train_seconds']:.0f}", *counts, *hardness)
+    steps = ["attach", "train"]
+    if any(one.get("tune_seconds") for one in variants.values()):
+        steps = ["tune", *steps]
+    lines = [
+        _row("batches", *(f"{step} s" for step in steps), *kinds, *_HARDNESS),
+        _row("---", *["---:"] * (len(steps) + len(kinds) + len(_HARDNESS))),
+    ]
+    for name, one in variants.items():
+        seconds = [f"{one.get(f'{step}_seconds', 0.0):.0f}" for step in steps]
+        counts = [f"{sum(part[kind] for part in one['counts']):,}" if one["counts"] else "" for kind in kinds]
+        hardness = [f"{one['hardness'][key]:.3f}" for key in _HARDNESS.values()]
+        lines.append(_row(escape_cell(name), *seconds, *counts, *hardness))
+    return lines
 
 
 def _row(*cells: str) -> str:

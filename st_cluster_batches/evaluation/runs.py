@@ -14,13 +14,17 @@ from tqdm.auto import tqdm
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.batches.hardness import BatchHardness
+from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.summary import summarise_runs
+from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 
 Record = dict[str, Any]  # JSON values
+
+_SECONDS_FILE = "seconds.json"
 
 
 def run_variants(names: Sequence[str], n_seeds: int, run: Callable[[str, int], Record | None]) -> list[Record]:
@@ -44,6 +48,25 @@ def run_variants(names: Sequence[str], n_seeds: int, run: Callable[[str, int], R
     return records
 
 
+def measure_tuning(run: Callable[[], Choice], folder: Path) -> tuple[Choice, float]:
+    """Tune, and say what that has cost.
+
+    Args:
+        run: Tunes with its output in the folder.
+        folder: Where the time is kept too: a later call finds the trials done, and takes no time.
+
+    Returns:
+        The choice, and the seconds of wall time of the longest call.
+    """
+    start = time.perf_counter()
+    choice = run()
+    path = folder / _SECONDS_FILE
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+    seconds = max(round(time.perf_counter() - start, 2), earlier)
+    write_atomically(path, json.dumps(seconds) + "\n")
+    return choice, seconds
+
+
 def measure_run(
     trainer: Any,
     tasks: Sequence[str | Path],
@@ -51,6 +74,7 @@ def measure_run(
     measure_hardness: Callable[[Any], BatchHardness],
     *,
     attach_seconds: float,
+    tune_seconds: float = 0.0,
     checkpoint: str | None = None,
     save_to: Path | None = None,
     judging: Judging | None = None,
@@ -64,6 +88,7 @@ def measure_run(
         folder: Folder for the scores.
         measure_hardness: Measures the in-batch negatives of a training DataLoader; on the main process only.
         attach_seconds: Wall time of labelling the pairs.
+        tune_seconds: Wall time of choosing how, where that was done for these runs.
         checkpoint: Folder of a checkpoint to go on from.
         save_to: Folder to save the trained model in.
         judging: How the judgements of folders are taken.
@@ -90,6 +115,7 @@ def measure_run(
         "steps": trainer.state.global_step,
         "evaluate_seconds": round(evaluate_seconds, 2),
         "attach_seconds": round(attach_seconds, 2),
+        "tune_seconds": round(tune_seconds, 2),
         "train_seconds": round(train_seconds, 2),
         "refresh_seconds": _read_refresh_seconds(Path(trainer.args.output_dir) / PLAN_FILE),
         "counts": [asdict(sampler.counts) for sampler in samplers],

@@ -66,6 +66,7 @@ def _summarise_variant(
         "mean": fmean(means),
         "mean_by_seed": means,
         "tasks": {task: {"mean": fmean(scores), "by_seed": scores} for task, scores in by_task.items()},
+        "tune_seconds": runs[0].get("tune_seconds", 0.0),  # older runs were not timed
         "attach_seconds": runs[0]["attach_seconds"],
         "train_seconds": fmean(run["train_seconds"] for run in runs),
         "refresh_seconds": _average([run.get("refresh_seconds") for run in runs]),

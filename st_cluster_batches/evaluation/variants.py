@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.evaluation.runs import measure_tuning
 from st_cluster_batches.evaluation.tuning import tune
 from st_cluster_batches.training.arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _DEFAULT: dict[str, dict[str, Any]] = {
-    strategy: {"batch_sampler": strategy} for strategy in ("random", "source", "cluster")
+    # What is said of the strata of all variants is not said of batches that have none.
+    "random": {"batch_sampler": "random", "random_fraction": 0.0, "rows_per_stratum": None},
+    "source": {"batch_sampler": "source"},
+    "cluster": {"batch_sampler": "cluster"},
 }
 
 _ALLOWED = {
@@ -64,7 +69,10 @@ def read_variants(
                 f"Variant {name!r} sets {others[0]!r}; variants may differ only in their batch strategy: "
                 f"{', '.join(sorted(_ALLOWED))}"
             )
-        recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
+        try:
+            recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
+        except ValueError as error:
+            raise ValueError(f"Variant {name!r}: {error}") from error
     return recipes
 
 
@@ -76,18 +84,22 @@ def derive_recipe(recipe: Recipe, **values: Any) -> Recipe:
     return parse_values({**recipe.given, **values})
 
 
-def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> Recipe:
+def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> tuple[Recipe, float]:
     """Tune the clusters of a recipe that says `tuned: auto` on its own training pairs, and let it follow the choice.
 
     Args:
         recipe: All parameters; one that says anything else is returned as it is.
         pairs: What it trains on, without the queries that it is evaluated on.
         folder: Folder of the choice.
+
+    Returns:
+        The recipe, and the seconds that tuning took: zero where there was nothing to tune.
     """
     clusters, model, training = recipe.clusters, recipe.model, recipe.training
     if clusters.tuned != AUTO:
-        return recipe
-    tune(
+        return recipe, 0.0
+    run = partial(
+        tune,
         pairs,
         clusters.encoder or model.model_name_or_path,
         batch_size=training.train_batch_size * training.world_size,
@@ -100,4 +112,5 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> R
         cache_dir=clusters.cache_dir,
         show_progress_bar=not training.disable_tqdm,
     )
-    return derive_recipe(recipe, tuned=str(folder))
+    seconds = measure_tuning(run, folder)[1]
+    return derive_recipe(recipe, tuned=str(folder)), seconds

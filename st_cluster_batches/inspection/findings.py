@@ -26,6 +26,7 @@ class SourceSizes:
         largest: Rows of the largest one.
         effective_clusters: Clusters of equal size that would be as diverse: the exponential of the sizes' entropy.
         coherence: Mean similarity of a sampled row to the mean direction of its cluster; k-means' own objective.
+        passage_words: Mean words of a sampled passage.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SourceSizes:
     largest: int
     effective_clusters: float
     coherence: float
+    passage_words: float
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class Inspection:
         near_duplicates: Pairs of rows of one batch whose passages are near-duplicates, nearest first.
         near_duplicate_rate: Share of the rows of the sampled cluster batches that have one in their batch.
         masks: What guided losses with several margins would mask, smallest margin first.
+        unmasked_sources: The sources for whose rows nothing is masked, since `tune` chose so.
         strength: How well the model that measured similarity ranks the passages of each source.
         clusters: Topics, in the order of the clusters; where there are more than 500, those of 500 evenly spaced ones
             and of the largest of each source.
@@ -182,6 +185,7 @@ class Inspection:
     near_duplicates: list[NearDuplicatePair]
     near_duplicate_rate: float
     masks: list[MaskedShare]
+    unmasked_sources: list[str]
     strength: dict[str, Strength]
     clusters: list[ClusterTopic]
     stability: float | None
@@ -212,6 +216,8 @@ class Inspection:
         lines.append(f"{'masked by a guide at margin':<34}" + "".join(f"{kind:>11}" for kind in kinds))
         for mask in self.masks:
             lines.append(f"{mask.margin:<+34.2f}" + "".join(f"{mask.shares[kind]:>11.2%}" for kind in kinds))
+        if self.unmasked_sources:
+            lines.append(f"masked for no query, as tuned: those of {', '.join(self.unmasked_sources)}")
         lines += describe_strength(self.strength)
         if self.stability is not None:
             lines.append(f"two seeds of k-means agree to {self.stability:.2f} (adjusted mutual information)")

@@ -13,6 +13,7 @@ from st_cluster_batches.inspection.sample import Sample
 # Absolute margins: added to the similarity of query and positive.
 _MARGINS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1)
 _SHOWN = 3  # pairs on either side of a margin
+_NEVER = -3.0  # below all differences of cosines
 
 Found = tuple[float, float, float, int, int]  # how far ahead; similarity of positive and negative; their rows
 
@@ -51,10 +52,14 @@ def measure_masks(sample: Sample) -> list[MaskedShare]:
 
 
 def _measure_lead(sample: Sample, batch: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-    """Return (B, B) how much nearer each passage is to a query than its own; -inf for its own."""
+    """Return (B, B) how much nearer each passage is to a query than its own; -inf for its own.
+
+    For a query for which nothing is masked, whatever the margin, it is less than any margin.
+    """
     at = sample.find(batch)
     similarity = sample.query_vectors[at] @ sample.passage_vectors[at].T
     lead: npt.NDArray[np.float32] = similarity - np.diagonal(similarity)[:, None]
+    lead[sample.pairs.is_unmasked[batch]] = _NEVER
     np.fill_diagonal(lead, -np.inf)
     return lead
 
@@ -65,7 +70,7 @@ def _find_border(sample: Sample, margin: float) -> tuple[list[Found], list[Found
     for batch in sample.batches["cluster"]:
         lead = _measure_lead(sample, batch)
         for found, distance in zip(sides, (lead - margin, margin - lead), strict=True):
-            distance = np.where((distance > 0) & np.isfinite(lead), distance, np.inf)
+            distance = np.where((distance > 0) & (lead > _NEVER), distance, np.inf)
             nearest = distance.argmin(axis=1)
             found.extend(_describe(sample, batch, lead, distance.min(axis=1), nearest))
     best = [sorted(found, key=lambda one: (abs(one[0] - margin), one[3]))[:_SHOWN] for found in sides]

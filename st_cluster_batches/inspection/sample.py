@@ -16,7 +16,7 @@ from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.assigning import find_position
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys, read_marks
 from st_cluster_batches.data.pairs import WHOLE, Side
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources
@@ -48,6 +48,7 @@ class LabelledPairs:
         clusters: (n,) places of the clusters in their source, for people to read; `strata` tell them apart.
         strata: (n,) dense numbers of source and cluster together.
         keys: The keys of false negatives, or None.
+        is_unmasked: (n,) the rows none of whose negatives a guided loss masks, as their row keys say.
     """
 
     dataset: Dataset
@@ -58,6 +59,7 @@ class LabelledPairs:
     clusters: Integers
     strata: Integers
     keys: Keys | None
+    is_unmasked: npt.NDArray[np.bool_]
 
     @classmethod
     def read(cls, dataset: Dataset | DatasetDict, columns: Columns | None = None) -> LabelledPairs:
@@ -76,6 +78,7 @@ class LabelledPairs:
         parts, found = [], []
         names: list[list[str]] = []
         codes: list[Integers] = []
+        marks: list[npt.NDArray[np.bool_]] = []
         for name, part in named.items():
             find_strata_columns(part.column_names, (CLUSTER,))
             is_label = SOURCE not in (columns or ()) and has_source_labels(part)
@@ -85,24 +88,32 @@ class LabelledPairs:
             own_names, own_codes = read_sources(part) if is_label else ([name or WHOLE], np.zeros(len(part), np.int32))
             names.append(own_names)
             codes.append(own_codes)
+            marks.append(_read_marks(part))
             labels = [one for one in (CLUSTER, FALSE_NEGATIVE_KEYS) if one in part.column_names]
             parts.append(select_roles(read_as_columns(part, roles.texts, labels), roles, labels))
         texts = _check_texts([roles.texts for roles in found])
         tell_roles(found)
         source_names = sorted(set().union(*names))
         numbers = [np.searchsorted(source_names, own)[code] for own, code in zip(names, codes, strict=True)]
-        return cls._join(concatenate_datasets(parts), texts, source_names, np.concatenate(numbers))
+        joined = np.concatenate(numbers), np.concatenate(marks)
+        return cls._join(concatenate_datasets(parts), texts, source_names, *joined)
 
     @classmethod
     def _join(
-        cls, dataset: Dataset, texts: list[str], source_names: list[str], source_of_row: Integers
+        cls,
+        dataset: Dataset,
+        texts: list[str],
+        source_names: list[str],
+        source_of_row: Integers,
+        is_unmasked: npt.NDArray[np.bool_],
     ) -> LabelledPairs:
         has_sources = len(source_names) > 1 and SOURCE not in texts
         if has_sources:
             dataset = dataset.add_column(SOURCE, source_of_row)
         labels = read_labels(dataset, (SOURCE, CLUSTER) if has_sources else (CLUSTER,))
         clusters = find_position(dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy())
-        return cls(dataset, texts, has_sources, source_names, source_of_row, clusters, labels.strata, labels.keys)
+        strata, keys = labels.strata, labels.keys
+        return cls(dataset, texts, has_sources, source_names, source_of_row, clusters, strata, keys, is_unmasked)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -230,6 +241,12 @@ class Sample:
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""
         return np.searchsorted(self.rows, rows)
+
+
+def _read_marks(part: Dataset) -> npt.NDArray[np.bool_]:
+    if not has_row_keys(part):
+        return np.zeros(len(part), dtype=bool)
+    return read_marks(part.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy())[1]
 
 
 def _check_texts(found: list[tuple[str, ...]]) -> list[str]:

@@ -57,12 +57,14 @@ class Guidance:
         is_known: (G,) whether the guide has the vectors of a row; no other row's negatives are masked, nor is it.
         rows: (B,) the rows whose queries this process trains on.
         margin: When a negative is false.
+        is_masking: (G,) whether anything is masked for a row at all: not in a source that was tuned without a mask.
     """
 
     vectors: Sequence[Tensor]
     is_known: Tensor
     rows: Tensor
     margin: Margin
+    is_masking: Tensor
 
     @cached_property
     def documents(self) -> Tensor:
@@ -87,7 +89,7 @@ class Guidance:
         threshold = self.margin.threshold((queries * positives).sum(1))
         mask = self.similarity(anchors, candidates) > threshold[:, None]
         is_known = self.is_known.repeat(len(candidates) // len(self.is_known))
-        mask &= self.is_known[rows][:, None] & is_known
+        mask &= (self.is_known & self.is_masking)[rows][:, None] & is_known
         if direction in ("query_to_doc", "doc_to_query"):
             mask[torch.arange(len(rows), device=rows.device), rows] = False  # never the positive itself
         return mask

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import are_row_keys
+from st_cluster_batches.columns import are_row_keys, read_marks
 from st_cluster_batches.losses.guidance import (
     DIRECTIONS,
     Direction,
@@ -50,6 +50,7 @@ class Guided(nn.Module):
 
     Args:
         guide: Rows labelled with `attach_clusters(..., guide=True)`, a folder with their vectors, or `PairVectors`.
+            For rows whose keys are marked nothing is masked: `tuned=` marks those of sources tuned without a mask.
         margin: A negative is masked where the guide finds it more similar to the query than the positive by this.
         margin_strategy: Whether the margin is added (`absolute`) or multiplied (`relative`).
         mask: Whether to mask; without, the guide only teaches.
@@ -86,13 +87,13 @@ class Guided(nn.Module):
         self.teacher_weight = teacher_weight
         self.teacher_scale = teacher_scale
         self.guide = guide if isinstance(guide, GuideVectors) else GuideVectors.open(guide)
-        self._counts = torch.zeros(2, dtype=torch.float64)
+        self._counts = torch.zeros(4, dtype=torch.float64)
         self._warned: set[str] = set()
 
     @property
     def masked_share(self) -> float | None:
         """Share of the documents in training batches, positives aside, that were masked; None before the first."""
-        n_masked, n_negatives = self._counts.tolist()
+        n_masked, n_negatives, *_ = self._counts.tolist()
         return n_masked / n_negatives if n_negatives else None
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -112,10 +113,12 @@ class Guided(nn.Module):
     def describe(self) -> list[str]:
         """Return lines of Markdown that say what the guide did in training."""
         share, margin = self.masked_share, self.margin
+        n_left, n_rows = self._counts[2:].tolist()
+        left = f"; none for {n_left / n_rows:.0%} of the queries, of sources tuned without a mask" if n_left else ""
         masked = "no negative was masked" if not self.mask else f"masked {share or 0:.2%} of the in-batch negatives"
         taught = f"; its soft labels had weight {self.teacher_weight:g}" if self.teacher_weight else ""
         guide = f"The guide, `{self.guide.encoder}`"
-        return [f"{guide}, {masked} ({margin.strategy} margin {margin.margin:g}){taught}.", ""]
+        return [f"{guide}, {masked} ({margin.strategy} margin {margin.margin:g}{left}){taught}.", ""]
 
     @property
     def citation(self) -> str:
@@ -184,6 +187,7 @@ class Guided(nn.Module):
             torch.from_numpy(is_known).to(device),
             torch.arange(offset, offset + n_rows, device=device),
             self.margin,
+            torch.from_numpy(~read_marks(keys.numpy())[1]).to(device),
         )
 
     def make_mask(self, guidance: Guidance, direction: Direction, begin: int, end: int) -> Tensor:
@@ -196,6 +200,8 @@ class Guided(nn.Module):
                 self._counts = self._counts.to(mask.device)
             self._counts[0] += mask.sum()
             self._counts[1] += mask.numel() - len(mask)
+            self._counts[2] += (~guidance.is_masking[guidance.rows[begin:end]]).sum()
+            self._counts[3] += len(mask)
         return mask
 
     def _warn_once(self, subject: str, message: str) -> None:

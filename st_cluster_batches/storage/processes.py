@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds that a process waits for others before it says so
 
+_LAST_WAIT = timedelta(seconds=10)  # for the others at exit: one that has failed leaves without them
 # Embedding and evaluation take hours; the default time-out of a collective is some minutes.
 _LONGEST_WAIT = timedelta(days=30)
 _calls = count()  # of all processes alike, if all make the same ones
@@ -70,6 +72,7 @@ class ProcessGroup:
             state = PartialState(cpu=not torch.accelerator.is_available())
         group.rank, group.size = state.process_index, state.num_processes
         if group.size > 1:
+            _leave_together_at_exit()
             group._arrive("call")
         return group
 
@@ -214,6 +217,31 @@ def _make_patient_group() -> Any:
     import torch.distributed
 
     return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+
+
+@cache
+def _leave_together_at_exit() -> None:
+    """Close the groups of this launch once all processes have come to their end.
+
+    Left to the interpreter's exit, or closed while another process still talks to this one, gloo's threads abort one
+    launch in five (`terminate called without an active exception`), after all work is done.
+    """
+
+    def leave() -> None:
+        import torch.distributed
+
+        if not torch.distributed.is_initialized():
+            return  # the user has done it
+        names = [f"st-cluster-batches/end/{rank}" for rank in range(torch.distributed.get_world_size())]
+        try:
+            store = _find_store()
+            store.set(names[torch.distributed.get_rank()], "1")
+            store.wait(names, _LAST_WAIT)
+        except (AttributeError, RuntimeError):  # others have failed or are still at work, or the store's host has left
+            return
+        torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def _refuse_main_process_first(call: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,32 @@ _LOSSES_OF: dict[str, tuple[str, ...]] = {
     "partition_mode": _CONTRASTIVE,
     "hardness_mode": _CONTRASTIVE,
     "hardness_strength": _CONTRASTIVE,
+    "mini_batch_size": ("cached_mnrl", "cached_guided", "cached_gist"),
+    "query_regularizer_weight": ("splade",),
+    "document_regularizer_weight": ("splade",),
 }
+
+
+def refuse_idle(options: Any, key: str, value: str, readers: Mapping[str, Sequence[str]]) -> None:
+    """Refuse options of a recipe that what was chosen does not read.
+
+    Args:
+        options: A dataclass of options.
+        key: The one that chooses, such as `loss`.
+        value: What was chosen.
+        readers: By option, the values of `key` that it means something to; all values for one that is not there.
+
+    Raises:
+        ValueError: If such an option is not at its default.
+    """
+    for one in fields(options):
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        given = getattr(options, one.name)
+        if one.name in readers and value not in readers[one.name] and given != default:
+            raise ValueError(
+                f"{one.name}={given!r} means nothing to {key}={value!r}, only to {', '.join(readers[one.name])}: take "
+                f"one of these, or leave {one.name} out"
+            )
 
 
 @dataclass
@@ -169,13 +195,7 @@ class ModelArguments:
         if self.guide_model is None and self.loss in _GIST:
             raise ValueError(f"loss={self.loss!r} needs a guide_model, by which false negatives are told")
         Margin(self.margin, self.margin_strategy)
-        for one in fields(self):
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            if self.loss not in _LOSSES_OF.get(one.name, (self.loss,)) and getattr(self, one.name) != default:
-                raise ValueError(
-                    f"{one.name}={getattr(self, one.name)!r} means nothing to loss={self.loss!r}, only to "
-                    f"{', '.join(_LOSSES_OF[one.name])}"
-                )
+        refuse_idle(self, "loss", self.loss, _LOSSES_OF)
 
     @property
     def is_guided(self) -> bool:

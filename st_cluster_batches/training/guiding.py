@@ -55,15 +55,13 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
         return model  # `attach_clusters` warns of a mask that needs a guided loss
     sources = choice.sources
     margins = {name: one.margin for name, one in sources.items() if one.masked}
-    if unmasked := [name for name in sources if name not in margins]:
-        logger.warning(
-            "loss: %s masks false negatives of all sources, also of %s, where the choice in %s is without a mask%s",
-            model.loss,
-            ", ".join(unmasked),
-            tuned,
-            "" if margins else "; take loss: mnrl",
-        )
     if not margins:
+        logger.warning(
+            "loss: %s masks false negatives of %s, where the choice in %s is without a mask; take loss: mnrl",
+            model.loss,
+            ", ".join(sources),
+            tuned,
+        )
         return model
     margin = max(margins.values())
     if {"margin", "margin_strategy"} & set(recipe.given):

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from st_cluster_batches.batches.card_block import (
 )
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
@@ -49,6 +49,9 @@ from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+# Of a recipe's `ClusterArguments`, what tells how to embed and what to keep, also where batches are of no cluster.
+_READ_BY_ALL = {"encoder", "false_negative_threshold", "truncate_dim", "encoder_batch_size", "cache_dir", "guide"}
 
 
 @dataclass
@@ -124,6 +127,11 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
+    strategy, clusters = recipe.training.strategy, recipe.clusters
+    if strategy != CLUSTER and clusters.false_negative_threshold is None:
+        read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
+        if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
+            logger.warning("batch_sampler: %s takes no clusters, so %s decide nothing here", strategy, ", ".join(idle))
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)
@@ -176,10 +184,15 @@ def build_trainer(
         A trainer that is ready to train.
 
     Raises:
-        ValueError: If batches are to be of one source, and there is none.
+        ValueError: If batches are to be of one source, and there is none; or an option is for several datasets.
     """
     if arguments.strategy == SOURCE and SOURCE not in labels:
         raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
+    if arguments.source_alpha != 1 and not isinstance(dataset, DatasetDict):
+        raise ValueError(
+            f"source_alpha={arguments.source_alpha:g} is for several datasets, and the pairs are one: leave it out, "
+            "or train on a DatasetDict"
+        )
     if arguments.strategy in ("random", "stock"):
         kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
         kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources

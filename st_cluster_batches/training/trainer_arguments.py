@@ -13,8 +13,16 @@ from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.training.arguments import refuse_idle
 
 Strategy = Literal["random", "source", "cluster", "stock"]
+
+# The strategies that an option means something to.
+_STRATEGIES_OF = {
+    "random_fraction": ("source", "cluster"),
+    "rows_per_stratum": ("source", "cluster"),
+    "source_alpha": ("random", "source", "cluster"),
+}
 
 
 # Of both kinds, since each trainer insists on its own; they have the same fields.
@@ -87,6 +95,9 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 f"cluster_first={self.cluster_first} decides nothing with batch_sampler={self.strategy}: it says from "
                 "which epoch on batches are of one cluster; take batch_sampler=cluster"
             )
+        # Clusters to come are strata for random batches too: from then on they are as for `cluster`.
+        is_clustered = refresh is not None and self.strategy == "random"
+        refuse_idle(self, "batch_sampler", CLUSTER if is_clustered else self.strategy, _STRATEGIES_OF)
         if self.strategy == "stock":
             return BatchSamplers.BATCH_SAMPLER
         before: dict[Strategy, tuple[str, ...]] = {"random": (), "source": (SOURCE,)}
@@ -98,8 +109,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         return ClusterBatchSampler.configure(
             strata=strata,
             distinct=FALSE_NEGATIVE_KEYS if self.keep_false_negatives_apart else None,
-            random_fraction=self.random_fraction if self.strategy != "random" else 0.0,
-            rows_per_stratum=self.rows_per_stratum if self.strategy != "random" else None,
+            random_fraction=self.random_fraction,
+            rows_per_stratum=self.rows_per_stratum,
             refresh=refresh,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, load_dataset
 from examples import label_pairs, make_pairs
+from trainers import make_trainer
 from workers import launch
 
 from st_cluster_batches import ClusterBatchSampler, export_batches
@@ -119,3 +120,19 @@ def test_two_processes_that_make_the_same_call_write_what_one_would(tmp_path: Pa
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("together", "alone")
     )
     assert together == alone
+
+
+def test_a_static_model_reads_a_stream_whole_only_if_accelerate_does_not_dispatch(
+    tmp_path: Path, labelled: Dataset
+) -> None:
+    longer = labelled.map(lambda row: {"passage": f"{row['passage']} and more of it"})
+    steps = export(longer, tmp_path / "out")
+    stream = load_dataset(str(tmp_path / "out"), split="train", streaming=True)
+    # The sampler itself is for datasets that are no streams.
+    options = {"max_steps": steps, "per_device_train_batch_size": 8, "batch_sampler": "batch_sampler"}
+    whole = make_trainer(tmp_path, stream, accelerator_config={"dispatch_batches": False}, **options)
+    whole.train()
+    assert whole.state.global_step == steps
+    # What the documentation warns of; once the host has mended it, the warning can go.
+    with pytest.raises(RuntimeError, match=r"offsets\[-1\] can not be greater than input's length"):
+        make_trainer(tmp_path, stream, **options).train()

@@ -470,3 +470,11 @@ def test_a_run_with_adapters_of_the_host_is_resumed_exactly(tmp_path: Path) -> N
             shutil.rmtree(tmp_path / "out" / "checkpoint-24")
             shutil.rmtree(tmp_path / "out" / FOLDER / "epoch-2-0")
     assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+
+
+def test_a_giant_is_told_of_once_with_what_mends_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["soup salt"] * 90 + ["mast rope", "queen king", "oven", "tide hull", "pawn", "deck", "garlic", "check"]
+    rows = Dataset.from_dict({"query": texts, "passage": [f"{text} {at}" for at, text in enumerate(texts)]})
+    train(tmp_path, rows, Refresh(cluster_size=14))
+    told = [line for line in caplog.messages if "of its 98 rows" in line]
+    assert len(told) == 1 and told[0].endswith("Refresh(cluster_size=) of fewer than 14 splits it")

@@ -4,25 +4,27 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
 from examples import make_pairs
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches import Choice, ClusterBatchSampler, attach_clusters
+from st_cluster_batches import Choice, ClusterBatchSampler, attach_clusters, inspect
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.columns import read_marks
 from st_cluster_batches.training.pairs import label_pairs
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
 
-def make_choice(**sources: Candidate) -> Choice:
-    evidence = {name: {"rows": 120, "why": "tried"} for name in sources}
+def make_choice(tuned_rows: int = 120, **sources: Candidate) -> Choice:
+    evidence = {name: {"rows": 120, "tuned_rows": tuned_rows, "why": "tried"} for name in sources}
     return Choice(sources, 8, "encoder", "0" * 64, "query", evidence, {"seeds": 3})
 
 
@@ -132,6 +134,17 @@ def test_another_encoder_and_a_mask_are_told_of(
     assert "tuned with clusters of encoder" in caplog.text and "masks false negatives of fine" in caplog.text
 
 
+@pytest.mark.parametrize("tuned_rows", [24, 25])
+def test_sizes_that_were_tuned_on_far_fewer_rows_are_told_of(
+    two_sources: Dataset, static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture, tuned_rows: int
+) -> None:
+    attach_clusters(two_sources, static_model, tuned=make_choice(tuned_rows, fine=Candidate(20), plain=Candidate()))
+    told = [line for line in caplog.messages if "small part of the rows" in line]
+    if tuned_rows == 24:
+        assert "on 24 of 120 of fine." in told[0] and "tune(..., max_rows=25)" in told[0] and "plain" not in told[0]
+    assert len(told) == (tuned_rows == 24)
+
+
 def test_command_and_recipe_follow_a_choice(workspace: Path) -> None:
     make_choice(all=Candidate(20)).save(workspace / "tuned")
     words = [
@@ -173,6 +186,28 @@ def test_a_guided_loss_masks_with_the_margin_that_was_tuned(workspace: Path, cap
 def test_a_run_that_is_not_what_was_tuned_is_warned_of(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = write_guided(workspace, make_choice(all=Candidate(20)), "per_device_eval_batch_size: 4")
     prepare_run(read_recipe(recipe, ["--per_device_train_batch_size", "16"]))
-    assert "loss: guided masks false negatives of all sources, also of all" in caplog.text
-    assert "take loss: mnrl" in caplog.text
+    assert "loss: guided masks false negatives of all, where the choice" in caplog.text
+    assert "without a mask; take loss: mnrl" in caplog.text
     assert "tuned for global batches of 8 rows, these have 16" in caplog.text
+
+
+def test_a_guided_run_masks_in_the_chosen_sources_alone_and_says_so(
+    two_sources: Dataset, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two_sources.to_parquet(str(workspace / "pairs.parquet"))
+    choice = make_choice(fine=Candidate(20, masked=True, margin=-0.2), plain=Candidate())
+    run, _ = prepare_run(read_recipe(write_guided(workspace, choice)))
+    assert "masks false negatives of fine alone" in caplog.text and "without a mask" not in caplog.text
+    loss, clustering = run.trainer.loss, run.clustering
+    run.trainer.train()
+    assert loss.masked_share > 0 and "of the queries, of sources tuned without a mask" in loss.describe()[0]
+    # The clustering remembers it, and new rows are attached alike.
+    attached = clustering.attach(two_sources, guide=True, cache_dir=workspace / "cache")
+    marked = read_marks(np.array(attached["label"]))[1]
+    assert marked.tolist() == [name == "plain" for name in attached["source"]]
+    found = inspect(attached, clustering=clustering, batch_size=8, cache_dir=workspace / "cache")
+    everywhere = inspect(attached.remove_columns("label"), clustering=clustering, batch_size=8)
+    assert found.unmasked_sources == ["plain"] and everywhere.unmasked_sources == []
+    assert 0 < found.masks[0].shares["cluster"] < everywhere.masks[0].shares["cluster"]
+    assert any("masked for no query, as tuned: those of plain" in line for line in found.describe_lines())
+    assert all(two_sources["source"][pair.row] == "fine" for one in found.masks for pair in one.masked + one.kept)

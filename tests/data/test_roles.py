@@ -18,6 +18,8 @@ from trainers import make_trainer, record_texts
 from st_cluster_batches import Clustering, attach_clusters, export_batches, fit_clusters, inspect
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.description import describe_clustering
+from st_cluster_batches.data.holdout import hold_out
+from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 
 N = 60
 PAIRS = make_pairs(N, seed=77)  # of their own: vectors are shared between tests by the default cache
@@ -284,6 +286,29 @@ def test_a_transform_over_all_columns_sees_what_it_saw(tmp_path: Path) -> None:
     losses = {name: MultipleNegativesRankingLoss(model) for name in "ab"}
     rows = train(parts, tmp_path, model=model, loss=losses)
     assert all(list(row) == ["query", "passage", "dataset_name"] and row["query"].isupper() for row in rows)
+
+
+def tell_sides_apart(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Make texts of which none is in the data, under the names that are."""
+    return {name: [f"{name} of {text}" for text in texts] for name, texts in batch.items()}
+
+
+def test_what_a_transform_makes_of_texts_is_what_is_embedded_measured_and_held_out(tmp_path: Path) -> None:
+    raw = make(query=[f"{text} {at}" for at, text in enumerate(QUERIES)], passage=PASSAGES)
+    changed, applied = raw.with_transform(tell_sides_apart), raw.map(tell_sides_apart, batched=True)
+    ours, theirs = (attach(one, tmp_path, guide=True).with_format(None) for one in (changed, applied))
+    assert all(ours[name][:] == theirs[name][:] for name in ("cluster", "false_negative_keys", "label"))
+    assert ours["label"][:] != attach(raw, tmp_path, guide=True)["label"][:]
+    read = inspect(attach(changed, tmp_path), make_static_model(), batch_size=8, show_progress_bar=False).sample.pairs
+    assert read.dataset["query"][:] == applied["query"][:]
+    left, collections = hold_out(changed, 5, 20)
+    assert left[0]["query"].startswith("query of")
+    (collection,) = collections.values()
+    assert set(collection.queries.values()) <= set(applied["query"])
+    assert {text for _, text in collection.corpus.values()} <= set(applied["passage"])
+    # `tune` reads pairs as `attach` does.
+    (part,) = prepare_parts(changed, PairOptions(overwrite=True), False)
+    assert part.dataset["passage"][:] == applied["passage"][:]
 
 
 def test_a_transform_that_reads_the_source_by_its_name_goes_on_to(tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def test_a_variant_is_tuned_on_its_own_training_pairs(tmp_path: Path) -> None:
     results = compare(recipe, tmp_path / "out", n_seeds=1)["results"]
     chosen = Choice.load(tmp_path / "out" / "tuned" / "tuned").sources["all"]
     assert chosen.cluster_size is not None and results["tuned"]["difference"]["mean"] > 0.1
+    assert results["tuned"]["tune_seconds"] > results["random"]["tune_seconds"] == 0
+    table = (tmp_path / "out" / "results.md").read_text().partition("| batches | tune s | attach s |")[2]
+    assert f"| tuned | {results['tuned']['tune_seconds']:.0f} |" in table
     with pytest.raises(ValueError, match="tuned: auto is for compare"):
         prepare_run(read_recipe(recipe, ["--tuned", "auto"]))
 

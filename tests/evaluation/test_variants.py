@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from planted import make_planted_model, make_planted_pairs
 
 from st_cluster_batches.clusters.choice import Choice
-from st_cluster_batches.evaluation.variants import tune_recipe
+from st_cluster_batches.evaluation.variants import read_variants, tune_recipe
 from st_cluster_batches.training.recipe import read_recipe
 
 
@@ -14,8 +15,25 @@ def test_a_guided_variant_is_tuned_with_masks_and_in_its_own_batches(workspace: 
     recipe = workspace / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("n_clusters: 3", "tuned: auto"))
     words = ["--model_name_or_path", str(workspace / "planted"), "--loss", "guided", "--margin", "-0.05"]
-    tuned = tune_recipe(read_recipe(recipe, words), make_planted_pairs(400), workspace / "tuned")
+    tuned, seconds = tune_recipe(read_recipe(recipe, words), make_planted_pairs(400), workspace / "tuned")
     choice = Choice.load(str(tuned.clusters.tuned))
     assert choice.batch_size == 8
     tried = choice.evidence["all"]["differences"]
     assert {one["margin"] for one in tried if one["masked"]} == {-0.05}
+    # What it cost is known to a rerun too, which finds it done.
+    again = tune_recipe(read_recipe(recipe, words), make_planted_pairs(400), workspace / "tuned")
+    assert again[1] == seconds > 0
+
+
+def test_what_is_said_of_strata_is_for_the_variants_that_have_some(workspace: Path) -> None:
+    words = ["--rows_per_stratum", "4"]
+    recipes = read_variants(workspace / "recipe.yaml", words)
+    assert {name: one.training.rows_per_stratum for name, one in recipes.items()} == {
+        "random": None,
+        "source": 4,
+        "cluster": 4,
+    }
+    with (workspace / "recipe.yaml").open("a") as file:
+        file.write("variants: {plain: {batch_sampler: random}, fine: {cluster_size: 20, n_clusters: null}}\n")
+    with pytest.raises(ValueError, match="Variant 'plain': rows_per_stratum=4 means nothing"):
+        read_variants(workspace / "recipe.yaml", words)

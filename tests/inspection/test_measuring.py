@@ -244,3 +244,15 @@ def test_batches_of_several_clusters_are_drawn_as_they_will_be(labelled: Dataset
         return float(np.median([len(set(clusters[batch].tolist())) for batch in sample.batches["cluster"]]))
 
     assert count_clusters(rows_per_stratum=4) > count_clusters() == 1
+
+
+def test_sources_of_short_passages_are_told_to_tune_first(labelled: Dataset) -> None:
+    def lengthen(row: dict[str, Any]) -> dict[str, str]:
+        return {"source": "short"} if row["cluster"] else {"source": "long", "passage": f"{row['passage']} " * 12}
+
+    found = look(labelled.map(lengthen))
+    words = {one.name: one.passage_words for one in found.sources}
+    assert words["short"] < 30 < words["long"] and words["short"] * 12 == pytest.approx(words["long"], rel=0.1)
+    (line,) = [line for line in found.advice if "are short on average" in line]
+    assert f"Passages of 'short' ({words['short']:.0f} words)" in line and "'long'" not in line and "tune" in line
+    assert any("are short on average" in line for line in found.describe_lines())

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
@@ -23,7 +24,8 @@ from sentence_transformers.util import cos_sim, dot_score
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, attach_clusters, export_batches
-from st_cluster_batches.columns import ROW_KEY
+from st_cluster_batches.clusters.choice import Candidate, Choice
+from st_cluster_batches.columns import ROW_KEY, are_row_keys, read_marks
 from st_cluster_batches.losses.guided import (
     CachedGuidedMultipleNegativesRankingLoss,
     GuidedMultipleNegativesRankingLoss,
@@ -127,6 +129,64 @@ def test_loss_and_gradients_equal_a_brute_force(
             torch.autograd.grad(found, one, retain_graph=True)[0],
             torch.autograd.grad(wanted, other, retain_graph=True)[0],
         )
+
+
+def attach_as_tuned(rows: Dataset, guide: SentenceTransformer, **options: Any) -> Dataset:
+    """Attach what a choice says that masks false negatives of `open` rows, and none of `strict` ones."""
+    sources = {"open": Candidate(20, masked=True, margin=-0.2), "strict": Candidate(20)}
+    choice = Choice(sources, 8, "encoder", "0" * 64)
+    names = ["open", "strict", "strict"] * (len(rows) // 3)
+    return attach_clusters(rows.add_column("source", names), guide, tuned=choice, **options)
+
+
+@pytest.mark.parametrize("kind", [GuidedMultipleNegativesRankingLoss, CachedGuidedMultipleNegativesRankingLoss])
+@pytest.mark.parametrize("directions", [("query_to_doc",), ALL_DIRECTIONS])
+def test_a_mask_follows_the_choice_source_by_source(
+    guide: SentenceTransformer, tmp_path: Path, kind: Any, directions: Any
+) -> None:
+    attach_as_tuned(make_rows(24, 1), guide).to_parquet(str(tmp_path / "rows.parquet"))
+    rows = Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "read"))
+    is_cached = kind is CachedGuidedMultipleNegativesRankingLoss
+    model = make_bert(tmp_path / "model").eval() if is_cached else make_static_model(seed=1)
+    options = {"mini_batch_size": 5} if is_cached else {}
+    loss = kind(model, guide=rows, directions=directions, margin=-0.2, **options)
+    names = iter(rows["source"])
+    wanted = brute_force(
+        embed(loss.model, rows.remove_columns("source")),
+        judge(guide, rows.remove_columns("source")),
+        lambda positive: positive - 0.2 if next(names) == "open" else positive + 9,
+        directions,
+    )
+    given, keys = embed(loss.model, rows.remove_columns("source")), torch.tensor(rows[ROW_KEY])
+    if is_cached:
+        found = loss.calculate_loss([list(one.split(5)) for one in given], keys)
+    else:
+        found = loss.compute_loss_from_embeddings(given, keys)
+    torch.testing.assert_close(found, wanted)
+    assert 0 < loss.masked_share < 1 and "none for 67% of the queries" in loss.describe()[0]
+
+
+def test_a_trainer_masks_in_the_chosen_sources_alone(guide: SentenceTransformer, tmp_path: Path) -> None:
+    shares = []
+    for names in (["open"], ["strict"], ["open", "strict"]):
+        rows = attach_as_tuned(make_rows(96), guide)
+        rows = rows.filter(lambda row: row["source"] in names)  # noqa: B023
+        loss = GuidedMultipleNegativesRankingLoss(make_static_model(seed=1), guide=rows, margin=-0.2)
+        make_trainer(tmp_path, rows, model=loss.model, loss=loss).train()
+        shares.append(loss.masked_share)
+    assert shares[0] > shares[2] > shares[1] == 0
+
+
+def test_a_guide_that_was_not_tuned_masks_everywhere(guide: SentenceTransformer) -> None:
+    choice = Choice({"all": Candidate(20)}, 8, "encoder", "0" * 64)
+    rows = attach_clusters(make_rows(24), guide, tuned=choice, guide=True)
+    assert not read_marks(np.array(rows[ROW_KEY]))[1].any()
+    marked = attach_as_tuned(make_rows(24), guide)
+    keys = np.array(marked[ROW_KEY])
+    assert read_marks(keys)[1].tolist() == [name == "strict" for name in marked["source"]]
+    # Marked or not, a key is a key, and of the same row.
+    assert are_row_keys(keys).all()
+    assert read_marks(keys)[0].tolist() == attach_clusters(make_rows(24), guide, n_clusters=1, guide=True)[ROW_KEY][:]
 
 
 @pytest.mark.parametrize("mask", [True, False])

@@ -89,6 +89,25 @@ def test_who_waits_for_one_at_work_gives_no_warning(tmp_path: Path) -> None:
     assert done.stderr.count("rank 1 INFO Process 1 of 2 waits in attach_clusters for process 0 at work") == 1
 
 
+ENDING = """
+import sys, time
+from st_cluster_batches.storage.processes import ProcessGroup
+
+with ProcessGroup.current() as processes:
+    processes.wait()
+if processes.rank == 1:
+    time.sleep(1.0)  # else both are closed at once, and abort in one case of five only
+sys.stdout.write(f"{processes.rank} is done\\n")
+"""
+
+
+def test_processes_that_are_done_leave_without_an_abort(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ENDING)
+    done = launch(tmp_path / "script.py", tmp_path / "cache")
+    assert done.returncode == 0 and "terminate called" not in done.stderr, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["0 is done", "1 is done"]
+
+
 def test_one_process_waits_for_nobody() -> None:
     with ProcessGroup.current() as processes:
         assert list(processes.share(3)) == [0, 1, 2]

@@ -155,3 +155,37 @@ def test_batches_are_random_before_the_first_epoch_with_clusters(workspace: Path
     assert sampler.counts.pure > 0
     with pytest.raises(ValueError, match="cluster_first=1 decides nothing with batch_sampler=random"):
         read_recipe(workspace / "recipe.yaml", ["--cluster_first", "1", "--batch_sampler", "random"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rows_per_stratum 4 --batch_sampler random", "rows_per_stratum=4 means nothing to batch_sampler='random'"),
+        ("--random_fraction 0.2 --batch_sampler random", "batch_sampler='random', only to source, cluster: take one"),
+        ("--random_fraction 0.2 --batch_sampler stock", "random_fraction=0.2 means nothing to batch_sampler='stock'"),
+        ("--source_alpha 0.5 --batch_sampler stock", "source_alpha=0.5 means nothing to batch_sampler='stock'"),
+        ("--mini_batch_size 8", "mini_batch_size=8 means nothing to loss='mnrl', only to cached_mnrl"),
+        ("--query_regularizer_weight 0.1", "means nothing to loss='mnrl', only to splade"),
+        ("--global_batch_size 64", "global_batch_size=64 is for n_clusters='auto' alone"),
+    ],
+)
+def test_an_option_that_would_be_idle_is_refused(recipe: Path, words: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_recipe(recipe, words.split())
+
+
+def test_random_batches_until_a_refresh_read_what_clusters_do(recipe: Path) -> None:
+    words = ["--batch_sampler", "random", "--refresh_every", "1", "--rows_per_stratum", "4"]
+    assert read_recipe(recipe, words).training.batch_sampler.options.rows_per_stratum == 4
+
+
+def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_pairs(120).add_column("source", ["web"] * 120).to_parquet(str(workspace / "pairs.parquet"))
+    words = ["--batch_sampler", "source", "--max_steps", "2"]
+    with pytest.raises(ValueError, match=r"source_alpha=0\.5 is for several datasets"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--source_alpha", "0.5"]))
+    prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--key", "passage"]))
+    line = [one for one in caplog.messages if "takes no clusters" in one][-1]
+    assert line == "batch_sampler: source takes no clusters, so n_clusters, key decide nothing here"

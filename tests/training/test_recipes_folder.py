@@ -69,7 +69,6 @@ def test_recipe_builds_its_trainer_and_takes_two_steps(path: Path, tmp_path: Pat
         "model_name_or_path": tiny_bert,
         "encoder": tiny_bert,
         "per_device_train_batch_size": 8,
-        "mini_batch_size": 4,
         "max_steps": 2,
         "save_strategy": "no",
         "logging_steps": 1,
@@ -80,7 +79,7 @@ def test_recipe_builds_its_trainer_and_takes_two_steps(path: Path, tmp_path: Pat
     if values.get("loss") == "splade":
         BertForMaskedLM.from_pretrained(tiny_bert).save_pretrained(tiny_bert)
     stand_in |= {key: tiny_bert for key in ("guide_model",) if key in values}
-    stand_in |= {key: 16 for key in ("max_seq_length",) if key in values}
+    stand_in |= {key: size for key, size in {"max_seq_length": 16, "mini_batch_size": 4}.items() if key in values}
     words = [word for key, value in stand_in.items() for word in (f"--{key}", str(value))]
     run, tasks = prepare_run(read_recipe(path, words))
     before = [weight.detach().clone() for weight in run.trainer.model.parameters()]
