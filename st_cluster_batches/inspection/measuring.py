@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.batches.repeats import find_largest_key
+from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.strength import Strength, measure_strength
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from sentence_transformers import SentenceTransformer
 
-    from st_cluster_batches.clusters.choice import Choice
-from st_cluster_batches.clusters.clustering import Clustering
+    from st_cluster_batches.clusters.clustering import Clustering
 
 logger = logging.getLogger(__name__)
 

@@ -62,6 +62,9 @@ def test_batches_of_several_clusters_are_told_of_and_followed(
     prepare_run(read_recipe(recipe, ["--rows_per_stratum", "2"]))
     assert "rows_per_stratum: 2 is not the 4" in caplog.text
     assert read_recipe(recipe, ["--batch_sampler", "random"]).training.rows_per_stratum is None
+    labelled, clustering = label_pairs(make_pairs(120), read_recipe(recipe))
+    found = inspect(labelled, clustering=clustering, batch_size=8, show_progress_bar=False)
+    assert found.sample.samplers["cluster"].options.rows_per_stratum == 4
 
 
 def test_sources_that_differ_in_rows_of_a_cluster_are_refused(tmp_path: Path) -> None:
