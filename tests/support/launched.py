@@ -27,6 +27,7 @@ FIRST_EVALUATED = 10_000  # the number of the first row that is evaluated on
 
 # Defaults of a run; whatever is not here goes to the trainer's arguments.
 DEFAULTS: dict[str, Any] = {
+    "records": True,
     "sizes": {"": 203},
     "first_row": 0,
     "eval_size": 0,
@@ -90,6 +91,8 @@ def train(given: dict[str, Any]) -> None:
             parts[name] = make_rows(size, first)
             first += size
         dataset = DatasetDict(parts) if len(parts) > 1 else next(iter(parts.values()))
+    if not options["records"]:
+        dataset = dataset.remove_columns("label")
     if options["alpha"] is not None:
         given["multi_dataset_batch_sampler"] = ClusterMultiDatasetBatchSampler.configure(alpha=options["alpha"])
     schedule = options["sampler"].get("strata")
@@ -112,8 +115,9 @@ def train(given: dict[str, Any]) -> None:
     )
     path = output / f"{options['record']}-{os.environ.get('RANK', 0)}.jsonl"
 
-    def make_loss() -> RecordRows:
-        return RecordRows(getattr(losses, options["loss"])(model, **options["loss_options"]), path)
+    def make_loss() -> torch.nn.Module:
+        made = getattr(losses, options["loss"])(model, **options["loss_options"])
+        return RecordRows(made, path) if options["records"] else made
 
     loss: Any = {name: make_loss() for name in dataset} if options["dict_of_losses"] else make_loss()
     callbacks = [KillAtStep(options["kill_at"])] if options["kill_at"] else []
@@ -121,13 +125,14 @@ def train(given: dict[str, Any]) -> None:
     trainer = SentenceTransformerTrainer(
         model=model, args=arguments, train_dataset=dataset, eval_dataset=evaluated, loss=loss, callbacks=callbacks
     )
-    for one in loss.values() if isinstance(loss, dict) else [loss]:
+    recorded = [one for one in (loss.values() if isinstance(loss, dict) else [loss]) if isinstance(one, RecordRows)]
+    for one in recorded:
         one.state = trainer.state
 
     class FollowState(TrainerCallback):
         # The trainer makes a new state when it starts.
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            for one in loss.values() if isinstance(loss, dict) else [loss]:
+            for one in recorded:
                 one.state = state
 
     trainer.add_callback(FollowState())
