@@ -33,7 +33,7 @@ _PAIRS_PER_PACKAGE = 2_500
 _PAIRS_PER_SOURCE = 200  # packages with fewer pairs are no source
 _HELD_OUT_MODULES = 8  # one module in so many
 _HELD_OUT_PACKAGES = 3
-_HELD_OUT_QUERIES, _HELD_OUT_DOCUMENTS = 1_000, 10_000
+_HELD_OUT_QUERIES, _HELD_OUT_DOCUMENTS = 1_000, 5_000
 _PACKAGE = "package"  # not `source`: queries are held out of all packages together
 
 

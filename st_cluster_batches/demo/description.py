@@ -53,9 +53,9 @@ def _conclude(results: dict[str, Any]) -> list[str]:
     random, tuned = (results["results"][name]["tasks"] for name in ("random", TUNED))
     return [
         f"The choice: {evidence['chosen']}. Of {tried}, it is the",
-        f"simplest that no other beat by more than chance; it answered {asked} better than random batches by",
-        f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in training",
-        "or choice, from near to far, it brought",
+        f"simplest that no other beat clearly. It answered {asked} better than random batches by",
+        f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in it all,",
+        "those nearest to the training pairs first, it brought",
         *(
             f"  {task:<18}{_compare(one['difference'], random[task]['mean']):<26}{_judge(one, results['seeds'])}"
             for task, one in tuned.items()

@@ -59,10 +59,11 @@ def describe_tuning(choice: dict[str, Any]) -> str:
             f"{show_line(name, 40)}: {rows}, {one['queries']:,} queries; nDCG@10 of random batches "
             f"{one['ndcg']['random']:.3f}{guide}",
         ]
+        width = max(len(found["name"]) for found in one["differences"]) + 2
         for found in one["differences"]:
             mean, low, high = (_relative(found["difference"][end], one) for end in ("mean", "low", "high"))
             mark = "  <- chosen" if found["name"] == one["chosen"] else ""
-            lines.append(f"  {found['name']:<28}{mean:>+8.1%}  [{low:+.1%}, {high:+.1%}]{mark}")
+            lines.append(f"  {found['name']:<{width}}{mean:>+8.1%}  [{low:+.1%}, {high:+.1%}]{mark}")
         lines.append(f"  {_conclude(one)}")
     return "\n".join(lines)
 
