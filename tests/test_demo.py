@@ -7,13 +7,14 @@ import pytest
 from examples import label_pairs, make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.data.docstrings import Docstring, split_docstrings
-from st_cluster_batches.demo.comparison import STRATEGIES, run_demo
+from st_cluster_batches.demo.comparison import STRATEGIES, Demo, run_demo
 from st_cluster_batches.demo.description import describe_demo
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.storage.shared_cache import SharedCache
 
 
 @pytest.fixture
@@ -107,6 +108,14 @@ def test_it_says_why_it_chose_and_whether_that_held() -> None:
     assert "The choice: random batches. Of 2 ways" in describe("random", -0.01, 0.02)
     assert "runs differ by their seed alone" in describe("clusters of 96", 0.005, 0.02, seeds=1)
     assert "pip install" in words
+
+
+def test_the_page_shows_batches_as_they_were_trained_on(tmp_path: Path) -> None:
+    make_static_model().save(str(tmp_path / "start"))
+    pairs = make_pairs(200).add_column("source", ["one"] * 200)
+    choice = Choice({"all": Candidate(32, rows_per_stratum=8)}, 16, "start", "0" * 64)
+    demo = Demo(tmp_path, pairs, {}, str(tmp_path / "start"), choice, 0.0, SharedCache(tmp_path / "cache"))
+    assert demo.inspect_batches().sample.samplers["cluster"].options.rows_per_stratum == 8
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from st_cluster_batches.evaluation.runs import Record, measure_run, measure_tuni
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.tuning import tune
+from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.measuring import inspect
 from st_cluster_batches.inspection.page import write_page
 from st_cluster_batches.storage.cache import hash_values, write_atomically, write_whole
@@ -240,12 +241,16 @@ class Demo:
         """Write the report of the tuned batches, if the library is there; return its path."""
         if find_spec("plotly") is None:
             return None
-        inspection = inspect(
+        write_page(self.inspect_batches(), self.output / PAGE_FILE)
+        return str(self.output / PAGE_FILE)
+
+    def inspect_batches(self) -> Inspection:
+        """Measure the tuned batches of the first seed, filled as they were trained on."""
+        return inspect(
             self._label(TUNED, 0)[0],
             self.encoder,
             batch_size=BATCH_SIZE,
+            rows_per_stratum=self.choice.rows_per_stratum,
             cache_dir=self.cache.folder,
             show_progress_bar=False,
         )
-        write_page(inspection, self.output / PAGE_FILE)
-        return str(self.output / PAGE_FILE)
