@@ -71,7 +71,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Label pairs, and write them with their clustering."""
     with checking_input():
         from st_cluster_batches.clusters.attach import cluster_dataset
-        from st_cluster_batches.clusters.choice import find_choice
+        from st_cluster_batches.clusters.choice import find_choice, tell_of_chunks
         from st_cluster_batches.clusters.description import describe_statistics
         from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
         from st_cluster_batches.clusters.output import check_names, check_output, write_output
@@ -99,6 +99,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             tuned=find_choice(arguments.tuned),
         )
         check_output(arguments.out)
+        tell_of_chunks(options.tuned)
         data = load_data(arguments.data, _read_choice(arguments))
         check_names(data)
         labelled, clustering = cluster_dataset(data, arguments.encoder, options)

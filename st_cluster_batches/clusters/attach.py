@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from st_cluster_batches.clusters.choice import Choice, Method, find_choice
+from st_cluster_batches.clusters.choice import Choice, Method, find_choice, tell_of_chunks
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
@@ -79,6 +79,7 @@ def attach_clusters(
         guide=guide,
         tuned=find_choice(tuned),
     )
+    tell_of_chunks(options.tuned)
     return cluster_dataset(dataset, encoder, options)[0]
 
 
@@ -165,14 +166,6 @@ def _compare_choice(tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> 
             "this encoder",
             tuned.encoder,
             encoder.name,
-        )
-    if tuned.rows_per_stratum is not None:
-        logger.warning(
-            "The choice fills a batch with %d rows of each cluster, which labels cannot say. Tell the sampler: "
-            "ClusterBatchSampler.configure(rows_per_stratum=choice.rows_per_stratum); or give the recipe `tuned:`, or "
-            "`rows_per_stratum: %d`",
-            tuned.rows_per_stratum,
-            tuned.rows_per_stratum,
         )
     if tuned.masked_sources:
         logger.warning(

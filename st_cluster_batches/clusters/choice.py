@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, Literal
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.numbers import as_count
+
+logger = logging.getLogger(__name__)
 
 CHOICE_FILE = "choice.json"
 
@@ -107,7 +110,9 @@ class Choice:
     @property
     def unmasked_sources(self) -> frozenset[str]:
         """The sources whose rows are to mask nothing while others do."""
-        return list_unmasked(self.sources)
+        if not self.masked_sources:  # then a guide is the user's own idea, and masks
+            return frozenset()
+        return frozenset(name for name, one in self.sources.items() if not one.masked)
 
     def describe(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -156,13 +161,18 @@ class Choice:
         return cls(sources, **{one.name: values[one.name] for one in fields(cls) if one.name != "sources"})
 
 
-def list_unmasked(sources: Mapping[str, Candidate]) -> frozenset[str]:
-    """Return the sources that are without a mask, if any has one: else a guide is the user's own idea, and masks."""
-    if not any(one.masked for one in sources.values()):
-        return frozenset()
-    return frozenset(name for name, one in sources.items() if not one.masked)
-
-
 def find_choice(tuned: Choice | str | Path | None) -> Choice | None:
     """Return a choice that is given as such or by its folder."""
     return tuned if tuned is None or isinstance(tuned, Choice) else Choice.load(tuned)
+
+
+def tell_of_chunks(tuned: Choice | None) -> None:
+    """Warn where labels are for batches of several clusters, which only a sampler can fill."""
+    if tuned is not None and tuned.rows_per_stratum is not None:
+        logger.warning(
+            "The choice fills a batch with %d rows of each cluster, which labels cannot say. Tell the sampler: "
+            "ClusterBatchSampler.configure(rows_per_stratum=choice.rows_per_stratum); or give the recipe `tuned:`, or "
+            "`rows_per_stratum: %d`",
+            tuned.rows_per_stratum,
+            tuned.rows_per_stratum,
+        )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.assigning import digest_array, number_clusters
-from st_cluster_batches.clusters.choice import Candidate, list_unmasked
+from st_cluster_batches.clusters.choice import Choice, tell_of_chunks
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import label_rows
@@ -56,6 +56,11 @@ class Clustering:
     centroids: dict[str, Centroids]
     manifest: dict[str, Any] = field(default_factory=dict)
     encoder: Encoder | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def tuned(self) -> Choice | None:
+        """The choice that sizes of clusters come from, if they were tuned."""
+        return Choice.read(self.manifest["tuned"]) if "tuned" in self.manifest else None
 
     def first_cluster(self, source: str) -> int:
         """Return the number of a source's first cluster; see `number_clusters`."""
@@ -101,6 +106,7 @@ class Clustering:
         from datasets import DatasetDict, IterableDataset
 
         key: Key = self.manifest["key"]
+        tell_of_chunks(self.tuned)
         batch_size = None if batch_size is None else as_count("batch_size", batch_size)
         encoder = replace(self.get_encoder(), batch_size=batch_size)
         if isinstance(dataset, IterableDataset):
@@ -123,8 +129,7 @@ class Clustering:
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]
-            tuned = self.manifest.get("tuned", {}).get("sources", {})
-            unmasked = list_unmasked({name: Candidate(**one) for name, one in tuned.items()})
+            unmasked = frozenset() if self.tuned is None else self.tuned.unmasked_sources
             threshold = options.false_negative_threshold
             labelled, _ = label_rows(vectors, self.centroids, key, threshold, cache, guide, unmasked)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.batches.repeats import find_largest_key
-from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.strength import Strength, measure_strength
@@ -91,8 +90,8 @@ def inspect(
     batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
     loaded, key = _find_encoder(encoder, clustering, key)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
-    if rows_per_stratum is None and clustering is not None and "tuned" in clustering.manifest:
-        rows_per_stratum = Choice.read(clustering.manifest["tuned"]).rows_per_stratum
+    if rows_per_stratum is None and clustering is not None and clustering.tuned is not None:
+        rows_per_stratum = clustering.tuned.rows_per_stratum
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed, rows_per_stratum)
     cache = SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar)
     sample.embed(loaded, cache)

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.attach import cluster_dataset
-from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
 from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, has_row_keys, list_parts
 from st_cluster_batches.data.holdout import hold_out
@@ -141,9 +141,32 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
             clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
         )
         clustering = clustering if strategy == CLUSTER or needs_guide else None
-    elif unused := [one.name for one in fields(clusters) if one.name in recipe.given and strategy == CLUSTER]:
-        logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
+    elif strategy == CLUSTER:
+        _tell_of_labels(recipe)
     return (_attach_missing_keys(dataset, recipe) if needs_keys else dataset), clustering
+
+
+def _tell_of_labels(recipe: Recipe) -> None:
+    """Warn of what pairs that have clusters make idle, and of batches that are not what these were tuned for."""
+    tuned, own = recipe.clusters.tuned, recipe.training.rows_per_stratum
+    if unused := [one.name for one in fields(recipe.clusters) if one.name in recipe.given and one.name != "tuned"]:
+        logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
+    if tuned is not None:
+        logger.warning(
+            "The pairs have labels already: of tuned: %s rows_per_stratum and margin are followed, sizes of clusters "
+            "are not",
+            tuned,
+        )
+    for folder in map(Path, map(recipe.data.find, recipe.data.train_data)):
+        attached = Clustering.load(folder).tuned if (folder / MANIFEST_FILE).is_file() else None
+        if attached is not None and attached.rows_per_stratum != own:
+            logger.warning(
+                "The clusters of %s were tuned for rows_per_stratum: %s, and batches are filled with "
+                "rows_per_stratum: %s; give the recipe that, or `tuned:`",
+                folder,
+                attached.rows_per_stratum,
+                own,
+            )
 
 
 def _have(dataset: Dataset | DatasetDict, column: str) -> bool:

@@ -17,6 +17,7 @@ from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.output import write_output
 from st_cluster_batches.columns import read_marks
 from st_cluster_batches.training.pairs import label_pairs
 from st_cluster_batches.training.recipe import read_recipe
@@ -58,13 +59,35 @@ def test_batches_of_several_clusters_are_told_of_and_followed(
     run, _ = prepare_run(read_recipe(recipe))
     (sampler,) = find_samplers(run.trainer.get_train_dataloader())[1]
     assert sampler.options.rows_per_stratum == 4
-    assert "configure(rows_per_stratum=choice.rows_per_stratum)" in caplog.text and "leave rows_" not in caplog.text
+    assert "rows_per_stratum" not in caplog.text
     prepare_run(read_recipe(recipe, ["--rows_per_stratum", "2"]))
     assert "rows_per_stratum: 2 is not the 4" in caplog.text
     assert read_recipe(recipe, ["--batch_sampler", "random"]).training.rows_per_stratum is None
     labelled, clustering = label_pairs(make_pairs(120), read_recipe(recipe))
     found = inspect(labelled, clustering=clustering, batch_size=8, show_progress_bar=False)
     assert found.sample.samplers["cluster"].options.rows_per_stratum == 4
+
+
+def test_labels_alone_tell_of_batches_of_several_clusters_wherever_they_are_made_or_read(
+    workspace: Path, static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice, told = make_choice(all=Candidate(20, rows_per_stratum=4)), "which labels cannot say"
+    attach_clusters(make_pairs(120), static_model, tuned=choice)
+    assert caplog.text.count(told) == 1
+    labelled, clustering = cluster_dataset(make_pairs(120), static_model, AttachOptions(tuned=choice))
+    assert caplog.text.count(told) == 1
+    clustering.attach(make_pairs(120))
+    assert caplog.text.count(told) == 2
+    write_output(workspace / "out", labelled, clustering)
+    choice.save(workspace / "tuned")
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3\n", ""))
+    words = ["--train_data", str(workspace / "out")]
+    label_pairs(labelled, read_recipe(recipe, words))
+    assert "were tuned for rows_per_stratum: 4, and batches are filled with rows_per_stratum: None" in caplog.text
+    caplog.clear()
+    label_pairs(labelled, read_recipe(recipe, [*words, "--tuned", str(workspace / "tuned")]))
+    assert "rows_per_stratum and margin are followed" in caplog.text and "were tuned for" not in caplog.text
 
 
 def test_sources_that_differ_in_rows_of_a_cluster_are_refused(tmp_path: Path) -> None:
