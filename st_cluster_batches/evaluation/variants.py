@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _DEFAULT: dict[str, dict[str, Any]] = {
     # What is said of the strata of all variants is not said of batches that have none.
-    "random": {"batch_sampler": "random", "random_fraction": 0.0, "rows_per_stratum": None},
-    "source": {"batch_sampler": "source"},
+    "random": {"batch_sampler": "random", "random_fraction": 0.0, "rows_per_stratum": None, "cluster_first": 0},
+    "source": {"batch_sampler": "source", "rows_per_stratum": None, "cluster_first": 0},
     "cluster": {"batch_sampler": "cluster"},
 }
 
@@ -98,6 +98,11 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
     clusters, model, training = recipe.clusters, recipe.model, recipe.training
     if clusters.tuned != AUTO:
         return recipe, 0.0
+    if training.random_fraction:
+        raise ValueError(
+            "tuned: auto may choose batches of several clusters, and "
+            f"random_fraction={training.random_fraction} means nothing beside them; leave it out"
+        )
     run = partial(
         tune,
         pairs,

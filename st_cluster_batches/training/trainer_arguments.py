@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+from st_cluster_batches.batches.options import check_chunks
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
@@ -20,7 +21,7 @@ Strategy = Literal["random", "source", "cluster", "stock"]
 # The strategies that an option means something to.
 _STRATEGIES_OF = {
     "random_fraction": ("source", "cluster"),
-    "rows_per_stratum": ("source", "cluster"),
+    "rows_per_stratum": ("cluster",),
     "source_alpha": ("random", "source", "cluster"),
 }
 
@@ -86,6 +87,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         if self.strategy != "stock":
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
+        # A plan would say so too, but only after all texts have been embedded.
+        check_chunks(self.rows_per_stratum, self.train_batch_size, self.random_fraction)
 
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""
@@ -95,8 +98,13 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 f"cluster_first={self.cluster_first} decides nothing with batch_sampler={self.strategy}: it says from "
                 "which epoch on batches are of one cluster; take batch_sampler=cluster"
             )
-        # Clusters to come are strata for random batches too: from then on they are as for `cluster`.
-        is_clustered = refresh is not None and self.strategy == "random"
+        if refresh is not None and self.cluster_first > refresh.first:
+            raise ValueError(
+                f"refresh_first={refresh.first} makes clusters that no batch is of before cluster_first="
+                f"{self.cluster_first}; give refresh_first={self.cluster_first}"
+            )
+        # Clusters to come are strata for random and single-source batches too: from then on they are as for `cluster`.
+        is_clustered = refresh is not None and self.strategy in ("random", "source")
         refuse_idle(self, "batch_sampler", CLUSTER if is_clustered else self.strategy, _STRATEGIES_OF)
         if self.strategy == "stock":
             return BatchSamplers.BATCH_SAMPLER

@@ -30,10 +30,20 @@ def test_what_is_said_of_strata_is_for_the_variants_that_have_some(workspace: Pa
     recipes = read_variants(workspace / "recipe.yaml", words)
     assert {name: one.training.rows_per_stratum for name, one in recipes.items()} == {
         "random": None,
-        "source": 4,
+        "source": None,
         "cluster": 4,
     }
+    later = read_variants(workspace / "recipe.yaml", ["--cluster_first", "1"])
+    assert [one.training.cluster_first for one in later.values()] == [0, 0, 1]
     with (workspace / "recipe.yaml").open("a") as file:
         file.write("variants: {plain: {batch_sampler: random}, fine: {cluster_size: 20, n_clusters: null}}\n")
     with pytest.raises(ValueError, match="Variant 'plain': rows_per_stratum=4 means nothing"):
         read_variants(workspace / "recipe.yaml", words)
+
+
+def test_what_tuning_may_choose_is_refused_beside_random_batches_before_it_starts(workspace: Path) -> None:
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", "tuned: auto"))
+    with pytest.raises(ValueError, match=r"random_fraction=0\.2 means nothing beside them"):
+        tune_recipe(read_recipe(recipe, ["--random_fraction", "0.2"]), make_planted_pairs(400), workspace / "tuned")
+    assert not (workspace / "tuned").exists()

@@ -189,3 +189,18 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
     prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--key", "passage"]))
     line = [one for one in caplog.messages if "takes no clusters" in one][-1]
     assert line == "batch_sampler: source takes no clusters, so n_clusters, key decide nothing here"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rows_per_stratum", "8", "--per_device_train_batch_size", "4"], "must divide the 4 rows of a batch"),
+        (["--rows_per_stratum", "4", "--batch_sampler", "source"], "rows_per_stratum=4 means nothing"),
+        (["--cluster_first", "2", "--refresh_every", "1"], "give refresh_first=2"),
+    ],
+)
+def test_batches_that_cannot_be_filled_are_refused_while_the_recipe_is_read(
+    recipe: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_recipe(recipe, words)
