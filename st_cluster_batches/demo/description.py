@@ -52,8 +52,9 @@ def _conclude(results: dict[str, Any]) -> list[str]:
         ]
     random, tuned = (results["results"][name]["tasks"] for name in ("random", TUNED))
     return [
-        f"The choice: {evidence['chosen']}. Of {tried}, it is the",
-        f"simplest that no other beat clearly. It answered {asked} better than random batches by",
+        f"The choice: {evidence['chosen']}. Of {tried},",
+        f"it is {evidence['why']}.",
+        f"It answered {asked} better than these by",
         f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in it all,",
         "those nearest to the training pairs first, it brought",
         *(

@@ -15,7 +15,8 @@ _BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5, 0.125)
 _LEAST_SIZE = 16
 _LEAST_CLUSTERS = 2
 _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
-# Rows of each cluster in a batch of several: a 32nd of a large one, as B3 has it (arXiv 2505.11293), and 8 at least.
+# Rows of each cluster in a batch of several: a 32nd of a large one, as B3 has it (arXiv 2505.11293), and 8 at least;
+# more where a batch is no multiple of these.
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
 # Leaving random batches may do harm; among ways that beat these, a wrong turn costs what a right one brings.
@@ -40,9 +41,10 @@ def list_candidates(
         # Whole batches, as B3 has them; a plan packs smaller ones with their neighbours.
         largest = _LARGEST_COMMUNITY * batch_size
         plain += [Candidate(one, method="communities") for one in sizes if batch_size <= one <= largest]
-    chunk = max(_CHUNK, batch_size // _CHUNKS_IN_A_BATCH)
-    if batch_size > chunk and batch_size % chunk == 0 and len(plain) > 1:
-        plain.append(Candidate(_CHUNKS_IN_A_CLUSTER * chunk, rows_per_stratum=chunk))
+    least = max(_CHUNK, batch_size // _CHUNKS_IN_A_BATCH)
+    for chunk in [one for one in range(least, batch_size) if batch_size % one == 0][:1]:
+        if len(plain) > 1 and _CHUNKS_IN_A_CLUSTER * chunk <= n_rows // _LEAST_CLUSTERS:
+            plain.append(Candidate(_CHUNKS_IN_A_CLUSTER * chunk, rows_per_stratum=chunk))
     masked = [] if margin is None else [replace(one, masked=True, margin=margin) for one in plain]
     return plain + masked
 
@@ -69,8 +71,12 @@ class Verdict:
     @property
     def why(self) -> str:
         """The reason in words."""
+        if self.chosen.rows_per_stratum is not None:
+            return "better than random batches by more than the noise, and batches of several clusters promise most"
         if self.chosen in self.differences:
             return "better than random batches, and than all that is simpler, by more than the noise"
+        if any(one.mean > 0 and self.p_values[at] < LEVEL for at, one in self.differences.items()):
+            return "what is better than random batches here fills them in a way that promises less for other sources"
         return "no candidate is better than random batches by more than the noise"
 
     def describe(self) -> list[dict[str, Any]]:

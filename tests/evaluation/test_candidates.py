@@ -30,11 +30,20 @@ def list_pure(batch_size: int, n_rows: int) -> list[int | None]:
 
 @pytest.mark.parametrize(
     ("batch_size", "mixed"),
-    [(8, None), (16, Candidate(32, rows_per_stratum=8)), (20, None), (1024, Candidate(128, rows_per_stratum=32))],
+    [
+        (8, None),
+        (12, None),
+        (16, Candidate(32, rows_per_stratum=8)),
+        (20, Candidate(40, rows_per_stratum=10)),
+        (23, None),
+        (1000, Candidate(160, rows_per_stratum=40)),
+        (1024, Candidate(128, rows_per_stratum=32)),
+    ],
 )
 def test_batches_of_several_clusters_are_tried_where_they_fit(batch_size: int, mixed: Candidate | None) -> None:
     found = [one for one in list_candidates(batch_size, 50_000) if one.rows_per_stratum is not None]
     assert found == ([] if mixed is None else [mixed])
+    assert all(one.rows_per_stratum is None for one in list_candidates(batch_size, 60))  # not of a single cluster
 
 
 def test_all_sources_get_one_number_of_rows_of_a_cluster() -> None:
@@ -52,6 +61,9 @@ def test_all_sources_get_one_number_of_rows_of_a_cluster() -> None:
     verdicts = judge_sources(scores, {"small": 900, "large": 100, "harmed": 10})
     assert verdicts["small"].chosen == FINE and verdicts["large"].chosen == Candidate()
     assert set(verdicts["large"].differences) == {FINE, mixed}
+    assert "promises less for other sources" in verdicts["large"].why and "no candidate" in verdicts["harmed"].why
+    several = judge_sources(scores, {"small": 100, "large": 900, "harmed": 10})["small"]
+    assert "than all that is simpler" not in several.why and "several clusters promise most" in several.why
 
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(30, 16), (1000, 4096), (31, 2)])
