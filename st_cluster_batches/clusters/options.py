@@ -189,6 +189,8 @@ def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:
             f"tuned= says how large clusters are; n_clusters={clusters.n_clusters} and "
             f"cluster_size={clusters.cluster_size} are not to be given beside it"
         )
+    if clusters.method not in ("kmeans", tuned.methods):
+        raise ValueError(f"tuned= says how clusters are made; method={clusters.method!r} is not to be given beside it")
     if clusters.key != tuned.key:
         raise ValueError(f"key={clusters.key!r}, but tuned= was chosen by key={tuned.key!r}; give that")
     return replace(clusters, cluster_size=tuned.cluster_sizes, method=tuned.methods)

@@ -90,8 +90,7 @@ def tune(
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
         n_workers: Processes that run trials.
-        proxy: `static` to train static models distilled from the model to be trained; `model` to train that itself by
-            the stock trainer, which takes hours where the other takes minutes.
+        proxy: `static` to train static models distilled from the model, in minutes; `model` to train it, in hours.
         n_steps: Steps of a run of the model itself; 200 by default.
         n_layers: Keep the first so many layers of the model itself, which is cheaper and ranks much alike.
         max_seq_length: Tokens that the model itself reads of a text.

@@ -238,6 +238,10 @@ class ClusterArguments:
 
     def __post_init__(self) -> None:
         self.options()
+        given = [name for name in ("n_clusters", "cluster_size") if getattr(self, name) is not None]
+        given += [] if self.method == "kmeans" else ["method"]
+        if self.tuned == AUTO and given:  # a choice would say so too, but only once it has been made
+            raise ValueError(f"tuned: auto says how clusters are made; leave {' and '.join(given)} out")
 
     def options(
         self, columns: list[str] | None = None, show_progress_bar: bool = True, guide: bool = False

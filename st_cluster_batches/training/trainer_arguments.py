@@ -87,8 +87,18 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         if self.strategy != "stock":
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
-        # A plan would say so too, but only after all texts have been embedded.
-        check_chunks(self.rows_per_stratum, self.train_batch_size, self.random_fraction)
+        if self.rows_per_stratum is not None:  # a plan would say so too, but only after all texts have been embedded
+            check_chunks(self.rows_per_stratum, self.train_batch_size, self.random_fraction)
+        firsts = {
+            "cluster_first": self.cluster_first,
+            "refresh_first": self.refresh_first if self.refresh_every else 0,
+        }
+        for name, first in firsts.items():
+            if first and self.max_steps <= 0 and first >= self.num_train_epochs:
+                raise ValueError(
+                    f"{name}={first} is never reached: num_train_epochs={self.num_train_epochs:g}, counted from 0; "
+                    "train for more epochs, or lower it"
+                )
 
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""

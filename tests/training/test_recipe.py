@@ -197,6 +197,9 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
         (["--rows_per_stratum", "8", "--per_device_train_batch_size", "4"], "must divide the 4 rows of a batch"),
         (["--rows_per_stratum", "4", "--batch_sampler", "source"], "rows_per_stratum=4 means nothing"),
         (["--cluster_first", "2", "--refresh_every", "1"], "give refresh_first=2"),
+        (["--tuned", "auto"], "leave cluster_size out"),
+        (["--cluster_first", "3"], "cluster_first=3 is never reached: num_train_epochs=3"),
+        (["--refresh_every", "1", "--num_train_epochs", "1"], "refresh_first=1 is never reached"),
     ],
 )
 def test_batches_that_cannot_be_filled_are_refused_while_the_recipe_is_read(
