@@ -69,9 +69,11 @@ class Start:
         max_seq_length: int | None = None,
     ) -> Start:
         """Load a model to be trained itself, perhaps its first layers alone."""
+        from st_cluster_batches.training.models import truncate_layers  # workers with static models need none of it
+
         loaded = copy.deepcopy(load_encoder(model, cache_dir))
         if n_layers is not None:
-            _keep_layers(loaded, n_layers)
+            truncate_layers(loaded, n_layers)
         if max_seq_length is not None:
             loaded.max_seq_length = max_seq_length
         return cls("model", fingerprint_model(loaded), model=loaded)
@@ -90,23 +92,3 @@ class Start:
     def without_tokenizer(self) -> Start:
         """Return it for texts that are tokenised."""
         return replace(self, tokenizer=None)
-
-
-def _keep_layers(model: SentenceTransformer, n_layers: int) -> None:
-    """Cut all but the first transformer layers off a model, in place.
-
-    Raises:
-        ValueError: If no list of layers is found, or it is shorter.
-    """
-    from torch.nn import ModuleList
-
-    transformer = model[0].auto_model if hasattr(model[0], "auto_model") else model[0]
-    n_found = getattr(getattr(transformer, "config", None), "num_hidden_layers", 0)
-    layers = [one for one in transformer.modules() if isinstance(one, ModuleList) and len(one) == n_found]
-    if len(layers) != 1 or n_found < n_layers:
-        raise ValueError(
-            f"n_layers={n_layers}: {n_found or 'no'} transformer layers were found in {type(transformer).__name__}; "
-            "leave n_layers out to train the whole model"
-        )
-    del layers[0][n_layers:]
-    transformer.config.num_hidden_layers = n_layers

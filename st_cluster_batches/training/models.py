@@ -69,7 +69,7 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
     if arguments.pooling is not None:
         _set_pooling(model, arguments.pooling)
     if arguments.num_hidden_layers is not None:
-        _truncate_layers(model, arguments.num_hidden_layers)
+        truncate_layers(model, arguments.num_hidden_layers)
     if arguments.max_seq_length is not None:
         model.max_seq_length = arguments.max_seq_length
     return model
@@ -161,13 +161,24 @@ def _set_pooling(model: SentenceTransformer | SparseEncoder, mode: str) -> None:
     raise ValueError(f"pooling={mode!r} does not fit the model, which has no pooling: {model}")
 
 
-def _truncate_layers(model: SentenceTransformer | SparseEncoder, n_layers: int) -> None:
-    """Keep the first layers of a transformer, wherever its family keeps them."""
+def truncate_layers(model: SentenceTransformer | SparseEncoder, n_layers: int) -> None:
+    """Keep the first layers of a transformer, wherever its family keeps them.
+
+    Args:
+        model: The model; changed in place.
+        n_layers: How many.
+
+    Raises:
+        ValueError: If it has no stack of as many layers as it says, or more than one, or fewer layers than wanted.
+    """
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     depth = getattr(config, "num_hidden_layers", None)
     stacks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == depth]
-    if config is None or not stacks or not 0 < n_layers <= len(stacks[0]):
-        raise ValueError(f"num_hidden_layers={n_layers} does not fit the model, whose depth is {depth}")
+    if config is None or len(stacks) != 1 or not 0 < n_layers <= len(stacks[0]):
+        raise ValueError(
+            f"num_hidden_layers={n_layers} does not fit the model, whose depth is {depth}, in {len(stacks)} stacks of "
+            "layers; leave it out to take the whole model"
+        )
     del stacks[0][n_layers:]
     config.num_hidden_layers = n_layers
 
