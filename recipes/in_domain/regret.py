@@ -3,8 +3,9 @@
     python recipes/in_domain/regret.py recipes/in_domain/results
 
 Reads what `static.py` and `layers.py` wrote, for batches of 16, and writes `regret.md`. A chooser takes on each source
-the way that does best with its own model. Its regret is the nDCG@10 that this way loses to the best one with the
-transformer, in percent of the best. The best way is in part the luckiest, so regret is overstated for all alike.
+the way that does best with its own model, or what `tune` chose with static models (of ways that were not tried with the
+transformer, the nearest size). Its regret is the nDCG@10 that this way loses to the best one with the transformer, in
+percent of the best. The best way is in part the luckiest, so regret is overstated for all alike.
 """
 
 from __future__ import annotations
@@ -42,6 +43,22 @@ def _relate(scores: dict[str, float]) -> dict[str, float]:
     return {way: 100 * (score / scores["random"] - 1) for way, score in scores.items()}
 
 
+def read_choices(folder: Path, ways: list[str]) -> Gains:
+    """Return 1 by source for the way that `tune` chose, or for the nearest that was tried, and 0 for the others."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    chosen = {name: one["batch_sizes"]["16"]["chosen"]["tuned"] for name, one in found.items()}
+    pure = [way for way in ways if way != "random" and "rows of each" not in way]
+    near = {
+        name: way if way in ways else min(pure, key=lambda one: abs(np.log(_read_size(one) / _read_size(way))))
+        for name, way in chosen.items()
+    }
+    return {name: {way: float(way == one) for way in ways} for name, one in near.items()}
+
+
+def _read_size(way: str) -> int:
+    return int(way.removeprefix("clusters of ").replace(",", ""))
+
+
 def find_regrets(real: Gains, by: Gains) -> list[float]:
     """Return by source what is lost where one model chooses for another."""
     regrets = []
@@ -71,9 +88,8 @@ def describe(layers: str, real: Gains, found: dict[str, Any], choosers: dict[str
     for chooser, by in choosers.items():
         regrets = find_regrets(real, by)
         pairs = [[(by[name][way], gains[way]) for way in ways] for name, gains in real.items()]
-        is_constant = all(len({one for one, _ in own}) == 1 for own in pairs) or chooser.startswith("always")
         cells = ["", ""]
-        if not is_constant:
+        if not chooser.startswith(("always", "`tune`")):
             each = [spearmanr(*zip(*own, strict=True)).statistic for own in pairs]
             together = spearmanr(*zip(*(one for own in pairs for one in own[1:]), strict=True)).statistic
             cells = [f"{np.mean(each):+.2f}", f"{together:+.2f}"]
@@ -90,14 +106,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    choosers: dict[str, Gains] = {"static models": read_static(folder)}
+    choosers: dict[str, Gains] = {"the best mean of static models": read_static(folder)}
     lines = []
     for path in sorted(folder.glob("layers-*.json")):
         layers = path.stem.removeprefix("layers-")
         real, found = read_layers(path)
-        constant = {f"always {way}": _always(way, real) for way in next(iter(real.values()))}
+        ways = list(next(iter(real.values())))
+        tuned = {"`tune`, with static models": read_choices(folder, ways)}
+        constant = {f"always {way}": _always(way, real) for way in ways}
         known = {name: own for name, own in choosers.items() if set(real) <= set(own)}
-        lines += describe(layers, real, found, {**known, **constant})
+        lines += describe(layers, real, found, {**tuned, **known, **constant})
         choosers[f"the first {layers} layers"] = real
     write_atomically(folder / "regret.md", "\n".join(lines))
 
