@@ -23,8 +23,8 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
 from st_cluster_batches.storage.cache import write_atomically
 
-LEVELS = (0.05, 0.1, 0.2)
-STEP_LEVELS = (0.05, 0.2, 0.5)
+LEVELS = (0.05, 0.1)
+STEP_LEVELS = (0.05, 0.2)
 
 Sets = tuple[NDArray[np.float64], NDArray[np.float64]]  # (seeds, queries) chosen on, and reported of
 
