@@ -24,6 +24,7 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.evaluation.candidates import judge
 from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.evaluation.tuning import Tuning
@@ -51,8 +52,21 @@ def summarise(records: dict[Candidate, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
+def pool(records: dict[str, dict[Candidate, list[dict[str, Any]]]]) -> dict[str, Any]:
+    """Return the mean difference of each way to random batches over all sources, relative to the mean of these."""
+    scores = [
+        {one: np.asarray([run["ndcg"] for run in runs]) for one, runs in own.items()} for own in records.values()
+    ]
+    baseline, *others = scores[0]
+    scale = float(np.mean([own[baseline].mean() for own in scores]))
+    found = {one: bootstrap_difference([own[one] - own[baseline] for own in scores]) for one in others}
+    return {
+        str(one): {end: round(getattr(found[one], end) / scale, 5) for end in ("mean", "low", "high")} for one in found
+    }
+
+
 def main() -> None:
-    """Run what has not been run, and write `layers-N.json`."""
+    """Run what has not been run, and write `layers-N.json`, and what it is over all sources to `mean-N.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--encoder", required=True)
@@ -86,14 +100,17 @@ def main() -> None:
         encoder = Encoder(f"{STATIC_PREFIX}{arguments.encoder}", cache.folder)
         start = Start.load_model(arguments.encoder, cache.folder, arguments.n_layers, arguments.max_seq_length)
         tuning = Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+        records = {}
         for name in arguments.sources:
             frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
             frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
             rows = Dataset.from_pandas(frame, preserve_index=False)
             problem = prepare_problem(name, rows, encoder, "query", False, start, cache)
             if problem is not None:
-                results[name] = summarise(tuning.run(name, problem, ways))
+                records[name] = tuning.run(name, problem, ways)
+                results[name] = summarise(records[name])
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
+    write_atomically(path.with_name(f"mean-{arguments.n_layers}.json"), json.dumps(pool(records), indent=1) + "\n")
 
 
 if __name__ == "__main__":

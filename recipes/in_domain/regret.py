@@ -4,8 +4,8 @@
 
 Reads what `static.py` and `layers.py` wrote, for batches of 16, and writes `regret.md`. A chooser takes on each source
 the way that does best with its own model, or what `tune` chose with static models (where this way was not tried with
-the transformer, the one of the nearest size). Its regret is the nDCG@10 that this way loses to the best one with the transformer, in
-percent of the best. The best way is in part the luckiest, so regret is overstated for all alike.
+the transformer, the one of the nearest size). Its regret is the nDCG@10 that this way loses to the best one with the
+transformer, in percent of the best. The best way is in part the luckiest, so regret is overstated for all alike.
 """
 
 from __future__ import annotations
