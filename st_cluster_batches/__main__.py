@@ -98,7 +98,7 @@ def _add_demo(add: _Add) -> None:
     demo = add("demo", "choose and compare batches on the docstrings of your own Python, without a network")
     demo.add_argument("--output", type=Path, default=Path("st-cluster-batches-demo"), metavar="DIR")
     # So that it takes minutes however many packages there are.
-    demo.add_argument("--pairs", type=int, default=8_000, metavar="N", help="training pairs at most (8000)")
+    demo.add_argument("--pairs", type=int, default=10_000, metavar="N", help="training pairs at most (10000)")
     demo.add_argument("--seeds", type=int, default=3, metavar="N", help="training runs of each strategy")
     demo.add_argument(
         "--start",

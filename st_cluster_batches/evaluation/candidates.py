@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
 # Leaving random batches may do harm; among ways that beat these, a wrong turn costs what a right one brings.
 # recipes/in_domain/rules.py compares such levels on queries that nothing was chosen on.
-LEVEL, STEP_LEVEL = 0.1, 0.2
+LEVEL, STEP_LEVEL = 0.05, 0.2
 
 
 def list_candidates(
@@ -87,7 +87,12 @@ class Verdict:
         ]
 
 
-def judge(scores: Mapping[Candidate, Scores], level: float = LEVEL, step_level: float = STEP_LEVEL) -> Verdict:
+def judge(
+    scores: Mapping[Candidate, Scores],
+    level: float = LEVEL,
+    step_level: float = STEP_LEVEL,
+    kept: Collection[Candidate] | None = None,
+) -> Verdict:
     """Choose a candidate: a later one only where it is better than what is simpler by more than the noise.
 
     A candidate must beat random batches, and then the one chosen so far, query by query and seed by seed. Ties go to
@@ -96,19 +101,22 @@ def judge(scores: Mapping[Candidate, Scores], level: float = LEVEL, step_level: 
     Args:
         scores: By candidate, the simplest first and random batches at the head, (seeds, queries) scores of the same
             seeds and queries.
-        level: False discovery rate at which random batches are left (Benjamini and Hochberg).
+        level: False discovery rate among all of them at which random batches are left (Benjamini and Hochberg).
         step_level: p-value below which a candidate takes the place of a simpler one that beats random batches.
+        kept: Those that may be chosen; all by default.
     """
     baseline, *others = scores
     differences = {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
     corrected = dict(zip(others, _correct(list(differences.values())), strict=True))
     chosen = baseline
     for one in others:
-        if corrected[one] >= level or differences[one].mean <= 0:
+        if corrected[one] >= level or differences[one].mean <= 0 or (kept is not None and one not in kept):
             continue
-        over = bootstrap_difference([scores[one] - scores[chosen]])
-        if chosen == baseline or (over.mean > 0 and over.p_value < step_level):
-            chosen = one
+        if chosen != baseline:
+            over = bootstrap_difference([scores[one] - scores[chosen]])
+            if over.mean <= 0 or over.p_value >= step_level:
+                continue
+        chosen = one
     return Verdict(chosen, differences, corrected)
 
 
@@ -124,7 +132,7 @@ def judge_sources(
 ) -> dict[str, Verdict]:
     """Choose a candidate for each source, with one number of rows of a cluster in a batch for all of them.
 
-    A batch plan has but one. Each number's candidates are judged by themselves, and that is taken which promises most.
+    A batch plan has but one. Of each number's candidates one is chosen, and that number taken which promises most.
 
     Args:
         scores: By source and candidate, as `judge` takes them.
@@ -136,12 +144,10 @@ def judge_sources(
         By source what was chosen, with the differences of all candidates.
     """
     numbers = {None, *(one.rows_per_stratum for own in scores.values() for one in own)}
-    by_number = {}
+    by_number: dict[int | None, dict[str, Verdict]] = {}
     for number in sorted(numbers, key=lambda one: one or 0):
-        kept = {
-            name: {one: own[one] for one in own if one.cluster_size is None or one.rows_per_stratum == number}
-            for name, own in scores.items()
-        }
-        by_number[number] = {name: judge(own, level, step_level) for name, own in kept.items()}
-    best = max(by_number.values(), key=lambda own: sum(weights[name] * one.gain for name, one in own.items()))
-    return {name: replace(judge(scores[name]), chosen=one.chosen) for name, one in best.items()}
+        by_number[number] = {}
+        for name, own in scores.items():
+            kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
+            by_number[number][name] = judge(own, level, step_level, kept)
+    return max(by_number.values(), key=lambda own: sum(weights[name] * one.gain for name, one in own.items()))

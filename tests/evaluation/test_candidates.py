@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.evaluation.candidates import judge, judge_sources, list_candidates
+from st_cluster_batches.evaluation.candidates import LEVEL, judge, judge_sources, list_candidates
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 COARSE, FINE, MASKED = Candidate(320), Candidate(32), Candidate(None, True, 0.0)
@@ -112,3 +112,12 @@ def test_communities_are_tried_where_they_are_asked_for() -> None:
     assert all(one.rows_per_stratum is None or one.method == "kmeans" for one in both)
     with pytest.raises(ValueError, match="guide=True embeds them"):
         TuneOptions(16, communities=True)
+
+
+def test_candidates_are_corrected_for_all_that_were_tried() -> None:
+    mixed = Candidate(32, rows_per_stratum=8)
+    scores = draw({Candidate(): 0, **{Candidate(size): 0 for size in (1000, 320, 96, 48)}, mixed: 0.017})
+    few = judge_sources({"": {one: scores[one] for one in (Candidate(), mixed)}}, {"": 1})[""]
+    many = judge_sources({"": scores}, {"": 1})[""]
+    assert few.p_values[mixed] < LEVEL < many.p_values[mixed]
+    assert few.chosen == mixed and many.chosen == Candidate()
