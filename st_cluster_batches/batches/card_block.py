@@ -26,6 +26,8 @@ _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
 _STRATEGIES = {
     "cluster": "Batches were filled from **one cluster** of one source, so that in-batch negatives are hard; what was "
     "left over is packed with its neighbours, as counted below.",
+    "clusters": "Batches were filled from **several clusters** of one source, so that some negatives are hard; "
+    "what was left over is packed with its neighbours, as counted below.",
     "source": "Batches were filled from **one source**; what was left over is mixed, as counted below.",
     "random": "Batches are of **random rows**: the baseline, not cluster batches.",
 }
@@ -112,6 +114,8 @@ def describe_batches(strategy: str | None, plans: Sequence[dict[str, Any]]) -> l
     """
     lines = ["## Cluster batches", ""]
     if strategy is not None:
+        if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
+            strategy = "clusters"
         how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
         lines += [f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
     return lines + _describe_plans(plans)

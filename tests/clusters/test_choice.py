@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from st_cluster_batches import Choice, ClusterBatchSampler, attach_clusters, inspect
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.batches.card_block import describe_batches
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.description import describe_clustering
@@ -59,6 +61,8 @@ def test_batches_of_several_clusters_are_told_of_and_followed(
     run, _ = prepare_run(read_recipe(recipe))
     (sampler,) = find_samplers(run.trainer.get_train_dataloader())[1]
     assert sampler.options.rows_per_stratum == 4
+    plan = {**sampler.describe(), "counts": asdict(sampler.counts)}
+    assert "**several clusters** of one source" in "\n".join(describe_batches("cluster", [plan]))
     assert "rows_per_stratum" not in caplog.text
     prepare_run(read_recipe(recipe, ["--rows_per_stratum", "2"]))
     assert "rows_per_stratum: 2 is not the 4" in caplog.text
