@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -91,7 +91,6 @@ def judge(
     scores: Mapping[Candidate, Scores],
     level: float = LEVEL,
     step_level: float = STEP_LEVEL,
-    kept: Collection[Candidate] | None = None,
 ) -> Verdict:
     """Choose a candidate: a later one only where it is better than what is simpler by more than the noise.
 
@@ -103,14 +102,31 @@ def judge(
             seeds and queries.
         level: False discovery rate among all of them at which random batches are left (Benjamini and Hochberg).
         step_level: p-value below which a candidate takes the place of a simpler one that beats random batches.
-        kept: Those that may be chosen; all by default.
     """
+    return _choose(scores, *_compare(scores), list(scores), level, step_level)
+
+
+def _compare(scores: Mapping[Candidate, Scores]) -> tuple[dict[Candidate, Difference], dict[Candidate, float]]:
+    """Return by candidate its difference to random batches, and the p-value of that, corrected for all of them."""
     baseline, *others = scores
     differences = {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
-    corrected = dict(zip(others, _correct(list(differences.values())), strict=True))
+    p_values = [one.p_value for one in differences.values()]
+    return differences, dict(zip(others, correct_p_values(p_values) if p_values else [], strict=True))
+
+
+def _choose(
+    scores: Mapping[Candidate, Scores],
+    differences: dict[Candidate, Difference],
+    corrected: dict[Candidate, float],
+    kept: Collection[Candidate],
+    level: float,
+    step_level: float,
+) -> Verdict:
+    """Walk from the simplest candidate to the last, and stay with what none after it clearly beats."""
+    baseline, *others = scores
     chosen = baseline
     for one in others:
-        if corrected[one] >= level or differences[one].mean <= 0 or (kept is not None and one not in kept):
+        if corrected[one] >= level or differences[one].mean <= 0 or one not in kept:
             continue
         if chosen != baseline:
             over = bootstrap_difference([scores[one] - scores[chosen]])
@@ -118,10 +134,6 @@ def judge(
                 continue
         chosen = one
     return Verdict(chosen, differences, corrected)
-
-
-def _correct(differences: Sequence[Difference]) -> list[float]:
-    return correct_p_values([one.p_value for one in differences]) if differences else []
 
 
 def judge_sources(
@@ -144,10 +156,11 @@ def judge_sources(
         By source what was chosen, with the differences of all candidates.
     """
     numbers = {None, *(one.rows_per_stratum for own in scores.values() for one in own)}
+    compared = {name: _compare(own) for name, own in scores.items()}
     by_number: dict[int | None, dict[str, Verdict]] = {}
     for number in sorted(numbers, key=lambda one: one or 0):
         by_number[number] = {}
         for name, own in scores.items():
             kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
-            by_number[number][name] = judge(own, level, step_level, kept)
+            by_number[number][name] = _choose(own, *compared[name], kept, level, step_level)
     return max(by_number.values(), key=lambda own: sum(weights[name] * one.gain for name, one in own.items()))

@@ -191,7 +191,7 @@ class ProcessGroup:
             store = _find_store().clone()  # a connection of its own: the other one may be waiting
             return [rank for rank in range(self.size) if not store.check([self._key(where, rank)])]
         except (AttributeError, RuntimeError, NotImplementedError):
-            return None
+            return None  # no store, or one that cannot be cloned or asked: the message then says "the others"
 
     def _key(self, where: str, rank: int) -> str:
         return f"st-cluster-batches/{self._number}/{where}/{rank}"
