@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers import PreTrainedModel
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.labels import Labels
@@ -22,6 +20,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import rank_documents
 from st_cluster_batches.evaluation.start import Texts
+from st_cluster_batches.training.models import set_attention
 from st_cluster_batches.training.run import build_trainer
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
@@ -55,7 +54,7 @@ def train_model(
     model = copy.deepcopy(problem.start.model)
     assert model is not None, "texts are for a model"
     if not torch.accelerator.is_available():
-        _use_eager_attention(model)
+        set_attention(model, "eager")
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -82,13 +81,6 @@ def train_model(
         asked = [_embed(model.encode_query, one.queries) for one in (tuned_on, measured_on)]
     tuned, measured = (rank_documents(one, found, by) for one, by in zip(asked, (tuned_on, measured_on), strict=True))
     return tuned, measured, counts
-
-
-def _use_eager_attention(model: SentenceTransformer) -> None:
-    """Attend by plain matrix products: on CPUs the backward pass of the fused kernels takes half of a short step."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module.set_attn_implementation("eager")
 
 
 def _as_texts(texts: Texts) -> list[str]:

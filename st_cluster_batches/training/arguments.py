@@ -150,6 +150,10 @@ class ModelArguments:
         default=None, metadata={"help": "How token vectors become one, if not as the model has it."}
     )
     max_seq_length: int | None = field(default=None, metadata={"help": "Tokens that the model reads of a text."})
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={"help": "How attention is computed: `eager`, which suits CPUs, `sdpa`, `flash_attention_2`."},
+    )
     loss: Loss = field(
         default="mnrl",
         metadata={

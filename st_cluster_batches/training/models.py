@@ -21,6 +21,7 @@ from sentence_transformers.sentence_transformer.model_card import SentenceTransf
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 from sentence_transformers.sparse_encoder.modules import SpladePooling
+from transformers import PreTrainedModel
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
 from st_cluster_batches.losses.guided import (
@@ -53,7 +54,7 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
         The model; a sparse one if its loss is SPLADE's.
 
     Raises:
-        ValueError: If the model has no such layers or pooling.
+        ValueError: If the model has no such layers, pooling or attention.
     """
     name = arguments.model_name_or_path
     if arguments.static_dim is not None:
@@ -72,6 +73,11 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
         truncate_layers(model, arguments.num_hidden_layers)
     if arguments.max_seq_length is not None:
         model.max_seq_length = arguments.max_seq_length
+    attention = arguments.attn_implementation
+    if attention is not None and not set_attention(model, attention):
+        raise ValueError(
+            f"attn_implementation={attention!r} does not fit the model, which has no transformer: {model}"
+        )
     return model
 
 
@@ -181,6 +187,28 @@ def truncate_layers(model: SentenceTransformer | SparseEncoder, n_layers: int) -
         )
     del stacks[0][n_layers:]
     config.num_hidden_layers = n_layers
+
+
+def set_attention(model: SentenceTransformer | SparseEncoder, implementation: str) -> bool:
+    """Choose how a transformer computes attention.
+
+    On CPUs the backward pass of the fused kernels takes half of a short step; `eager` does without them.
+
+    Args:
+        model: The model; changed in place.
+        implementation: As transformers name it: `eager`, `sdpa`, `flash_attention_2`.
+
+    Returns:
+        Whether the model has a transformer.
+
+    Raises:
+        ValueError: If the transformer has no such implementation.
+        ImportError: If it is of a package that is not installed.
+    """
+    transformers = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part in transformers:
+        part.set_attn_implementation(implementation)
+    return bool(transformers)
 
 
 def load_saved(folder: Path) -> SentenceTransformer | SparseEncoder:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -47,6 +48,15 @@ def test_pooling_is_as_asked(tiny_bert: Path) -> None:
     assert torch.allclose(torch.as_tensor(model.encode(["soup salt"])[0]), tokens[0].cpu(), atol=1e-6)
 
 
+def test_attention_is_computed_as_asked(tiny_bert: Path) -> None:
+    models = [
+        load_model(ModelArguments(str(tiny_bert), attn_implementation=one), 0).eval() for one in ("eager", "sdpa")
+    ]
+    assert [model[0].auto_model.config._attn_implementation for model in models] == ["eager", "sdpa"]
+    eager, fused = (model.encode(["soup salt oven", "soup"]) for model in models)
+    assert np.allclose(eager, fused, atol=1e-5)
+
+
 def test_a_static_model_is_a_function_of_its_seed(saved_model: Path) -> None:
     first, again, other = (
         load_model(ModelArguments(str(saved_model), static_dim=8), seed).encode(["soup"]) for seed in (0, 0, 1)
@@ -69,6 +79,7 @@ def test_a_new_static_model_shows_no_training_rows_as_examples(
     [
         ({"num_hidden_layers": 1}, "whose depth is None"),
         ({"pooling": "cls"}, "has no pooling"),
+        ({"attn_implementation": "eager"}, "which has no transformer"),
         ({"loss": "splade"}, "needs a masked language model"),
     ],
 )
