@@ -31,7 +31,6 @@ def cut_graph(graph: csr_array, n_parts: int, seed: int) -> npt.NDArray[np.int64
         return np.zeros(graph.shape[0], dtype=np.int64)
     metis = require_metis()
     options = metis.Options(seed=seed)
-    parts = metis.part_graph(
-        n_parts, xadj=graph.indptr, adjncy=graph.indices, options=options, recursive=False, warn_on_copies=False
-    )
+    adjacency = metis.CSRAdjacency(graph.indptr, graph.indices)
+    parts = metis.part_graph(n_parts, adjacency, options=options, recursive=False, warn_on_copies=False)
     return np.asarray(parts[1], dtype=np.int64)

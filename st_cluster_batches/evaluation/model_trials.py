@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,14 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.clusters.false_negatives import list_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS
+from st_cluster_batches.clusters.guide import GuideVectors
+from st_cluster_batches.clusters.guide_index import Keys
+from st_cluster_batches.clusters.vectors import Vectors
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, certify_keys
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import rank_documents
 from st_cluster_batches.evaluation.start import Texts
+from st_cluster_batches.losses.guided import GuidedMultipleNegativesRankingLoss
 from st_cluster_batches.training.models import set_attention
 from st_cluster_batches.training.run import build_trainer
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
@@ -29,6 +34,32 @@ if TYPE_CHECKING:
     from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeldVectors(GuideVectors):
+    """Vectors of a problem's pairs, which a guided loss finds by keys that count the rows.
+
+    Args:
+        sides: (n, d) unit rows of queries and of passages.
+    """
+
+    sides: Sequence[npt.NDArray[np.float16]]
+
+    @staticmethod
+    def make_keys(n_rows: int) -> npt.NDArray[np.int64]:
+        """Return the keys of so many rows: a count from one, and the byte that certifies it."""
+        return certify_keys(np.arange(1, n_rows + 1, dtype=np.uint64) << np.uint64(8))
+
+    @property
+    def encoder(self) -> str:
+        """What messages call the guide; trials write no card."""
+        return "tune"
+
+    def take(self, keys: Keys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
+        """Return the vectors of some rows, as `GuideVectors` does; all are known."""
+        rows = (keys >> 8) - 1
+        return [one[rows].astype(np.float32) for one in self.sides[:n_columns]], np.ones(len(rows), dtype=bool)
 
 
 def train_model(
@@ -51,6 +82,8 @@ def train_model(
     texts = _as_texts(problem.queries), _as_texts(problem.passages)
     columns = dict(zip(("query", "passage"), texts, strict=True))
     pairs = Dataset.from_dict({**columns, CLUSTER: labels.strata, FALSE_NEGATIVE_KEYS: list_keys(texts)})
+    if candidate.masked:
+        pairs = pairs.add_column(ROW_KEY, HeldVectors.make_keys(len(pairs)))
     model = copy.deepcopy(problem.start.model)
     assert model is not None, "texts are for a model"
     if not torch.accelerator.is_available():
@@ -71,7 +104,12 @@ def train_model(
             logging_strategy="no",
             disable_tqdm=True,
         )
-        trainer = build_trainer(model.train(), pairs, arguments, MultipleNegativesRankingLoss(model))
+        loss: torch.nn.Module = MultipleNegativesRankingLoss(model)
+        if candidate.masked:
+            assert problem.guide is not None, "masks are tried where there are vectors to mask by"
+            guide = HeldVectors((), problem.guide)
+            loss = GuidedMultipleNegativesRankingLoss(model, guide=guide, margin=candidate.margin)
+        trainer = build_trainer(model.train(), pairs, arguments, loss)
         trainer.train()
         counts = asdict(find_samplers(trainer.get_train_dataloader())[1][0].counts)
     model.eval()

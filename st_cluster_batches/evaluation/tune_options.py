@@ -85,8 +85,6 @@ class TuneOptions:
             require_metis()
         if self.communities and not self.guide:
             raise ValueError("communities=True needs the vectors of both sides: guide=True embeds them")
-        if self.proxy == "model" and self.guide:
-            raise ValueError("guide=True with proxy='model': masks are tried with static models alone; leave one out")
 
     @property
     def length(self) -> int:
