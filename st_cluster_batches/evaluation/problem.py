@@ -51,6 +51,7 @@ class Problem:
         guide: (n, d) unit rows of queries and of passages, to mask by; None without a guide.
         keys: The false negatives that are known from texts.
         guide_ndcg: Mean nDCG@10 of the guide itself on `measured_on`, or None.
+        sample: (2 n, d) what k-means sees instead of `vectors`, of a symmetric key; or None.
     """
 
     start: Start
@@ -63,6 +64,7 @@ class Problem:
     guide: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]] | None
     keys: Keys | None
     guide_ndcg: float | None
+    sample: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -153,6 +155,7 @@ def prepare_problem(
         guide,
         read_keys(pa.chunked_array([keys]), FALSE_NEGATIVE_KEYS, True),
         guide_ndcg,
+        vectors.take_sample(key, trained) if key == "symmetric" else None,
     )
 
 

@@ -140,6 +140,7 @@ def label_problem(problem: Problem, candidate: Candidate, seed: int) -> Labels:
         strata = find_communities(queries, passages, candidate.cluster_size, seed=seed)
         return Labels(strata, np.zeros(int(strata.max()) + 1, dtype=np.int64), problem.keys)
     n_clusters = max(1, round(len(problem) / candidate.cluster_size))
-    centroids = fit_centroids(problem.vectors, n_clusters, seed=seed, niter=_NITER)
+    seen = problem.vectors if problem.sample is None else problem.sample
+    centroids = fit_centroids(seen, n_clusters, seed=seed, niter=_NITER)
     distinct, strata = np.unique(NearestCentroid(centroids).find(problem.vectors)[0], return_inverse=True)
     return Labels(strata, np.zeros(len(distinct), dtype=np.int64), problem.keys)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from planted import make_planted_model, make_planted_pairs
+
+from st_cluster_batches import attach_clusters
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.trials import label_problem
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_clusters_that_are_tried_are_those_that_are_attached(key: Key, tmp_path: Path) -> None:
+    model = make_planted_model(True)
+    with SharedCache.open(tmp_path, False) as cache:
+        start = Start("model", "", model=model)  # keeps the texts
+        encoder = Encoder(model, cache.folder)
+        problem = prepare_problem("all", make_planted_pairs(400), encoder, key, False, start, cache)
+    assert problem is not None
+    tried = label_problem(problem, Candidate(24), 0).strata.tolist()
+    pairs = make_planted_pairs(400).filter(lambda row: row["query"] in set(problem.queries))
+    assert pairs["query"][:] == problem.queries
+    labelled = attach_clusters(pairs, model, cluster_size=24, key=key, seed=0, cache_dir=tmp_path)
+    attached = labelled["cluster"][:]
+    n_clusters = len(set(attached))
+    assert n_clusters > 5 and len({*zip(tried, attached, strict=True)}) == len(set(tried)) == n_clusters
