@@ -2,9 +2,9 @@
 
     python recipes/in_domain/rules.py RUNS --output recipes/in_domain/results
 
-RUNS is the folder of single runs of `static.py`. Each rule chooses among the ways of a source and batch size on one
-set of held-out queries; the gain is of another, in percent of random batches'. `judge_sources` has the two levels of a
-rule: at which random batches are left, and at which a finer way takes the place of a coarser.
+RUNS is the folder of single runs of `static.py`. A rule chooses among the ways of a source and batch size on one set
+of held-out queries; the gain is of another, in percent of random batches'. `tune` leaves random batches at a level
+(see `judge`) for the way whose interval has the highest lower end; `best` is the best way of all, known afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
 from st_cluster_batches.storage.cache import write_atomically
 
-LEVELS = (0.05, 0.1)
-STEP_LEVELS = (0.05, 0.2)
+LEVELS = (0.01, 0.05, 0.1, 0.2)
 
 Sets = tuple[NDArray[np.float64], NDArray[np.float64]]  # (seeds, queries) chosen on, and reported of
 
@@ -56,18 +54,22 @@ def _order(scores: dict[Candidate, Sets]) -> dict[Candidate, Sets]:
 def describe(problems: dict[tuple[str, int], dict[Candidate, Sets]]) -> list[str]:
     """Return a table in Markdown, a line for each rule."""
     sizes = sorted({size for _, size in problems})
-    lines = ["| leave random at | go finer at |" + "".join(f" batches of {size}: mean, least |" for size in sizes)]
-    lines.append("|" + " --- |" * (len(sizes) + 2))
-    for level, step_level in product(LEVELS, STEP_LEVELS):
+    lines = ["| leave random at |" + "".join(f" batches of {size}: mean, least |" for size in sizes)]
+    lines.append("|" + " --- |" * (len(sizes) + 1))
+    for level in (*LEVELS, None):
         gains = defaultdict(list)
         for (_, size), scores in problems.items():
             tried = {one.cluster_size for one in list_candidates(size, 1_000_000)}  # not the paper's ten clusters
-            sets = {one: own[0] for one, own in scores.items() if one.cluster_size in tried}
-            chosen = judge_sources({"": sets}, {"": 1}, level, step_level)[""].chosen
+            kept = {one: own for one, own in scores.items() if one.cluster_size in tried}
+            if level is None:
+                chosen = max(kept, key=lambda one: kept[one][1].mean())
+            else:
+                sets = {one: own[0] for one, own in kept.items()}
+                chosen = judge_sources({"": sets}, {"": 1}, level)[""].chosen
             baseline = next(iter(scores.values()))[1].mean()
             gains[size].append(100 * (scores[chosen][1].mean() / baseline - 1))
         cells = "".join(f" {np.mean(gains[size]):+.2f} %, {min(gains[size]):+.1f} % |" for size in sizes)
-        lines.append(f"| {level:g} | {step_level:g} |{cells}")
+        lines.append(f"| {'best' if level is None else f'{level:g}'} |{cells}")
     return lines
 
 

@@ -19,9 +19,7 @@ _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
 # more where a batch is no multiple of these.
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
-# Leaving random batches may do harm; among ways that beat these, a wrong turn costs what a right one brings.
-# recipes/in_domain/rules.py compares such levels on queries that nothing was chosen on.
-LEVEL, STEP_LEVEL = 0.05, 0.2
+LEVEL = 0.05  # recipes/in_domain/rules.py compares it with others, on queries that nothing was chosen on
 
 
 def list_candidates(
@@ -64,17 +62,17 @@ class Verdict:
     p_values: dict[Candidate, float]
 
     @property
-    def gain(self) -> float:
-        """What is expected of the way to take, in nDCG@10 above random batches."""
-        return self.differences[self.chosen].mean if self.chosen in self.differences else 0.0
+    def promise(self) -> float:
+        """What can be counted on of the way to take: nDCG@10 above random batches, at the interval's lower end."""
+        return self.differences[self.chosen].low if self.chosen in self.differences else 0.0
 
     @property
     def why(self) -> str:
         """The reason in words."""
-        if self.chosen.rows_per_stratum is not None:
-            return "better than random batches by more than the noise, and batches of several clusters promise most"
         if self.chosen in self.differences:
-            return "better than random batches, and than all that is simpler, by more than the noise"
+            several = ", with as many rows of each cluster as promise most for all sources"
+            tail = several if self.chosen.rows_per_stratum is not None else ""
+            return f"better than random batches by more than the noise, and by most at the interval's lower end{tail}"
         if any(one.mean > 0 and self.p_values[at] < LEVEL for at, one in self.differences.items()):
             return "what is better than random batches here fills them in a way that promises less for other sources"
         return "no candidate is better than random batches by more than the noise"
@@ -87,23 +85,18 @@ class Verdict:
         ]
 
 
-def judge(
-    scores: Mapping[Candidate, Scores],
-    level: float = LEVEL,
-    step_level: float = STEP_LEVEL,
-) -> Verdict:
-    """Choose a candidate: a later one only where it is better than what is simpler by more than the noise.
+def judge(scores: Mapping[Candidate, Scores], level: float = LEVEL) -> Verdict:
+    """Choose among the candidates that beat random batches by more than the noise the one that can be counted on most.
 
-    A candidate must beat random batches, and then the one chosen so far, query by query and seed by seed. Ties go to
-    the simpler one.
+    That is the one whose interval, paired query by query and seed by seed, has the highest lower end; of equal ones
+    the simpler. A mask, which asks for vectors and a loss that reads them, has to beat the best way without one, too.
 
     Args:
         scores: By candidate, the simplest first and random batches at the head, (seeds, queries) scores of the same
             seeds and queries.
         level: False discovery rate among all of them at which random batches are left (Benjamini and Hochberg).
-        step_level: p-value below which a candidate takes the place of a simpler one that beats random batches.
     """
-    return _choose(scores, *_compare(scores), list(scores), level, step_level)
+    return _choose(scores, *_compare(scores), list(scores), level)
 
 
 def _compare(scores: Mapping[Candidate, Scores]) -> tuple[dict[Candidate, Difference], dict[Candidate, float]]:
@@ -120,19 +113,15 @@ def _choose(
     corrected: dict[Candidate, float],
     kept: Collection[Candidate],
     level: float,
-    step_level: float,
 ) -> Verdict:
-    """Walk from the simplest candidate to the last, and stay with what none after it clearly beats."""
-    baseline, *others = scores
-    chosen = baseline
-    for one in others:
-        if corrected[one] >= level or differences[one].mean <= 0 or one not in kept:
-            continue
-        if chosen != baseline:
-            over = bootstrap_difference([scores[one] - scores[chosen]])
-            if over.mean <= 0 or over.p_value >= step_level:
-                continue
-        chosen = one
+    """Choose among some candidates, of which random batches are the first; p-values are corrected for all."""
+    chosen, *_ = kept
+    better = [one for one in kept if one in corrected and corrected[one] < level and differences[one].mean > 0]
+    for is_masked in (False, True):
+        own = [one for one in better if one.masked is is_masked]
+        best = max(own, key=lambda one: differences[one].low, default=chosen)
+        if chosen not in differences or bootstrap_difference([scores[best] - scores[chosen]]).low > 0:
+            chosen = best
     return Verdict(chosen, differences, corrected)
 
 
@@ -140,7 +129,6 @@ def judge_sources(
     scores: Mapping[str, Mapping[Candidate, Scores]],
     weights: Mapping[str, int],
     level: float = LEVEL,
-    step_level: float = STEP_LEVEL,
 ) -> dict[str, Verdict]:
     """Choose a candidate for each source, with one number of rows of a cluster in a batch for all of them.
 
@@ -150,7 +138,6 @@ def judge_sources(
         scores: By source and candidate, as `judge` takes them.
         weights: Rows of each source.
         level: As `judge` takes it.
-        step_level: Likewise.
 
     Returns:
         By source what was chosen, with the differences of all candidates.
@@ -162,5 +149,5 @@ def judge_sources(
         by_number[number] = {}
         for name, own in scores.items():
             kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
-            by_number[number][name] = _choose(own, *compared[name], kept, level, step_level)
-    return max(by_number.values(), key=lambda own: sum(weights[name] * one.gain for name, one in own.items()))
+            by_number[number][name] = _choose(own, *compared[name], kept, level)
+    return max(by_number.values(), key=lambda own: sum(weights[name] * one.promise for name, one in own.items()))

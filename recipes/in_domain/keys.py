@@ -1,0 +1,101 @@
+"""Which text should decide the clusters of a static model: the query, the passage, or both?
+
+    python recipes/in_domain/keys.py DATA --encoder MODEL --output recipes/in_domain/results
+
+The sources, pairs and start of `static.py`, with clusters by the one text, the other, or both; `symmetric` is both,
+and k-means sees every pair a second time with its sides exchanged, as in CDE (arXiv 2410.02525). Rates are chosen on
+one set of held-out queries, scores are of the other. Finished runs are never repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from static import SOURCES, load_start
+
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.evaluation.candidates import judge
+from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.evaluation.tuning import Tuning
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+WAYS = (Candidate(), Candidate(32), Candidate(32, rows_per_stratum=8))
+
+
+def summarise(scores: dict[tuple[Key, Candidate], Any]) -> dict[str, Any]:
+    """Return the difference of each key and way to random batches, in percent of these, with its interval."""
+    baseline = scores[KEYS[0], WAYS[0]]
+    found: dict[str, Any] = {"random": round(float(baseline.mean()), 5)}
+    for key in KEYS:
+        for way in WAYS[1:]:
+            difference = judge({WAYS[0]: baseline, way: scores[key, way]}).differences[way]
+            ends = (difference.mean, difference.low, difference.high)
+            found[f"{key}: {way}"] = [round(float(100 * end / baseline.mean()), 2) for end in ends]
+    return found
+
+
+def tabulate(results: dict[str, Any], batch_size: int) -> str:
+    """Return the table, with the means of all sources, and the least."""
+    names = list(results)
+    lines = [f"### Batches of {batch_size}", "", f"| clusters | {' | '.join(names)} | mean | least |"]
+    lines.append("|" + " --- |" * (len(names) + 3))
+    for way in [one for one in results[names[0]] if one != "random"]:
+        means = [results[name][way][0] for name in names]
+        cells = []
+        for name in names:
+            mean, low, high = results[name][way]
+            cells.append(f"**{mean:+.1f}**" if low > 0 or high < 0 else f"{mean:+.1f}")
+        lines.append(f"| {way} | {' | '.join(cells)} | {np.mean(means):+.1f} | {min(means):+.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what has not been run, and write `keys-BATCH_SIZE.json` and `.md`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
+    parser.add_argument("--cache_dir", type=Path)
+    parser.add_argument("--sources", nargs="+", default=SOURCES)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    results: dict[str, Any] = {}
+    with SharedCache.open(arguments.cache_dir) as cache:
+        encoder, start = load_start(arguments.encoder, cache)
+        options = TuneOptions(arguments.batch_size, n_seeds=arguments.seeds, n_workers=arguments.workers)
+        tuning = Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+        for name in arguments.sources:
+            frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
+            frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
+            rows = Dataset.from_pandas(frame, preserve_index=False)
+            scores: dict[tuple[Key, Candidate], Any] = {}
+            for key in KEYS:
+                problem = prepare_problem(name, rows, encoder, key, False, start, cache)
+                if problem is not None:
+                    ways = WAYS if key == KEYS[0] else WAYS[1:]  # random batches are the same for all
+                    records = tuning.run(f"{name}-{key}", problem, ways)
+                    scores |= {(key, way): np.asarray([own["ndcg"] for own in records[way]]) for way in ways}
+            if scores:
+                results[name] = summarise(scores)
+                path = arguments.output / f"keys-{arguments.batch_size}.json"
+                write_atomically(path, json.dumps(results, indent=1) + "\n")
+                write_atomically(path.with_suffix(".md"), tabulate(results, arguments.batch_size))
+
+
+if __name__ == "__main__":
+    main()
