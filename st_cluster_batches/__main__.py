@@ -222,7 +222,13 @@ def _add_tune(add: _Add) -> None:
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
     tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
-    tune.add_argument("--key", choices=_KEYS, default="query", help="text that is clustered")
+    tune.add_argument(
+        "--key",
+        nargs="+",
+        choices=_KEYS,
+        default=["query"],
+        help="text that is clustered; of several the best",
+    )
     _add_columns(tune)
     _add_source_column(tune)
     tune.add_argument(

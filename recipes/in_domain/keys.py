@@ -24,8 +24,8 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.evaluation.candidates import judge
 from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning import Tuning
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -78,7 +78,7 @@ def main() -> None:
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder, start = load_start(arguments.encoder, cache)
         options = TuneOptions(arguments.batch_size, n_seeds=arguments.seeds, n_workers=arguments.workers)
-        tuning = Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+        runs = TrialRuns(options, arguments.runs or arguments.output)
         for name in arguments.sources:
             frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
             frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
@@ -88,7 +88,7 @@ def main() -> None:
                 problem = prepare_problem(name, rows, encoder, key, False, start, cache)
                 if problem is not None:
                     ways = WAYS if key == KEYS[0] else WAYS[1:]  # random batches are the same for all
-                    records = tuning.run(f"{name}-{key}", problem, ways)
+                    records = runs.run(f"{name}-{key}", problem, ways)
                     scores |= {(key, way): np.asarray([own["ndcg"] for own in records[way]]) for way in ways}
             if scores:
                 results[name] = summarise(scores)

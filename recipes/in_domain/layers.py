@@ -26,8 +26,8 @@ from st_cluster_batches.evaluation.candidates import judge
 from st_cluster_batches.evaluation.problem import prepare_problem
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning import Tuning
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -99,7 +99,7 @@ def main() -> None:
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder = Encoder(f"{STATIC_PREFIX}{arguments.encoder}", cache.folder)
         start = Start.load_model(arguments.encoder, cache.folder, arguments.n_layers, arguments.max_seq_length)
-        tuning = Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+        runs = TrialRuns(options, arguments.runs or arguments.output)
         records = {}
         for name in arguments.sources:
             frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
@@ -107,7 +107,7 @@ def main() -> None:
             rows = Dataset.from_pandas(frame, preserve_index=False)
             problem = prepare_problem(name, rows, encoder, "query", False, start, cache)
             if problem is not None:
-                records[name] = tuning.run(name, problem, ways)
+                records[name] = runs.run(name, problem, ways)
                 results[name] = summarise(records[name])
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
     write_atomically(path.with_name(f"mean-{arguments.n_layers}.json"), json.dumps(pool(records), indent=1) + "\n")

@@ -28,8 +28,8 @@ from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.evaluation.candidates import judge, judge_sources, list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Start
+from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning import Tuning
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -161,11 +161,10 @@ def main() -> None:
     path = arguments.output / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with SharedCache.open(arguments.cache_dir) as cache:
-        encoder, start = load_start(arguments.encoder, cache)
 
-        def make(batch_size: int) -> Tuning:
+        def make(batch_size: int) -> TrialRuns:
             options = TuneOptions(batch_size, guide=True, n_seeds=arguments.seeds, n_workers=arguments.workers)
-            return Tuning(encoder, start, options, cache, arguments.runs or arguments.output)
+            return TrialRuns(options, arguments.runs or arguments.output)
 
         for name in arguments.sources:
             problem = prepare_source(name, arguments, cache)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.metis import require_metis
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.start import Proxy
 from st_cluster_batches.storage.numbers import as_count
@@ -23,7 +24,7 @@ class TuneOptions:
 
     Args:
         batch_size: Rows of a global batch: candidates are sized by it.
-        key: The text that decides the clusters.
+        key: The text that decides the clusters, or several to choose from.
         columns: Query and positive, in order.
         source_column: Column that names the source of a row; None takes all rows for one source.
         guide: Whether to embed the passages too, and to try each candidate with a mask of false negatives.
@@ -43,7 +44,7 @@ class TuneOptions:
     """
 
     batch_size: int
-    key: Key = "query"
+    key: Key | Sequence[Key] = "query"
     columns: Columns | None = None
     source_column: str | None = SOURCE
     guide: bool = False
@@ -62,6 +63,8 @@ class TuneOptions:
     communities: bool = False
 
     def __post_init__(self) -> None:
+        if not self.keys or not set(self.keys) <= set(KEYS):
+            raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}, nor several of them")
         if self.proxy not in ("static", "model"):
             raise ValueError(f"proxy={self.proxy!r} is neither 'static' nor 'model'")
         for name, least in (
@@ -85,6 +88,11 @@ class TuneOptions:
             require_metis()
         if self.communities and not self.guide:
             raise ValueError("communities=True needs the vectors of both sides: guide=True embeds them")
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys to choose from, each once."""
+        return (self.key,) if isinstance(self.key, str) else tuple(dict.fromkeys(self.key))
 
     @property
     def length(self) -> int:

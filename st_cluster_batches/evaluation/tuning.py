@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
-from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.problem import prepare_problem
 from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
-from st_cluster_batches.evaluation.trials import TRIAL_VERSION, Record, Trial, list_near_rates, list_rates, run_trials
+from st_cluster_batches.evaluation.trial_runs import TrialRuns
+from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.evaluation.tuning_report import write_tuning
-from st_cluster_batches.storage.cache import hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
-
-RUNS_FOLDER = "runs"
 
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "torch")
 
@@ -48,7 +43,7 @@ def tune(
     *,
     batch_size: int,
     model: str | Path | SentenceTransformer | None = None,
-    key: Key = "query",
+    key: Key | Sequence[Key] = "query",
     columns: Columns | None = None,
     source_column: str | None = SOURCE,
     guide: bool = False,
@@ -80,7 +75,7 @@ def tune(
         encoder: The model whose vectors are clustered, as for `attach_clusters`.
         batch_size: Rows of a global batch of the training to come.
         model: The model to be trained; by default the encoder.
-        key: The text that decides the clusters.
+        key: The text that decides the clusters; of several the one that promises most for all sources is chosen.
         columns: Query and positive, in order.
         source_column: Column that names the source of a row.
         guide: Whether to try each candidate with a mask of false negatives, by the encoder's vectors.
@@ -175,29 +170,19 @@ class Tuning:
     output: Path
 
     def choose(self, parts: Sequence[Pairs]) -> Choice:
-        """Choose for every source, and write what was found."""
-        scores, evidence = {}, {}
-        for part in parts:
-            for code, name in enumerate(part.sources):
-                rows = np.flatnonzero(part.source_of_row == code)
-                scores[name], evidence[name] = self._measure_source(name, rows, part)
-        measured = {name: own for name, own in scores.items() if own}
-        verdicts = judge_sources(measured, {name: evidence[name]["rows"] for name in measured})
-        for name, verdict in verdicts.items():
-            evidence[name] |= {
-                "differences": verdict.describe(),
-                "chosen": str(verdict.chosen),
-                "why": verdict.why,
-            }
-        chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in scores}
+        """Choose for every source, with the key that promises most for all of them, and write what was found."""
+        found = {key: self._choose_by(key, parts) for key in self.options.keys}
+        key = max(found, key=lambda one: found[one][2])
+        chosen, evidence, _ = found[key]
         choice = Choice(
             chosen,
             self.options.batch_size,
             self.encoder.name,
             self.encoder.fingerprint,
-            self.options.key,
+            key,
             evidence,
             {
+                "promises": {one: promise for one, (*_, promise) in found.items()},
                 "proxy": self.options.proxy,
                 "steps" if self.options.proxy == "model" else "epochs": self.options.length,
                 "layers": self.options.n_layers,
@@ -211,7 +196,26 @@ class Tuning:
         write_tuning(choice.describe(), self.output)
         return choice
 
-    def _measure_source(self, name: str, rows: Any, part: Pairs) -> tuple[dict[Candidate, Scores], Record]:
+    def _choose_by(self, key: Key, parts: Sequence[Pairs]) -> tuple[dict[str, Candidate], Record, float]:
+        """Choose by one key: return what is chosen for each source, what is known of it, and the gain of a row."""
+        scores, evidence = {}, {}
+        for part in parts:
+            for code, name in enumerate(part.sources):
+                rows = np.flatnonzero(part.source_of_row == code)
+                scores[name], evidence[name] = self._measure_source(name, key, rows, part)
+        weights = {name: evidence[name]["rows"] for name, own in scores.items() if own}
+        verdicts = judge_sources({name: scores[name] for name in weights}, weights)
+        for name, verdict in verdicts.items():
+            evidence[name] |= {
+                "differences": verdict.describe(),
+                "chosen": str(verdict.chosen),
+                "why": verdict.why,
+            }
+        promised = sum(weights[name] * one.promise for name, one in verdicts.items())
+        chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in scores}
+        return chosen, evidence, promised / max(1, sum(one["rows"] for one in evidence.values()))
+
+    def _measure_source(self, name: str, key: Key, rows: Any, part: Pairs) -> tuple[dict[Candidate, Scores], Record]:
         """Run the trials of a source; return the scores of every candidate, if any, and what is known of them."""
         options = self.options
         n_rows = len(rows)
@@ -219,7 +223,7 @@ class Tuning:
             rows = np.sort(np.random.default_rng(options.seed).choice(rows, options.max_rows, replace=False))
         pairs = part.dataset.with_format(None).select(rows).select_columns(part.text_columns[:2])
         evidence: Record = {"rows": n_rows, "tuned_rows": len(rows)}
-        problem = prepare_problem(name, pairs, self.encoder, options.key, options.guide, self.start, self.cache)
+        problem = prepare_problem(name, pairs, self.encoder, key, options.guide, self.start, self.cache)
         if problem is None:
             return {}, {**evidence, "why": "too few queries can be held out"}
         margin = options.margin if options.guide else None
@@ -232,7 +236,7 @@ class Tuning:
                 options.batch_size,
             )
             return {}, {**evidence, "why": "too few rows for clusters"}
-        records = self.run(name, problem, candidates)
+        records = TrialRuns(options, self.output, self.cache.show_progress_bar).run(name, problem, candidates)
         scores = {one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates}
         return scores, {
             **evidence,
@@ -242,59 +246,3 @@ class Tuning:
             "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
         }
-
-    def run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:
-        """Run what has not been run: several rates with one seed, and the best of each candidate with the others.
-
-        The search starts from a few rates for the first candidate, from the best of these for the others, and goes on
-        to half and twice the best.
-        """
-        seeds = range(1, self.options.n_seeds)
-        baseline, *others = candidates
-        digest = hash_values(TRIAL_VERSION, problem.digest())
-        with tqdm(desc=f"Tuning {name}", unit="run", disable=not self.cache.show_progress_bar) as bar:
-            found: dict[Trial, Record] = {}
-            best: dict[Candidate, Trial] = {}
-            starts = [Trial(baseline, rate, 0) for rate in list_rates(self.options)]
-            for tried in ([baseline], others):
-                wanted = starts if tried == [baseline] else [replace(best[baseline], candidate=one) for one in others]
-                while wanted:
-                    bar.total = bar.n + len(wanted) + len(candidates) * len(seeds)
-                    found |= self._get_records(name, problem, digest, wanted, bar)
-                    best |= {one: _find_best(found, one) for one in tried}
-                    wanted = [one for own in tried for one in _find_neighbours(best[own], found, self.options)]
-            rest = [replace(trial, seed=seed) for trial in best.values() for seed in seeds]
-            found |= self._get_records(name, problem, digest, rest, bar)
-        return {one: [found[replace(best[one], seed=seed)] for seed in (0, *seeds)] for one in candidates}
-
-    def _get_records(
-        self, name: str, problem: Problem, digest: str, trials: Sequence[Trial], bar: Any
-    ) -> dict[Trial, Record]:
-        """Return the records of some trials, from earlier runs or from new ones, each written once it is done."""
-        options = self.options
-        folder = self.output / RUNS_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = {}
-        for trial in trials:
-            how = [] if options.proxy == "static" else [options.bf16]
-            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, options.length, *how)
-            paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
-        found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
-        bar.update(len(found))
-        missing = [trial for trial in trials if trial not in found]
-        for trial, record in run_trials(problem, missing, options):
-            found[trial] = {"source": name, **trial.describe(), **record}
-            write_atomically(paths[trial], json.dumps(found[trial]) + "\n")
-            bar.update()
-        return found
-
-
-def _find_best(records: Mapping[Trial, Record], candidate: Candidate) -> Trial:
-    """Return the trial of a candidate whose rate did best on the queries that rates are chosen on."""
-    return max((one for one in records if one.candidate == candidate), key=lambda one: records[one]["tuned_ndcg"])
-
-
-def _find_neighbours(best: Trial, records: Mapping[Trial, Record], options: TuneOptions) -> list[Trial]:
-    """Return the trials with half and with twice the best rate that have not been run."""
-    near = [replace(best, rate=rate) for rate in list_near_rates(options, best.rate)]
-    return [one for one in near if one not in records]

@@ -44,6 +44,10 @@ def describe_tuning(choice: dict[str, Any]) -> str:
         f"Difference in nDCG@10 to random batches of {choice['batch_size']:,} rows, with 95 % intervals, of small "
         "models on held-out queries.",
     ]
+    promises = choice["about"].get("promises", {})
+    if len(promises) > 1:
+        shown = ", ".join(f"{key} {promise:+.4f}" for key, promise in promises.items())
+        lines.append(f"Clusters by {choice['key']}, which promises most for all sources: {shown}")
     for name, one in choice["evidence"].items():
         rows = (
             f"{one['tuned_rows']:,} of {one['rows']:,} rows"

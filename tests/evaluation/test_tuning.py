@@ -16,7 +16,7 @@ from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.evaluation import trials
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import RESULTS_FILE, TUNING_FIGURE
+from st_cluster_batches.evaluation.tuning_report import RESULTS_FILE, TUNING_FIGURE, describe_tuning
 
 QUICK: dict[str, Any] = {"batch_size": 8, "n_workers": 1, "show_progress_bar": False}
 
@@ -106,6 +106,16 @@ def test_a_small_source_gets_one_stratum_with_a_warning(
     assert "too few queries" in choice.evidence["all"]["why"]
 
 
+def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp_path: Path) -> None:
+    by = {key: run(pairs, tmp_path, key=key) for key in ("query", "passage")}
+    several = run(pairs, tmp_path, key=["query", "passage"])
+    promises = several.about["promises"]
+    assert promises == {key: own.about["promises"][key] for key, own in by.items()}
+    assert several.key == max(promises, key=promises.get) and promises[several.key] > 0
+    assert several.sources == by[several.key].sources
+    assert f"Clusters by {several.key}, which promises most" in describe_tuning(several.describe())
+
+
 def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
     evidence = run(pairs.select(range(400)), tmp_path, guide=True, n_seeds=2).evidence["all"]
     assert 0 < evidence["guide_ndcg"] < 1
@@ -165,6 +175,9 @@ def test_the_first_layers_are_kept_and_the_model_given_stays_whole(tiny_bert: Pa
         ({"proxy": "model", "learning_rate": 2.0}, "such as 2e-5"),
         ({"proxy": "model", "n_layers": 0}, "n_layers"),
         ({"proxy": "small"}, "neither"),
+        ({"key": "title"}, "key='title' is none of 'query'"),
+        ({"key": ["query", "title"]}, "nor several of them"),
+        ({"key": []}, "nor several of them"),
     ],
 )
 def test_idle_options_of_trials_are_refused(options: dict[str, Any], message: str) -> None:
