@@ -25,8 +25,9 @@ from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.repeats import explain_repeats
-from st_cluster_batches.batches.sources import count_few_values
-from st_cluster_batches.columns import CLUSTER, SOURCE, show_labels
+from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
+from st_cluster_batches.batches.sources import tell_of_source_texts
+from st_cluster_batches.columns import SOURCE, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -103,10 +104,13 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         """Compare the plans with those of the checkpoint, if there is one, and write down what they hold.
 
         Raises:
-            ValueError: If labels, sizes or options are not those of the checkpoint.
+            ValueError: If labels, sizes or options are not those of the checkpoint, or the run ends before what is
+                to begin in a later epoch.
         """
         self._is_training, self.refresher, self._refreshed, self._clusters = True, None, [], {}
         outer, samplers = find_samplers(train_dataloader)
+        if samplers:
+            refuse_unreached(args, state, outer, len(train_dataloader))
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
         _tell_of_left_out(outer)
@@ -118,28 +122,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
             return
-        if samplers[0].world_size > 1 and type(outer).__module__.startswith("sentence_transformers"):
-            logger.warning(
-                "%s deals batches of different datasets to the processes of one step; "
-                "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler keeps a step within one dataset",
-                type(outer).__name__,
-            )
         counts = [sampler.counts for sampler in samplers]
-        for sampler, one in zip(samplers, counts, strict=True):
-            if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
-                n_values = count_few_values(sampler.dataset)
-                logger.log(
-                    logging.WARNING if n_values else logging.INFO,
-                    "The column %r%s is trained on as text, since clusters do not lie within its values. If it is a "
-                    "label, name it: ClusterBatchSampler.configure(strata=(%r, %r))",
-                    SOURCE,
-                    f", of {n_values} values only," if n_values else "",
-                    SOURCE,
-                    CLUSTER,
-                )
-            logger.info("Batches of one epoch, by %s: %s", find_strategy(self.plans), one)
-            if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
-                logger.warning(*explain_repeats(sampler.dataset, sampler.plan.labels.keys, one))
+        self._tell(outer, samplers, counts)
         content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
@@ -149,6 +133,21 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             forget_labels(model.model_card_data, self.trainer, names)
         strategy = find_strategy(content)
         carry_block(model, describe_batches(strategy, content), choose_tags(strategy))
+
+    def _tell(self, outer: Any, samplers: list[PlannedSampler], counts: list[PlanCounts]) -> None:
+        """Log what an epoch is made of, and warn of what is likely to be a mistake."""
+        if samplers[0].world_size > 1 and type(outer).__module__.startswith("sentence_transformers"):
+            logger.warning(
+                "%s deals batches of different datasets to the processes of one step; "
+                "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler keeps a step within one dataset",
+                type(outer).__name__,
+            )
+        for sampler, one in zip(samplers, counts, strict=True):
+            if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
+                tell_of_source_texts(sampler.dataset)
+            logger.info("Batches of one epoch, by %s: %s", find_strategy(self.plans), one)
+            if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
+                logger.warning(*explain_repeats(sampler.dataset, sampler.plan.labels.keys, one))
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Show the labels again: what was hidden for the collator is still the user's dataset."""
@@ -179,8 +178,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if outer is None:
             return
         # Computed from the steps, since state.epoch is a float with rounding errors.
-        updates = max(-(-len(train_dataloader) // args.gradient_accumulation_steps), 1)
-        epoch, step = divmod(state.global_step, updates)
+        epoch, step = divmod(state.global_step, count_updates(len(train_dataloader), args))
         outer.set_epoch(epoch)
         if refreshed := [one for one in samplers if one.refresh is not None]:
             if getattr(outer, "alpha", 1.0) != 1:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.options import Strata
+from st_cluster_batches.batches.options import PlanOptions, Strata
+from st_cluster_batches.batches.run_length import find_unreached
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.roles import find_roles
@@ -84,12 +85,14 @@ def export_batches(
         The steps that all epochs take on each process.
 
     Raises:
-        ValueError: If the dataset has no labels or computes its rows by a transform, a number is not positive, or the
-            folder holds other batches.
+        ValueError: If the dataset has no labels or computes its rows by a transform, a number is not positive, a stage
+            of strata begins after the last epoch, or the folder holds other batches.
     """
     batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
     epochs, rows_per_shard = as_count("epochs", epochs), as_count("rows_per_shard", rows_per_shard)
     seed = as_count("seed", seed, least=0)
+    if late := find_unreached(PlanOptions.check(strata, distinct, random_fraction, rows_per_stratum), None, epochs):
+        raise ValueError(f"{', '.join(late)} is never reached: epochs={epochs}, counted from 0; export more of them")
     shown = _choose_columns(dataset, columns)
     sampler = ClusterBatchSampler(
         shown,

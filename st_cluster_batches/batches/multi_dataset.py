@@ -100,6 +100,12 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1
         return shares
 
+    def count_passes(self, n_epochs: int) -> list[int]:
+        """Count how often each dataset is passed through, wholly or in part, in so many epochs."""
+        available = self._available
+        passes: list[int] = (-(-n_epochs * self.shares // np.maximum(available, 1))).tolist()
+        return passes
+
     def __len__(self) -> int:
         return self.world_size * int(self._available.sum())
 

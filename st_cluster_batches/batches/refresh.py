@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +9,7 @@ from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.storage.numbers import as_count
 
 if TYPE_CHECKING:
+    from st_cluster_batches.batches.options import PlanOptions
     from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
     from st_cluster_batches.batches.sorting import Integers
     from st_cluster_batches.data.pairs import Key
@@ -77,12 +77,22 @@ class Refresh:
         """Return what decides the clusters, as JSON values: mining changes no batch."""
         return {name: one for name, one in asdict(self).items() if not name.startswith("mine")}
 
-    def check_strata(self, columns: Sequence[str]) -> None:
-        """Raise a ValueError if no batch shares the clusters that are to be made."""
-        if CLUSTER not in columns:
+    def check_strata(self, options: PlanOptions) -> None:
+        """Raise a ValueError if no batch shares the clusters that are to be made, or the first ones."""
+        if CLUSTER not in options.columns:
             raise ValueError(
                 f"refresh= makes clusters, but strata= names no column {CLUSTER!r} that batches share; name it, such "
                 f"as strata={{0: ('source',), {self.first or 1}: ('source', 'cluster')}}, or leave refresh= away"
+            )
+        if self.guide or self.mine:  # read by the loss, or by a next run, whatever batches share
+            return
+        epochs = [self.first, *(first for first, _ in options.schedule if first > self.first)]
+        shared = [epoch for epoch in epochs if CLUSTER in options.strata_of(epoch)]
+        if not shared or shared[0] >= self.first + self.every:
+            mend = f"give Refresh(first={shared[0]})" if shared else "let a later stage name 'cluster'"
+            raise ValueError(
+                f"Refresh(first={self.first}, every={self.every}) makes clusters that no batch shares: strata="
+                f"{options.strata} names 'cluster' {f'from epoch {shared[0]} on' if shared else 'only before'}; {mend}"
             )
 
     def find_epoch(self, epoch: int) -> int | None:

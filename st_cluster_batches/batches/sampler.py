@@ -80,7 +80,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self.options = PlanOptions.check(strata, distinct, random_fraction, rows_per_stratum)
         self.world_size: int = PartialState().num_processes if world_size is None else world_size
         if refresh is not None:
-            refresh.check_strata(self.options.columns)
+            refresh.check_strata(self.options)
         self.refresh = refresh
         self.refreshed_at: int | None = None
         self._refreshed: Integers | None = None

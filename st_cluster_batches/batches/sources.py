@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COL
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE = 4096  # rows that are looked at
 _FEW = 20  # sources that any number of rows may have
@@ -46,8 +49,22 @@ def has_source_labels(dataset: Dataset) -> bool:
     return bool(is_nested and n_sources <= _count_sources_at_most(dataset.column_names, len(rows)))
 
 
-def count_few_values(dataset: Dataset) -> int:
-    """Return how many values a column `source` has that is trained on as a text; 0 if as many as texts have."""
+def tell_of_source_texts(dataset: Dataset) -> None:
+    """Say that the column `source` is trained on as text; warn where it has as few values as a label."""
+    n_values = _count_few_values(dataset)
+    logger.log(
+        logging.WARNING if n_values else logging.INFO,
+        "The column %r%s is trained on as text, since clusters do not lie within its values. If it is a label, name "
+        "it: ClusterBatchSampler.configure(strata=(%r, %r))",
+        SOURCE,
+        f", of {n_values} values only," if n_values else "",
+        SOURCE,
+        CLUSTER,
+    )
+
+
+def _count_few_values(dataset: Dataset) -> int:
+    """Return how many values the column has; 0 if as many as texts have."""
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
     column = dataset.with_format("arrow", columns=[SOURCE])[rows][SOURCE]
     if pa.types.is_nested(column.type) or len(rows) <= 2 * _FEW:

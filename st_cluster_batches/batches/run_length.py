@@ -1,0 +1,85 @@
+"""Whether a run is long enough for what is to begin in a later epoch: a stage of strata, or a refresh of clusters."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainerState, TrainingArguments
+
+    from st_cluster_batches.batches.options import PlanOptions
+    from st_cluster_batches.batches.refresh import Refresh
+
+logger = logging.getLogger(__name__)
+
+
+def count_updates(n_batches: int, args: TrainingArguments) -> int:
+    """Count the steps of the optimizer in an epoch, as the trainer does.
+
+    Args:
+        n_batches: Batches of an epoch on one process.
+        args: The trainer's arguments.
+    """
+    accumulated: int = args.gradient_accumulation_steps
+    return max(-(-n_batches // accumulated), 1)
+
+
+def find_unreached(options: PlanOptions, refresh: Refresh | None, n_epochs: int) -> dict[str, int]:
+    """Find what begins only after so many epochs.
+
+    Returns:
+        By what the user has written, the epoch that it begins with, from 0.
+    """
+    starts = {f"strata={{{first}: {columns!r}}}": first for first, columns in options.schedule}
+    if refresh is not None:
+        starts[f"refresh=Refresh(first={refresh.first})"] = refresh.first
+    return {name: first for name, first in starts.items() if first >= max(n_epochs, 1)}
+
+
+def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:
+    """Refuse what no epoch of a run reaches; warn of it where steps cut the run, or for some of the datasets alone.
+
+    Args:
+        args: The trainer's arguments.
+        state: Its state, which knows the steps of the run.
+        outer: The sampler, ours or one for many datasets.
+        n_batches: Batches of an epoch on one process.
+
+    Raises:
+        ValueError: If the number of epochs says that something is never reached.
+    """
+    updates = count_updates(n_batches, args)
+    n_epochs = -(-state.max_steps // updates)
+    parts = getattr(outer, "batch_samplers", [outer])
+    passes = outer.count_passes(n_epochs) if hasattr(outer, "count_passes") else [n_epochs] * len(parts)
+    planned = [at for at, one in enumerate(parts) if getattr(one, "is_planned", False)]
+    late: dict[tuple[str, int], list[int]] = {}
+    for at in planned:
+        for found in find_unreached(parts[at].options, parts[at].refresh, int(passes[at])).items():
+            late.setdefault(found, []).append(at)
+    for (name, first), datasets in late.items():
+        if len(datasets) < len(planned):
+            logger.warning(
+                "%s is never reached in %d of %d datasets, which are passed through less often than there are epochs: "
+                "%s. Train for more epochs, let it begin earlier, or take alpha=1",
+                name,
+                len(datasets),
+                len(planned),
+                ", ".join(f"number {at} {passes[at]} times" for at in datasets),
+            )
+        elif args.max_steps > 0:
+            logger.warning(
+                "%s is never reached: max_steps=%d ends the run in epoch %d, counted from 0, of %d steps each. Give "
+                "max_steps of more than %d, or let it begin earlier",
+                name,
+                args.max_steps,
+                n_epochs - 1,
+                updates,
+                first * updates,
+            )
+        else:
+            raise ValueError(
+                f"{name} is never reached: num_train_epochs={args.num_train_epochs:g}, counted from 0; train for more "
+                f"than {first} epochs, or let it begin earlier"
+            )
