@@ -44,6 +44,13 @@ class Loader:
         """The datasets that the trainer trains on."""
         return list_parts(getattr(self.trainer, "train_dataset", None))
 
+    def gathers(self, dataset: Any) -> bool:
+        """Whether the loss of a dataset, or one within it, takes negatives from the batches of all devices."""
+        loss = self.trainer.loss
+        if isinstance(loss, dict):
+            loss = next(loss[name] for name, part in self.trainer.train_dataset.items() if part is dataset)
+        return any(getattr(part, "gather_across_devices", False) for part in loss.modules())
+
 
 def find_loader(dataset: Any) -> Loader:
     """Find who is building a sampler for a dataset.

@@ -102,12 +102,12 @@ class PlanOptions:
         return [columns for first, columns in self.schedule if first <= epoch][-1]
 
 
-def check_chunks(rows_per_stratum: int | None, batch_size: int | None, random_fraction: float) -> None:
+def check_chunks(rows_per_stratum: int | None, global_size: int | None, random_fraction: float) -> None:
     """Check that batches can be filled with chunks of so many rows of a stratum.
 
     Args:
         rows_per_stratum: Rows of a chunk, or None.
-        batch_size: Rows of a batch on one device; None where it is not known yet.
+        global_size: Rows of a global batch; None where it is not known yet.
         random_fraction: Share of the global batches that is drawn across all strata.
 
     Raises:
@@ -120,11 +120,37 @@ def check_chunks(rows_per_stratum: int | None, batch_size: int | None, random_fr
             f"rows_per_stratum={rows_per_stratum} and random_fraction={random_fraction} exclude each other: batches "
             "of several strata are mixed already"
         )
-    if batch_size is not None and (rows_per_stratum < 1 or batch_size % rows_per_stratum):
+    if global_size is not None and (rows_per_stratum < 1 or global_size % rows_per_stratum):
         raise ValueError(
-            f"rows_per_stratum={rows_per_stratum} must divide the {batch_size} rows of a batch on one device "
-            "(per_device_train_batch_size)"
+            f"rows_per_stratum={rows_per_stratum} must divide the {global_size} rows of a global batch "
+            f"(per_device_train_batch_size x devices); the nearest is {_find_divisor(global_size, rows_per_stratum)}"
         )
+
+
+def check_own_chunks(rows_per_stratum: int | None, batch_size: int, global_size: int) -> None:
+    """Check that the rows of one device are whole chunks, where its loss sees no others: they are its batch.
+
+    Args:
+        rows_per_stratum: Rows of a chunk, or None.
+        batch_size: Rows of a batch on one device.
+        global_size: Rows of a global batch.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if rows_per_stratum is not None and global_size % rows_per_stratum == 0 and batch_size % rows_per_stratum:
+        raise ValueError(
+            f"rows_per_stratum={rows_per_stratum} must divide the {batch_size} rows of one device "
+            "(per_device_train_batch_size), since the loss takes negatives from these alone: they would be of fewer "
+            "strata than the global batch, or of parts of chunks. Take a loss with gather_across_devices=True, or "
+            f"rows_per_stratum={_find_divisor(batch_size, rows_per_stratum)}"
+        )
+
+
+def _find_divisor(size: int, near: int) -> int:
+    """Return the divisor of a size that is nearest to a number, and leaves more than one chunk."""
+    divisors = [one for one in range(1, size // 2 + 1) if size % one == 0]
+    return min(divisors or [1], key=lambda one: abs(one - near))
 
 
 def refuse_arguments(call: str, misplaced: Sequence[Any], unknown: Mapping[str, Any]) -> None:

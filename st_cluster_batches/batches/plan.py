@@ -76,8 +76,9 @@ class BatchPlan:
             more than the others.
         seed: Seed of all choices, beside the labels and the epoch.
         random_fraction: Share of the global batches, in [0, 1], that is drawn across all strata.
-        rows_per_stratum: Fill a batch with chunks of so many rows, each of one stratum, drawn at random within the
-            source, as in B3 (arXiv 2505.11293) and TAS-B (arXiv 2104.06967); None for one stratum a batch.
+        rows_per_stratum: Fill a global batch with chunks of so many rows, each of one stratum, drawn at random within
+            the source, as in B3 (arXiv 2505.11293) and TAS-B (arXiv 2104.06967); None for one stratum a batch. The
+            batches of devices may cut through chunks.
 
     Raises:
         ValueError: If a size is not positive or no single batch can be made.
@@ -93,7 +94,7 @@ class BatchPlan:
         random_fraction: float = 0.0,
         rows_per_stratum: int | None = None,
     ) -> None:
-        check_chunks(rows_per_stratum, batch_size, random_fraction)
+        check_chunks(rows_per_stratum, batch_size * world_size, random_fraction)
         if batch_size < 1 or world_size < 1:
             raise ValueError(f"batch_size={batch_size} and world_size={world_size} must be positive")
         self.labels = labels

@@ -16,7 +16,7 @@ from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.loaders import Loader, find_loader
-from st_cluster_batches.batches.options import PlanOptions, Strata, refuse_arguments
+from st_cluster_batches.batches.options import PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
@@ -52,7 +52,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         refresh: When clusters are made anew of the model that is being trained; never by default.
-        rows_per_stratum: Rows of each stratum in a batch of several of one source (B3, TAS-B); see `BatchPlan`.
+        rows_per_stratum: Rows of each stratum in a global batch of several of one source (B3, TAS-B), and in what one
+            device has of it, unless the loss gathers across devices.
         world_size: Processes that step together; by default those that are running.
 
     Raises:
@@ -108,17 +109,20 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         hide_labels(dataset, self.hidden_columns)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
-        """Take the number of processes from what accelerate will do with the batches."""
+        """Take the number of processes from what accelerate will do with the batches, and see what the loss sees."""
         if loader.trainer is None or self.world_size == 1:
             return
+        n_devices, global_size = self.world_size, self.world_size * self.batch_size
         if loader.trainer.accelerator.dispatch_batches:
             raise ValueError(
                 "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
                 "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
             )
         if loader.trainer.accelerator.split_batches:
-            # accelerate will cut every batch into one slice per process: a batch is a global batch already.
-            self.world_size, self.drop_last = 1, True
+            # accelerate cuts every batch into one slice per process: a batch is a global batch already.
+            global_size, self.world_size, self.drop_last = self.batch_size, 1, True
+        if loader.is_training and not loader.gathers(self.dataset):
+            check_own_chunks(self.options.rows_per_stratum, global_size // n_devices, global_size)
 
     def _can_evaluate(self) -> bool:
         """Whether an evaluation set has labels, and a plan that gives all its rows."""
@@ -156,7 +160,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             unknown: Nothing either.
 
         Returns:
-            A callable that makes the sampler; unlike a lambda it can be saved with the training arguments.
+            What makes the sampler; unlike a lambda it can be saved with the training arguments.
 
         Raises:
             ValueError: If an option has no meaning.
@@ -256,9 +260,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         }
 
     def __len__(self) -> int:
-        if self.is_left_out:
-            return 0
-        return len(self.plan if self._stock is None else self._stock)
+        return 0 if self.is_left_out else len(self.plan if self._stock is None else self._stock)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self._stock is not None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from st_cluster_batches.batches.options import check_chunks, check_own_chunks
 from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.training.arguments import AUTO, ClusterArguments, DataArguments, ModelArguments
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
@@ -28,6 +29,13 @@ class Recipe:
     clusters: ClusterArguments
     training: TrainingArguments
     given: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        # A plan and a sampler would say so too, but only after all texts have been embedded.
+        size, n_devices = self.training.train_batch_size, self.training.world_size
+        check_chunks(self.training.rows_per_stratum, size * n_devices, self.training.random_fraction)
+        if n_devices > 1 and not self.model.gather_across_devices:
+            check_own_chunks(self.training.rows_per_stratum, size, size * n_devices)
 
 
 class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has no types

@@ -9,7 +9,6 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
-from st_cluster_batches.batches.options import check_chunks
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
@@ -87,8 +86,6 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         if self.strategy != "stock":
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
-        if self.rows_per_stratum is not None:  # a plan would say so too, but only after all texts have been embedded
-            check_chunks(self.rows_per_stratum, self.train_batch_size, self.random_fraction)
         firsts = {
             "cluster_first": self.cluster_first,
             "refresh_first": self.refresh_first if self.refresh_every else 0,

@@ -29,12 +29,15 @@ def joined_plans(draw: st.DrawFn) -> BatchPlan:
     clusters = draw(st.lists(st.integers(0, draw(st.integers(0, 8))), min_size=n_rows, max_size=n_rows))
     most = draw(st.sampled_from([0, 3, 20, 200]))
     held = draw(st.dictionaries(st.integers(0, n_rows - 1), st.lists(st.integers(-most - 1, most), max_size=4)))
-    chunk, n_chunks, world_size = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
-    if n_rows < chunk * n_chunks * world_size:
+    chunk, n_chunks = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    # The slices of devices may cut through chunks.
+    world_size = draw(st.sampled_from([one for one in range(1, 7) if chunk * n_chunks % one == 0]))
+    if n_rows < chunk * n_chunks:
         world_size = 1
     drop_last = draw(st.booleans()) and n_rows >= chunk * n_chunks
     labels = make_labels(sources, clusters, make_keys(held))
-    return BatchPlan(labels, chunk * n_chunks, world_size, drop_last, draw(st.integers(0, 5)), rows_per_stratum=chunk)
+    size = chunk * n_chunks // world_size
+    return BatchPlan(labels, size, world_size, drop_last, draw(st.integers(0, 5)), rows_per_stratum=chunk)
 
 
 @settings(deadline=None, max_examples=150)
@@ -63,6 +66,19 @@ def test_every_joined_batch_keeps_the_promises(plan: BatchPlan, number: int) -> 
         rows_per_stratum=plan.rows_per_stratum,
     )
     assert list(again.plan_epoch(number).batches(plan.batch_size)) == batches
+
+
+@settings(deadline=None, max_examples=100)
+@given(joined_plans(), st.integers(0, 3))
+def test_joined_global_batches_are_the_same_on_any_number_of_devices(plan: BatchPlan, number: int) -> None:
+    def joined(world_size: int) -> list[list[int]]:
+        size = plan.global_size // world_size
+        made = BatchPlan(plan.labels, size, world_size, True, plan.seed, rows_per_stratum=plan.rows_per_stratum)
+        return global_batches(made, made.plan_epoch(number))
+
+    if len(plan.labels) >= plan.global_size:
+        divisors = [one for one in range(1, plan.global_size + 1) if plan.global_size % one == 0]
+        assert all(joined(one) == joined(1) for one in divisors)
 
 
 def test_chunks_of_a_stratum_meet_others_at_random_within_their_source() -> None:
@@ -99,10 +115,12 @@ def test_false_negatives_are_kept_apart_across_chunks(n_rows: int) -> None:
     assert random > 20 and epoch.counts.repeats <= random / 20
 
 
-def test_a_chunk_must_divide_the_batch_of_a_device() -> None:
+def test_a_chunk_must_divide_the_global_batch() -> None:
     labels = make_labels([0] * 64, [0] * 64)
-    with pytest.raises(ValueError, match="rows_per_stratum=3 must divide the 8 rows"):
+    with pytest.raises(ValueError, match=r"rows_per_stratum=3 must divide the 8 rows of a global .*nearest is 2"):
         BatchPlan(labels, 8, rows_per_stratum=3)
+    with pytest.raises(ValueError, match=r"rows_per_stratum=16 must divide the 24 rows .*nearest is 12"):
+        BatchPlan(labels, 8, 3, rows_per_stratum=16)
     with pytest.raises(ValueError, match="exclude each other"):
         ClusterBatchSampler.configure(rows_per_stratum=4, random_fraction=0.5)
     with pytest.raises(ValueError, match="rows_per_stratum"):

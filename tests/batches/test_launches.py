@@ -19,7 +19,7 @@ from examples import make_tiny_bert
 from launched import FIRST_EVALUATED, make_rows
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches import export_batches
+from st_cluster_batches import ClusterBatchSampler, export_batches
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
@@ -44,7 +44,7 @@ def launch(tmp_path: Path, *runs: dict[str, Any], world_size: int = 1, launcher:
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -262,6 +262,49 @@ def test_gathered_negatives_of_two_processes_give_the_loss_and_weights_of_one(tm
     weights = [torch.load(tmp_path / name / "weights.pt") for name in ("two", "one")]
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
     assert any(not torch.allclose(weights[0][name], before[name], atol=1e-2) for name in before), "it did learn"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [None, 24])
+def test_chunks_that_the_slices_of_two_processes_cut_through_make_the_batches_of_one(
+    tmp_path: Path, kill_at: int | None
+) -> None:
+    # Global batches of 12 rows in three chunks; 203 rows give 16 an epoch.
+    common = {
+        "per_device_train_batch_size": 6,
+        "sampler": {"rows_per_stratum": 4},
+        "loss_options": {"gather_across_devices": True},
+    }
+    run = {"output_dir": str(tmp_path / "out"), "save_strategy": "steps", "save_steps": 5, **common}
+    code, output = launch(tmp_path, {**run, "kill_at": kill_at}, world_size=2)
+    assert (code == 0) == (kill_at is None), output
+    if kill_at is not None:
+        code, output = launch(tmp_path, {**run, "resume": True, "record": "resumed"}, world_size=2)
+        assert code == 0, output
+    record, first = ("rows", 0) if kill_at is None else ("resumed", 20)
+    ranks = [read_rows(tmp_path / "out", rank, record) for rank in (0, 1)]
+    joined = [one + other for (_, one), (_, other) in zip(*ranks, strict=True)]
+    alone = ClusterBatchSampler(make_rows(203, 0), 12, drop_last=True, seed=42, rows_per_stratum=4)
+    expected = []
+    for epoch in (0, 1):
+        alone.set_epoch(epoch)
+        expected += list(alone)
+    assert joined == expected[first:]
+    cluster = np.array(make_rows(203, 0).with_format(None)["cluster"])
+    chunks = [cluster[batch].reshape(3, 4) for batch in joined]
+    assert sum(bool((np.ptp(one, axis=1) == 0).all()) for one in chunks) > len(joined) / 2
+
+
+@pytest.mark.slow
+def test_chunks_are_whole_on_every_device_where_the_loss_does_not_gather(tmp_path: Path) -> None:
+    run = {"output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 6, "sampler": {"rows_per_stratum": 4}}
+    split = {**run, "per_device_train_batch_size": 12, "accelerator_config": {"split_batches": True}}
+    losses = {"sizes": {"a": 100, "b": 103}, "dict_of_losses": True, **run}
+    for one in (run, split, losses):
+        code, output = launch(tmp_path, one, world_size=2)
+        assert code != 0
+        assert "rows_per_stratum=4 must divide the 6 rows of one device" in output, output
+        assert "gather_across_devices=True, or rows_per_stratum=3" in output
 
 
 @pytest.mark.slow

@@ -194,7 +194,8 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows_per_stratum", "8", "--per_device_train_batch_size", "4"], "must divide the 4 rows of a batch"),
+        (["--rows_per_stratum", "8", "--per_device_train_batch_size", "4"], "must divide the 4 rows of a global"),
+        (["--rows_per_stratum", "6", "--per_device_train_batch_size", "16"], "the nearest is 4"),
         (["--rows_per_stratum", "4", "--batch_sampler", "source"], "rows_per_stratum=4 means nothing"),
         (["--cluster_first", "2", "--refresh_every", "1"], "give refresh_first=2"),
         (["--tuned", "auto"], "leave cluster_size out"),
