@@ -20,8 +20,8 @@ def fingerprint_model(model: SentenceTransformer, truncate_dim: int | None = Non
         truncate_dim: Truncation, if other than the model's own.
 
     Returns:
-        Hexadecimal SHA-256 of weights, tokenizer, settings of the modules, prompts, similarity, maximal length and
-        truncation.
+        Hexadecimal SHA-256 of weights, tokenizer, settings of the modules, adapters, prompts, similarity, maximal
+        length and truncation.
     """
     state = hashlib.sha256()
     # The dtype counts: bfloat16 moves a vector by 1e-2. The device does not: a GPU's arithmetic moves it by 1e-6 in
@@ -45,8 +45,20 @@ def fingerprint_model(model: SentenceTransformer, truncate_dim: int | None = Non
         # What truncates a dense model; a sparse one keeps its largest dimensions.
         "truncate_dim": truncate_dim or getattr(model, "truncate_dim", getattr(model, "max_active_dims", None)),
     }
+    if adapters := _describe_adapters(model):  # absent without PEFT, so that such models keep the hashes they had
+        settings["adapters"] = adapters
     state.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return state.hexdigest()
+
+
+def _describe_adapters(model: SentenceTransformer) -> list[tuple[Any, ...]]:
+    """Return, by module, which PEFT adapters are on and by what their weights are scaled: neither is a weight."""
+    return [
+        (name, module.disable_adapters, module.active_adapters, getattr(module, "scaling", None))
+        for name, module in model.named_modules()
+        # A flag of PEFT's layers; whole models of transformers have a method of this name.
+        if isinstance(getattr(module, "disable_adapters", None), bool)
+    ]
 
 
 def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:

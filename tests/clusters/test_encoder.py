@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,32 @@ def test_the_same_weights_with_another_tokenizer_or_pooling_are_another_model(ti
     half = SentenceTransformer(str(tiny_bert), device="cpu").half()
     found |= {fingerprint_model(one) for one in (cased, from_the_left, pooled, half)}
     assert len(found) == 6
+
+
+def test_adapters_of_the_same_weights_are_told_apart(tiny_bert: Path) -> None:
+    peft = pytest.importorskip("peft")
+
+    def load(*names: str, **options: Any) -> SentenceTransformer:
+        torch.manual_seed(0)
+        model = SentenceTransformer(str(tiny_bert), device="cpu")
+        config = peft.LoraConfig(target_modules=["query"], init_lora_weights=False, **{"r": 2, **options})
+        model[0].model = peft.get_peft_model(model[0].model, config)
+        for name in names:
+            model[0].model.add_adapter(name, config)
+        return model.eval()
+
+    def embed(model: SentenceTransformer) -> Any:
+        return model.encode(["soup salt"]).round(6).tolist()
+
+    lora = load(lora_alpha=4)
+    assert fingerprint_model(lora) == fingerprint_model(load(lora_alpha=4))
+    scaled, ranked, off = load(lora_alpha=64), load(lora_alpha=4, use_rslora=True), load(lora_alpha=4)
+    off[0].model.base_model.disable_adapter_layers()
+    two, switched = load("other", lora_alpha=4), load("other", lora_alpha=4)
+    switched[0].model.set_adapter("other")
+    models = [lora, scaled, ranked, off, two, switched]
+    assert [embed(one) for one in models].count(embed(lora)) == 2, "but for two, where the first adapter is on too"
+    assert len(set(map(fingerprint_model, models))) == len(models)
 
 
 def test_the_same_modules_in_another_order_or_on_other_routes_are_another_model() -> None:
