@@ -17,6 +17,9 @@ Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_do
 DIRECTIONS: tuple[Direction, ...] = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
 
+TEACHER_SCALE = 20.0  # inverse temperature of soft labels, unless one is given
+
+
 @dataclass(frozen=True)
 class Margin:
     """How much more similar than the positive a negative has to be, under the guide, to be a false one.
@@ -46,6 +49,35 @@ class Margin:
         if self.strategy == "absolute":
             return positive + self.margin
         return positive - positive.abs() * (1 - self.margin)
+
+
+def check_guidance(margin: Margin, mask: bool, teacher_weight: float, teacher_scale: float) -> None:
+    """Check that all that a guide is told has a meaning.
+
+    Args:
+        margin: When a negative is false.
+        mask: Whether these are masked.
+        teacher_weight: Weight of the guide's soft labels.
+        teacher_scale: Inverse temperature of these.
+
+    Raises:
+        ValueError: If an option is out of its range, or another one leaves it idle.
+    """
+    if not teacher_weight >= 0:
+        raise ValueError(f"teacher_weight={teacher_weight} must not be negative")
+    if not teacher_scale > 0:
+        raise ValueError(f"teacher_scale={teacher_scale} must be positive")
+    if not mask and not teacher_weight:
+        raise ValueError("mask=False with teacher_weight=0 leaves the guide nothing to do; use the stock loss")
+    if not teacher_weight and teacher_scale != TEACHER_SCALE:
+        raise ValueError(
+            f"teacher_scale={teacher_scale:g} means nothing with teacher_weight=0: give a teacher_weight, such as "
+            "0.3, or leave teacher_scale out"
+        )
+    if not mask and margin != Margin():
+        raise ValueError(
+            f"margin={margin.margin:g} ({margin.strategy}) means nothing with mask=False: leave one of them out"
+        )
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import are_row_keys, read_marks
 from st_cluster_batches.losses.guidance import (
     DIRECTIONS,
+    TEACHER_SCALE,
     Direction,
     Guidance,
     Margin,
     MarginStrategy,
     MaskedSimilarity,
+    check_guidance,
 )
 
 if TYPE_CHECKING:
@@ -72,17 +74,12 @@ class Guided(nn.Module):
         margin_strategy: MarginStrategy = "absolute",
         mask: bool = True,
         teacher_weight: float = 0.0,
-        teacher_scale: float = 20.0,
+        teacher_scale: float = TEACHER_SCALE,
         **options: Any,
     ) -> None:
         super().__init__(*stock, **options)
-        if not teacher_weight >= 0:
-            raise ValueError(f"teacher_weight={teacher_weight} must not be negative")
-        if not teacher_scale > 0:
-            raise ValueError(f"teacher_scale={teacher_scale} must be positive")
-        if not mask and not teacher_weight:
-            raise ValueError("mask=False with teacher_weight=0 leaves the guide nothing to do; use the stock loss")
         self.margin = Margin(margin, margin_strategy)
+        check_guidance(self.margin, mask, teacher_weight, teacher_scale)
         self.mask = mask
         self.teacher_weight = teacher_weight
         self.teacher_scale = teacher_scale

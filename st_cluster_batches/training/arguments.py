@@ -11,7 +11,7 @@ from st_cluster_batches.clusters.choice import Method, find_choice
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
-from st_cluster_batches.losses.guidance import Margin, MarginStrategy
+from st_cluster_batches.losses.guidance import TEACHER_SCALE, Margin, MarginStrategy, check_guidance
 
 Loss = Literal["mnrl", "cached_mnrl", "guided", "cached_guided", "gist", "cached_gist", "splade"]
 
@@ -180,7 +180,7 @@ class ModelArguments:
         default=False, metadata={"help": "Of gist: other positives are negatives of a positive too."}
     )
     teacher_weight: float = field(default=0.0, metadata={"help": "Of guided: weight of the guide's soft labels."})
-    teacher_scale: float = field(default=20.0, metadata={"help": "Of guided: inverse temperature of these."})
+    teacher_scale: float = field(default=TEACHER_SCALE, metadata={"help": "Of guided: inverse temperature of these."})
     directions: list[str] = field(
         default_factory=lambda: ["query_to_doc"],
         metadata={"help": "Similarities in the softmax: also query_to_query, doc_to_query, doc_to_doc."},
@@ -198,8 +198,14 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.guide_model is None and self.loss in _GIST:
             raise ValueError(f"loss={self.loss!r} needs a guide_model, by which false negatives are told")
-        Margin(self.margin, self.margin_strategy)
+        margin = Margin(self.margin, self.margin_strategy)
         refuse_idle(self, "loss", self.loss, _LOSSES_OF)
+        check_guidance(margin, True, self.teacher_weight, self.teacher_scale)
+        if self.hardness_strength and self.hardness_mode is None:
+            raise ValueError(
+                f"hardness_strength={self.hardness_strength:g} means nothing without a hardness_mode: give one, such "
+                "as all_negatives, or leave it out"
+            )
 
     @property
     def is_guided(self) -> bool:

@@ -403,8 +403,15 @@ def test_a_guide_that_cannot_be_is_refused(tmp_path: Path, guide: SentenceTransf
     rewritten = guided.map(lambda row: {"passage": row["passage"].upper()})
     with pytest.raises(ValueError, match="are others than those"):
         GuidedMultipleNegativesRankingLoss(model, guide=rewritten)
-    for options in ({"margin": -0.1, "margin_strategy": "relative"}, {"margin": 3.0}, {"mask": False}):
-        with pytest.raises(ValueError, match=r"margin=|mask=False"):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"margin": -0.1, "margin_strategy": "relative"}, "margin="),
+        ({"margin": 3.0}, "margin="),
+        ({"mask": False}, "mask=False"),
+        ({"teacher_scale": 50.0}, r"teacher_scale=50 means nothing .* give a teacher_weight"),
+        ({"mask": False, "teacher_weight": 0.3, "margin": 0.1}, r"margin=0\.1 .* means nothing with mask=False"),
+    ]
+    for options, message in refused:
+        with pytest.raises(ValueError, match=message):
             GuidedMultipleNegativesRankingLoss(model, guide=guided, **options)
     both = concatenate_datasets([guided, attach_clusters(make_pairs(9, seed=4), model, n_clusters=2, guide=True)])
     with pytest.raises(ValueError, match="2 encoders"):

@@ -100,6 +100,9 @@ def test_what_a_model_does_not_have_is_refused(
         ({"loss": "gist", "guide_model": "y", "teacher_weight": 0.1}, "means nothing to loss='gist'"),
         ({"loss": "splade", "directions": ["query_to_doc", "doc_to_doc"]}, "means nothing to loss='splade'"),
         ({"loss": "guided", "margin_strategy": "relative"}, "must be positive"),
+        ({"loss": "guided", "teacher_scale": 5.0}, "teacher_scale=5 means nothing with teacher_weight=0"),
+        ({"loss": "guided", "teacher_weight": -0.1}, "must not be negative"),
+        ({"hardness_strength": 2.0}, "hardness_strength=2 means nothing without a hardness_mode"),
     ],
 )
 def test_an_option_that_its_loss_does_not_read_is_refused(options: dict[str, Any], message: str) -> None:
