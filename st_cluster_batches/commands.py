@@ -285,11 +285,7 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
     from st_cluster_batches.publishing.staging import build_model
 
     about = Description(
-        arguments.license,
-        arguments.language,
-        arguments.datasets,
-        arguments.base_model,
-        arguments.include_samples,
+        arguments.license, arguments.language, arguments.datasets, arguments.base_model, arguments.include_samples
     )
     if is_saved_data(arguments.folder):
         return build_dataset(arguments.folder, output, about)

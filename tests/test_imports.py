@@ -22,6 +22,7 @@ ORDER = [
     ["inspection", "publishing"],
     ["demo"],
     ["commands"],
+    ["parsing"],
     ["__main__", "__init__"],
 ]
 FLOOR = {wing: floor for floor, wings in enumerate(ORDER) for wing in wings}

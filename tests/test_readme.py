@@ -13,7 +13,7 @@ from datasets import Dataset
 from examples import make_pairs
 from mktestdocs import grab_code_blocks
 
-from st_cluster_batches.__main__ import _build_parser
+from st_cluster_batches.parsing import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_python_blocks_run_in_order(tmp_path: Path, tiny_bert: Path, saved_model
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^st-cluster-batches (\w+)", README, flags=re.M))))
 def test_commands_of_readme_exist(command: str) -> None:
-    actions = [action for action in _build_parser()._actions if action.dest == "command"]
+    actions = [action for action in build_parser()._actions if action.dest == "command"]
     assert command in actions[0].choices
 
 

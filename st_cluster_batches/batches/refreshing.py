@@ -18,7 +18,7 @@ from st_cluster_batches.batches.changes import measure_change, measure_planned, 
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
-from st_cluster_batches.clusters.assigning import assign_rows
+from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
 from st_cluster_batches.clusters.guide import GuideVectors
@@ -142,10 +142,10 @@ class Refresher:
         if last is None and cache.processes.is_main:  # once: those of later epochs start from these
             warn_of_giants(clustering, f"Refresh(cluster_size=) of fewer than {refresh.cluster_size} splits it")
         centroids = clustering.centroids
+        sizes = [len(centroids[name]) for name in pairs.sources]
+        first = dict(zip(pairs.sources, np.cumsum([0, *sizes]).tolist(), strict=False))
         nearest = assign_rows(vectors, refresh.key, centroids)
-        first = np.cumsum([0, *(len(centroids[name]) for name in pairs.sources)])
-        clusters = np.concatenate([rows["cluster"] for _, _, rows in nearest])
-        clusters = (clusters + first[pairs.source_of_row]).astype(np.int32)
+        clusters = read_clusters(pairs, nearest, first, 0, len(pairs)).astype(np.int32)
         array = ChunkedArray.at(folder, len(pairs))
         array.fill(lambda chunk: clusters[slice(*array.bounds(chunk))], cache, "Writing clusters")
         index = write_guide(vectors, _read_row_keys(sampler.dataset)) if refresh.guide else None
@@ -158,10 +158,8 @@ class Refresher:
         def finish() -> None:
             Clustering(centroids).save(folder / "centroids")
             record["seconds"] = round(time.perf_counter() - started, 2)
-            kept = {
-                "vectors": vectors.name(refresh.key) if refresh.sample < 1 else [],
-                "guide": None if index is None else index.name,
-            }
+            names = vectors.name(refresh.key) if refresh.sample < 1 else []
+            kept = {"vectors": names, "guide": None if index is None else index.name}
             write_atomically(folder / "done", json.dumps({**record, **kept}))
             self._clean(cache.folder, refresh, epoch)
 

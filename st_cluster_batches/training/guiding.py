@@ -15,6 +15,7 @@ from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import AUTO, ModelArguments
 from st_cluster_batches.training.recipe import Recipe
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,26 +32,11 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     Args:
         recipe: All parameters; a margin of its own stays.
     """
-    model, tuned, training = recipe.model, recipe.clusters.tuned, recipe.training
+    model, tuned = recipe.model, recipe.clusters.tuned
     if tuned in (None, AUTO):
         return model
     choice = Choice.load(str(tuned))
-    if (batch_size := training.train_batch_size * training.world_size) != choice.batch_size:
-        logger.warning(
-            "The choice in %s was tuned for global batches of %d rows, these have %d: larger batches want coarser "
-            "clusters; tune with --batch_size %d",
-            tuned,
-            choice.batch_size,
-            batch_size,
-            batch_size,
-        )
-    if training.strategy == "cluster" and training.rows_per_stratum != choice.rows_per_stratum:
-        logger.warning(
-            "rows_per_stratum: %s is not the %s that the choice in %s was tuned with; leave rows_per_stratum out",
-            training.rows_per_stratum,
-            choice.rows_per_stratum,
-            tuned,
-        )
+    _tell_of_other_batches(recipe.training, choice, str(tuned))
     if not model.is_guided:
         return model  # `attach_clusters` warns of a mask that needs a guided loss
     sources = choice.sources
@@ -77,6 +63,26 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
         return model
     logger.info("margin: %g, as the choice in %s has it", margin, tuned)
     return replace(model, margin=margin)
+
+
+def _tell_of_other_batches(training: TrainingArguments, choice: Choice, tuned: str) -> None:
+    """Warn of batches of another size, or with other chunks of clusters, than those that were tuned."""
+    if (batch_size := training.train_batch_size * training.world_size) != choice.batch_size:
+        logger.warning(
+            "The choice in %s was tuned for global batches of %d rows, these have %d: larger batches want coarser "
+            "clusters; tune with --batch_size %d",
+            tuned,
+            choice.batch_size,
+            batch_size,
+            batch_size,
+        )
+    if training.strategy == "cluster" and training.rows_per_stratum != choice.rows_per_stratum:
+        logger.warning(
+            "rows_per_stratum: %s is not the %s that the choice in %s was tuned with; leave rows_per_stratum out",
+            training.rows_per_stratum,
+            choice.rows_per_stratum,
+            tuned,
+        )
 
 
 def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Clustering | None, recipe: Recipe) -> None:

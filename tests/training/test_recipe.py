@@ -11,8 +11,8 @@ from examples import make_pairs
 from sentence_transformers.base.sampler import BatchSamplers
 
 from st_cluster_batches import ClusterBatchSampler
-from st_cluster_batches.__main__ import _build_parser
 from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -123,7 +123,7 @@ def test_the_launch_that_a_recipe_documents_is_one_that_exists() -> None:
     launcher, program = command.removeprefix("accelerate launch ").split(" -m st_cluster_batches ")
     launch_command_parser().parse_args([*launcher.replace("_rank N", "_rank 0").split(), "x"])
     assert load_config_from_file(str(path)).num_processes == 32
-    assert _build_parser().parse_args(program.split()).cache_dir == "SHARED"
+    assert build_parser().parse_args(program.split()).cache_dir == "SHARED"
 
 
 @pytest.mark.parametrize("strategy", ["random", "source", "cluster"])

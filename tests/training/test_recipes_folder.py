@@ -16,8 +16,8 @@ from datasets import DatasetDict
 from examples import make_pairs
 from transformers import BertForMaskedLM
 
-from st_cluster_batches.__main__ import _build_parser
 from st_cluster_batches.evaluation.variants import read_variants
+from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
@@ -117,7 +117,7 @@ def test_commands_in_comments_and_documents_name_files_and_keys_that_exist() -> 
                 if word.startswith("recipes/"):
                     assert (ROOT / word).exists(), f"{path}: {word}"
             own = words[words.index("st_cluster_batches" if words[0] == "accelerate" else "st-cluster-batches") + 1 :]
-            _, rest = _build_parser().parse_known_args(own)
+            _, rest = build_parser().parse_known_args(own)
             flags = {word[2:] for word in rest if word.startswith("--")}
             assert flags <= keys | {"data_dir", "train_data", "encoder", "cache_dir"}, f"{path}: {flags}"
     assert n_commands > len(RECIPES) // 2
