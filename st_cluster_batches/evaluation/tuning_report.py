@@ -47,7 +47,7 @@ def describe_tuning(choice: dict[str, Any]) -> str:
     promises = choice["about"].get("promises", {})
     if len(promises) > 1:
         shown = ", ".join(f"{key} {promise:+.4f}" for key, promise in promises.items())
-        lines.append(f"Clusters by {choice['key']}, which promises most for all sources: {shown}")
+        lines.append(f"Clusters by {choice['key']}, which promises most (lower ends of all choices, by rows): {shown}")
     for name, one in choice["evidence"].items():
         rows = (
             f"{one['tuned_rows']:,} of {one['rows']:,} rows"
