@@ -91,7 +91,7 @@ def describe(chosen: str, low: float, high: float, seeds: int = 3) -> str:
                 "random": make_variant(0.5),
                 "tuned": make_variant(0.5, difference=make_difference(low, high)),
             },
-            "choice": {"batch_size": 16, "evidence": {"all": evidence}},
+            "choice": {"batch_size": 16, "about": {}, "evidence": {"all": evidence}},
             "report": "results.md",
             "page": None,
             "model": "model",
