@@ -69,10 +69,10 @@ class Verdict:
     @property
     def why(self) -> str:
         """The reason in words."""
+        if self.chosen.rows_per_stratum is not None:
+            return "better than random batches by more than the noise, and batches of several clusters promise most"
         if self.chosen in self.differences:
-            several = ", with as many rows of each cluster as promise most for all sources"
-            tail = several if self.chosen.rows_per_stratum is not None else ""
-            return f"better than random batches by more than the noise, and by most at the interval's lower end{tail}"
+            return "better than random batches by more than the noise, and by most at the interval's lower end"
         if any(one.mean > 0 and self.p_values[at] < LEVEL for at, one in self.differences.items()):
             return "what is better than random batches here fills them in a way that promises less for other sources"
         return "no candidate is better than random batches by more than the noise"
