@@ -163,7 +163,13 @@ def _add_tune(add: _Add) -> None:
         metavar="DIR",
         help="folder for the choice; a rerun goes on",
     )
-    tune.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a global batch (128)")
+    tune.add_argument(
+        "--batch_size",
+        type=int,
+        default=128,
+        metavar="B",
+        help="rows among which the loss takes negatives: of one device, or of all if it gathers (128)",
+    )
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
     tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")

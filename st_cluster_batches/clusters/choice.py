@@ -71,7 +71,7 @@ class Choice:
 
     Args:
         sources: The chosen way by name of source.
-        batch_size: Rows of a global batch that it was chosen for.
+        batch_size: Rows of a batch that it was chosen for.
         encoder: Name of the model whose vectors were clustered.
         encoder_hash: Hash of its weights and settings.
         key: The text that decided the clusters.

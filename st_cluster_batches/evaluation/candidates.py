@@ -28,7 +28,7 @@ def list_candidates(
     """List ways to fill batches, the simplest first: coarse before fine, and all without a mask before those with one.
 
     Args:
-        batch_size: Rows of a global batch.
+        batch_size: Rows of a batch.
         n_rows: Rows of the source.
         margin: That of the mask; None if there are no vectors of both sides to mask by.
         has_communities: Whether communities can be cut, for which there need to be vectors of both sides, and METIS.

@@ -23,7 +23,7 @@ class TuneOptions:
     """What decides a choice beside the data and the models.
 
     Args:
-        batch_size: Rows of a global batch: candidates are sized by it.
+        batch_size: Rows among which a loss takes its negatives: candidates are sized by it.
         key: The text that decides the clusters, or several to choose from.
         columns: Query and positive, in order.
         source_column: Column that names the source of a row; None takes all rows for one source.

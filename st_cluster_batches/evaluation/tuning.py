@@ -73,7 +73,8 @@ def tune(
     Args:
         dataset: Pairs, or longer tuples, of which query and positive are used.
         encoder: The model whose vectors are clustered, as for `attach_clusters`.
-        batch_size: Rows of a global batch of the training to come.
+        batch_size: Rows among which the loss of the training to come takes its negatives: those of one device, or of
+            a global batch if it gathers across devices.
         model: The model to be trained; by default the encoder.
         key: The text that decides the clusters; of several the one that promises most for all sources is chosen.
         columns: Query and positive, in order.

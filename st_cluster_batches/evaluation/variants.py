@@ -107,7 +107,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         tune,
         pairs,
         clusters.encoder or model.model_name_or_path,
-        batch_size=training.train_batch_size * training.world_size,
+        batch_size=recipe.rows_compared,
         model=model.model_name_or_path,
         key=clusters.key,
         columns=recipe.data.columns,

@@ -15,7 +15,6 @@ from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import AUTO, ModelArguments
 from st_cluster_batches.training.recipe import Recipe
-from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -36,7 +35,7 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     if tuned in (None, AUTO):
         return model
     choice = Choice.load(str(tuned))
-    _tell_of_other_batches(recipe.training, choice, str(tuned))
+    _tell_of_other_batches(recipe, choice, str(tuned))
     if not model.is_guided:
         return model  # `attach_clusters` warns of a mask that needs a guided loss
     sources = choice.sources
@@ -65,16 +64,17 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     return replace(model, margin=margin)
 
 
-def _tell_of_other_batches(training: TrainingArguments, choice: Choice, tuned: str) -> None:
+def _tell_of_other_batches(recipe: Recipe, choice: Choice, tuned: str) -> None:
     """Warn of batches of another size, or with other chunks of clusters, than those that were tuned."""
-    if (batch_size := training.train_batch_size * training.world_size) != choice.batch_size:
+    training, n_rows = recipe.training, recipe.rows_compared
+    if n_rows != choice.batch_size:
         logger.warning(
-            "The choice in %s was tuned for global batches of %d rows, these have %d: larger batches want coarser "
-            "clusters; tune with --batch_size %d",
+            "The choice in %s was tuned for batches of %d rows, this loss takes negatives among %d: larger batches "
+            "want coarser clusters; tune with --batch_size %d",
             tuned,
             choice.batch_size,
-            batch_size,
-            batch_size,
+            n_rows,
+            n_rows,
         )
     if training.strategy == "cluster" and training.rows_per_stratum != choice.rows_per_stratum:
         logger.warning(

@@ -37,6 +37,12 @@ class Recipe:
         if n_devices > 1 and not self.model.gather_across_devices:
             check_own_chunks(self.training.rows_per_stratum, size, size * n_devices)
 
+    @property
+    def rows_compared(self) -> int:
+        """The rows among which the loss takes negatives: those of a global batch if it gathers, else of one device."""
+        own: int = self.training.train_batch_size
+        return own * self.training.world_size if self.model.gather_across_devices else own
+
 
 class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has no types
     def error(self, message: str) -> NoReturn:

@@ -210,7 +210,7 @@ def test_a_guided_loss_masks_with_the_margin_that_was_tuned(workspace: Path, cap
     choice = make_choice(all=Candidate(20, masked=True, margin=-0.05))
     run, _ = prepare_run(read_recipe(write_guided(workspace, choice)))
     assert run.trainer.loss.get_config_dict()["margin"] == -0.05
-    assert "not the margin" not in caplog.text and "global batches of" not in caplog.text
+    assert "not the margin" not in caplog.text and "takes negatives among" not in caplog.text
     run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", ["--margin", "0.1"]))
     assert run.trainer.loss.get_config_dict()["margin"] == 0.1
     assert "margin: 0.1 (absolute) is not the margin: -0.05" in caplog.text
@@ -221,7 +221,7 @@ def test_a_run_that_is_not_what_was_tuned_is_warned_of(workspace: Path, caplog: 
     prepare_run(read_recipe(recipe, ["--per_device_train_batch_size", "16"]))
     assert "loss: guided masks false negatives of all, where the choice" in caplog.text
     assert "without a mask; take loss: mnrl" in caplog.text
-    assert "tuned for global batches of 8 rows, these have 16" in caplog.text
+    assert "tuned for batches of 8 rows, this loss takes negatives among 16" in caplog.text
 
 
 def test_a_guided_run_masks_in_the_chosen_sources_alone_and_says_so(

@@ -15,6 +15,7 @@ from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 
 @pytest.fixture
@@ -208,3 +209,12 @@ def test_batches_that_cannot_be_filled_are_refused_while_the_recipe_is_read(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_recipe(recipe, words)
+
+
+def test_negatives_are_those_of_all_devices_where_the_loss_gathers(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: 4))
+    words = ["--per_device_train_batch_size", "8"]
+    assert read_recipe(recipe, words).rows_compared == 8
+    assert read_recipe(recipe, [*words, "--gather_across_devices", "true"]).rows_compared == 32
