@@ -34,7 +34,7 @@ def test_installed_wheel_answers_help_without_heavy_imports(wheel: Path, tmp_pat
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import st_cluster_batches.__main__ as cli\n"
         "assert cli.__file__.startswith(sys.path[0])\n"
-        "cli._build_parser().format_help()\n"
+        "cli.build_parser().format_help()\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'faiss', 'numpy'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
