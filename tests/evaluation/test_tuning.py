@@ -131,7 +131,7 @@ def test_the_model_itself_is_trained_where_that_is_wanted(pairs: Dataset, tiny_b
         pairs.select(range(400)), model, output_dir=tmp_path / "out", cache_dir=tmp_path / "cache", **options
     )
     evidence = choice.evidence["all"]
-    assert choice.about["proxy"] == "model" and len(evidence["ndcg"]) == 3
+    assert choice.about["proxy"] == "model" and len(evidence["ndcg"]) == 4
     assert all(1e-6 < rate < 1e-3 for rate in evidence["rates"].values())
     assert fingerprint_model(model) == before
 
@@ -150,7 +150,7 @@ def test_workers_train_the_first_layers_of_a_model_with_one_rate(
         **options,
     )
     assert set(choice.evidence["all"]["rates"].values()) == {1e-4}
-    assert len(list((tmp_path / "out" / "runs").iterdir())) == 3 * 2
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 4 * 2
     assert choice.about["layers"] == 1 and choice.about["steps"] == 2
 
 
