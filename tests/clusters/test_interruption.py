@@ -79,9 +79,10 @@ def test_no_room_is_said_and_what_is_finished_is_kept(tmp_path: Path, quiet: str
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 32 pages: the row keys take 19, a file each chunk, so that it is full amid the embeddings."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True).returncode:
         # The test above fills a limit on file sizes instead of a disk, and needs no root.
         pytest.skip("only root can mount a small disk")
     yield disk
