@@ -9,21 +9,17 @@ one set of held-out queries, scores are of the other. Finished runs are never re
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from datasets import Dataset
-from static import SOURCES, load_start
+from static import SOURCES, load_start, make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.data.pairs import KEYS, Key
-from st_cluster_batches.evaluation.candidates import judge
 from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.cache import write_atomically
@@ -38,7 +34,7 @@ def summarise(scores: dict[tuple[Key, Candidate], Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"random": round(float(baseline.mean()), 5)}
     for key in KEYS:
         for way in WAYS[1:]:
-            difference = judge({WAYS[0]: baseline, way: scores[key, way]}).differences[way]
+            difference = bootstrap_difference([scores[key, way] - baseline])
             ends = (difference.mean, difference.low, difference.high)
             found[f"{key}: {way}"] = [round(float(100 * end / baseline.mean()), 2) for end in ends]
     return found
@@ -61,28 +57,20 @@ def tabulate(results: dict[str, Any], batch_size: int) -> str:
 
 def main() -> None:
     """Run what has not been run, and write `keys-BATCH_SIZE.json` and `.md`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--encoder", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
-    parser.add_argument("--cache_dir", type=Path)
-    parser.add_argument("--sources", nargs="+", default=SOURCES)
+    parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder, start = load_start(arguments.encoder, cache)
         options = TuneOptions(arguments.batch_size, n_seeds=arguments.seeds, n_workers=arguments.workers)
         runs = TrialRuns(options, arguments.runs or arguments.output)
         for name in arguments.sources:
-            frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
-            frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
-            rows = Dataset.from_pandas(frame, preserve_index=False)
+            rows = read_rows(name, arguments)
             scores: dict[tuple[Key, Candidate], Any] = {}
             for key in KEYS:
                 problem = prepare_problem(name, rows, encoder, key, False, start, cache)

@@ -10,15 +10,12 @@ choice of static models.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from datasets import Dataset
+from static import make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
@@ -67,22 +64,16 @@ def pool(records: dict[str, dict[Candidate, list[dict[str, Any]]]]) -> dict[str,
 
 def main() -> None:
     """Run what has not been run, and write `layers-N.json`, and what it is over all sources to `mean-N.json`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--encoder", required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--n_layers", type=int, required=True)
     parser.add_argument("--learning_rate", type=float, help="for all ways; chosen for each by default")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", type=int, default=(1024, 32), help="rows of a cluster")
     parser.add_argument("--max_seq_length", type=int, default=64)
-    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
-    parser.add_argument("--cache_dir", type=Path)
-    parser.add_argument("--sources", nargs="+", default=SOURCES)
-    parser.add_argument("--rows", type=int, default=8000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"layers-{arguments.n_layers}.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     options = TuneOptions(
@@ -102,9 +93,7 @@ def main() -> None:
         runs = TrialRuns(options, arguments.runs or arguments.output)
         records = {}
         for name in arguments.sources:
-            frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
-            frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
-            rows = Dataset.from_pandas(frame, preserve_index=False)
+            rows = read_rows(name, arguments)
             problem = prepare_problem(name, rows, encoder, "query", False, start, cache)
             if problem is not None:
                 records[name] = runs.run(name, problem, ways)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
-from st_cluster_batches.evaluation.candidates import judge, judge_sources, list_candidates
+from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
@@ -101,8 +103,28 @@ def _is_pure(one: Candidate) -> bool:
 
 
 def _compare(scores: dict[Candidate, Any], one: Candidate, baseline: Candidate) -> dict[str, float]:
-    found = judge({baseline: scores[baseline], one: scores[one]}).differences[one]
+    found = bootstrap_difference([scores[one] - scores[baseline]])
     return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def make_parser(description: str | None, sources: Sequence[str]) -> argparse.ArgumentParser:
+    """Make a parser of what all trials on these sources are told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
+    parser.add_argument("--cache_dir", type=Path)
+    parser.add_argument("--sources", nargs="+", default=sources)
+    parser.add_argument("--rows", type=int, default=8000)
+    return parser
+
+
+def read_rows(name: str, arguments: argparse.Namespace) -> Dataset:
+    """Read pairs of a source, so many at random."""
+    frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
+    frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
+    return Dataset.from_pandas(frame, preserve_index=False)
 
 
 def load_start(model: str, cache: SharedCache) -> tuple[Encoder, Start]:
@@ -115,9 +137,7 @@ def prepare_source(name: str, arguments: argparse.Namespace, cache: SharedCache)
     model = SentenceTransformer(arguments.encoder)
     model.max_seq_length = arguments.max_seq_length
     encoder, start = load_start(arguments.encoder, cache)
-    frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
-    frame = frame.sample(min(len(frame), arguments.rows), random_state=0)
-    rows = Dataset.from_pandas(frame, preserve_index=False)
+    rows = read_rows(name, arguments)
     problem = prepare_problem(name, rows, encoder, "query", True, start, cache)
     guided = prepare_problem(name, rows, Encoder(model, cache.folder), "query", True, start, cache)
     if problem is None or guided is None:
@@ -143,15 +163,8 @@ def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make:
 
 def main() -> None:
     """Run what has not been run, and write `results.json`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--encoder", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, help="folder for the records of single runs; --output by default")
-    parser.add_argument("--cache_dir", type=Path)
-    parser.add_argument("--sources", nargs="+", default=SOURCES)
+    parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256))
-    parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)

@@ -119,7 +119,9 @@ def _choose(
     better = [one for one in kept if one in corrected and corrected[one] < level and differences[one].mean > 0]
     for is_masked in (False, True):
         own = [one for one in better if one.masked is is_masked]
-        best = max(own, key=lambda one: differences[one].low, default=chosen)
+        if not own:
+            continue
+        best = max(own, key=lambda one: differences[one].low)
         if chosen not in differences or bootstrap_difference([scores[best] - scores[chosen]]).low > 0:
             chosen = best
     return Verdict(chosen, differences, corrected)
@@ -150,4 +152,9 @@ def judge_sources(
         for name, own in scores.items():
             kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
             by_number[number][name] = _choose(own, *compared[name], kept, level)
-    return max(by_number.values(), key=lambda own: sum(weights[name] * one.promise for name, one in own.items()))
+    return max(by_number.values(), key=lambda own: sum_promises(own, weights))
+
+
+def sum_promises(verdicts: Mapping[str, Verdict], weights: Mapping[str, int]) -> float:
+    """Return what can be counted on of the ways to take, over all rows of the sources."""
+    return sum(weights[name] * one.promise for name, one in verdicts.items())

@@ -17,7 +17,7 @@ from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
+from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
 from st_cluster_batches.evaluation.problem import prepare_problem
 from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
@@ -212,9 +212,9 @@ class Tuning:
                 "chosen": str(verdict.chosen),
                 "why": verdict.why,
             }
-        promised = sum(weights[name] * one.promise for name, one in verdicts.items())
         chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in scores}
-        return chosen, evidence, promised / max(1, sum(one["rows"] for one in evidence.values()))
+        n_rows = sum(one["rows"] for one in evidence.values())
+        return chosen, evidence, sum_promises(verdicts, weights) / max(1, n_rows)
 
     def _measure_source(self, name: str, key: Key, rows: Any, part: Pairs) -> tuple[dict[Candidate, Scores], Record]:
         """Run the trials of a source; return the scores of every candidate, if any, and what is known of them."""
