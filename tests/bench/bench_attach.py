@@ -1,6 +1,6 @@
 """What clustering costs, and what cheap encoders lose.
 
-PYTHONPATH=.:tests/support python tests/bench/bench_attach.py DATA MODEL [encoders overhead sample assign near]
+PYTHONPATH=.:tests/support python tests/bench/bench_attach.py DATA MODEL [encoders batches overhead sample assign near]
 
 DATA is a folder of parquet files of pairs, MODEL the full encoder (all-MiniLM-L6-v2 in README's table). All ratios
 are medians of interleaved repetitions in one process, with their range; A/A is the same thing against itself.
@@ -15,7 +15,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -116,6 +116,19 @@ def bench_encoders(data: Path, full: str, rows: int) -> Report:
         unsorted=lambda: [embed(model, few[low : low + 32]) for low in range(0, len(few), 32)],
     )
     report["sorting by length, unsorted / sorted"] = ratio(unsorted["unsorted"], unsorted["sorted"])
+    return report
+
+
+def bench_batches(data: Path, full: str, rows: int) -> Report:
+    """Texts a second by the number that the encoder sees at once, on a GPU if there is one."""
+    model = SentenceTransformer(full)
+    some = load(data, "medquad", rows)
+    report: Report = {"device": str(model.device)}
+    for side in ("query", "passage"):
+        texts = some[side][:]
+        embed(model, texts[:64])
+        cases = {str(n): lambda n=n, t=texts: embed(model, t, batch_size=n) for n in (32, 64, 128, 256, 512, 1024)}
+        report[side] = {n: round(len(texts) / median(times)) for n, times in interleave(3, **cases).items()}
     return report
 
 
@@ -303,6 +316,7 @@ def main() -> None:
     """Run what was asked for, and print it."""
     benches = {
         "encoders": bench_encoders,
+        "batches": bench_batches,
         "overhead": bench_overhead,
         "sample": bench_sample,
         "assign": bench_assign,
@@ -315,8 +329,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1500, help="rows that the full encoder sees of each source")
     arguments = parser.parse_args()
     packages = ("sentence-transformers", "torch", "faiss-cpu", "scikit-learn", "model2vec")
+    installed = {one: version(one) for one in packages if any(distributions(name=one))}
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    print(json.dumps({**machine, "python": platform.python_version(), **{one: version(one) for one in packages}}))
+    print(json.dumps({**machine, "python": platform.python_version(), **installed}))
     for name in arguments.which:
         print(json.dumps({name: benches[name](arguments.data, arguments.model, arguments.rows)}, indent=2), flush=True)
 

@@ -1,6 +1,6 @@
 """What the guided loss costs beside the stock one and GIST, and how long reading its vectors takes.
 
-    PYTHONPATH=.:tests/support python tests/bench/bench_guided.py step MODEL [--batch 64] [--dimensions 384]
+    PYTHONPATH=.:tests/support python tests/bench/bench_guided.py step MODEL [--batch 64] [--device cuda]
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py loss [--batch 1024] [--dimensions 384]
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py memory stock|guided [--batch 8192]
     PYTHONPATH=.:tests/support python tests/bench/bench_guided.py read [--rows 10_000_000] [--dimensions 384]
@@ -28,6 +28,7 @@ import torch
 from examples import make_pairs
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import GISTEmbedLoss, MultipleNegativesRankingLoss
+from sentence_transformers.util import batch_to_device
 
 from st_cluster_batches import GuidedMultipleNegativesRankingLoss
 from st_cluster_batches.clusters.guide import GuideVectors
@@ -70,6 +71,8 @@ def compare(runs: dict[str, Callable[[], Any]], repetitions: int) -> None:
         for name, run in runs.items():
             start = time.perf_counter()
             run()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             times[name].append(time.perf_counter() - start)
     baseline = times["stock"][1:]
     for name, own in times.items():
@@ -80,15 +83,15 @@ def compare(runs: dict[str, Callable[[], Any]], repetitions: int) -> None:
         )
 
 
-def bench_step(model_path: str, batch: int, dimensions: int, repetitions: int) -> None:
-    model = SentenceTransformer(model_path, device="cpu")
-    teacher = SentenceTransformer(model_path, device="cpu")
+def bench_step(model_path: str, batch: int, dimensions: int, repetitions: int, device: str) -> None:
+    model = SentenceTransformer(model_path, device=device)
+    teacher = SentenceTransformer(model_path, device=device)
     pairs = make_pairs(batch)
     words = [" ".join([text] * 6) for text in pairs["passage"]]
     features = [pairs["query"][:], words]
     with tempfile.TemporaryDirectory() as temporary:
         keys = write_vectors(Path(temporary), 100_000, dimensions)
-        labels = torch.from_numpy(as_row_keys(keys, Path(temporary), batch))
+        labels = torch.from_numpy(as_row_keys(keys, Path(temporary), batch)).to(device)
         losses = {
             "stock": MultipleNegativesRankingLoss(model),
             "stock again": MultipleNegativesRankingLoss(model),
@@ -98,7 +101,8 @@ def bench_step(model_path: str, batch: int, dimensions: int, repetitions: int) -
 
         def step(loss: torch.nn.Module) -> None:
             model.zero_grad()
-            loss([model.preprocess(texts) for texts in features], labels).backward()
+            inputs = [batch_to_device(model.preprocess(texts), model.device) for texts in features]
+            loss(inputs, labels).backward()
 
         compare({name: (lambda loss=loss: step(loss)) for name, loss in losses.items()}, repetitions)
 
@@ -177,9 +181,10 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--device", default="cpu", help="of a step")
     arguments = parser.parse_args()
     if arguments.part == "step":
-        bench_step(arguments.model, arguments.batch, arguments.dimensions, arguments.repetitions)
+        bench_step(arguments.model, arguments.batch, arguments.dimensions, arguments.repetitions, arguments.device)
     elif arguments.part == "memory":
         bench_memory(arguments.model, arguments.batch, arguments.dimensions)
     elif arguments.part == "loss":
