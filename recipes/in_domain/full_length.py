@@ -3,9 +3,9 @@
     python recipes/in_domain/full_length.py DATA --model MODEL --encoder ENCODER --output RESULTS
 
 As `static.py`, with fewer ways: MODEL is trained by the stock trainer for whole epochs, on a GPU if there is one. The
-clusters are of ENCODER's vectors, and with --masked they are guided by them, too. Learning rates and candidates are
-chosen on one set of held-out queries, scores are of the other. Several processes share a GPU. Finished runs are never
-repeated; report.py draws table and figure.
+clusters are of ENCODER's vectors, and so are the masks that --masked tries. Learning rates (or one that is given) and
+candidates are chosen on one set of held-out queries, scores are of the other. Finished runs are never repeated;
+report.py draws table and figure.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import joblib
+import torch
 from sentence_transformers import SentenceTransformer
 from static import SOURCES, describe_problem, make_parser, read_rows, summarise
 
@@ -32,6 +33,7 @@ from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 _FINE = 2  # mean global batches of a cluster
+_ENCODER_TOKENS = 128  # of a text, as in static.py
 
 
 def list_few_ways(batch_size: int, n_rows: int, has_masks: bool) -> list[Candidate]:
@@ -46,7 +48,7 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
     """Take pairs of a source, hold queries out, and embed the others."""
     with SharedCache.open(arguments.cache_dir, show_progress_bar=False) as cache:
         encoder = SentenceTransformer(arguments.encoder)
-        encoder.max_seq_length = arguments.max_seq_length
+        encoder.max_seq_length = _ENCODER_TOKENS
         start = Start.load_model(arguments.model, cache.folder, arguments.n_layers, arguments.max_seq_length)
         made = Encoder(encoder, cache.folder)
         return prepare_problem(name, read_rows(name, arguments), made, "query", arguments.masked, start, cache)
@@ -62,7 +64,9 @@ def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str,
         guide=arguments.masked,
         n_seeds=arguments.seeds,
         n_steps=arguments.epochs * len(problem) // batch_size,
+        learning_rate=arguments.learning_rate,
         bf16=arguments.bf16,
+        n_workers=arguments.processes,
     )
     ways = list_few_ways(batch_size, len(problem), arguments.masked)
     made = TrialRuns(options, arguments.runs or arguments.output, show_progress_bar=False)
@@ -72,11 +76,12 @@ def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str,
 
 def run_all(arguments: argparse.Namespace) -> Iterable[tuple[str, int, dict[str, Any], dict[str, Any]]]:
     """Embed each source once, then yield what each has with each batch size."""
-    is_large = joblib.Parallel(arguments.processes)(
+    n_jobs = arguments.processes if torch.accelerator.is_available() else 1  # else it is trials that run at once
+    is_large = joblib.Parallel(n_jobs)(
         joblib.delayed(lambda name: prepare(name, arguments) is not None)(name) for name in arguments.sources
     )
     known = [name for name, large in zip(arguments.sources, is_large, strict=True) if large]
-    return joblib.Parallel(arguments.processes, return_as="generator_unordered")(
+    return joblib.Parallel(n_jobs, return_as="generator_unordered")(
         joblib.delayed(run)(name, size, arguments) for size in arguments.batch_sizes for name in known
     )
 
@@ -89,10 +94,11 @@ def main() -> None:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--masked", action="store_true", help="try masks too")
     parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--learning_rate", type=float, help="for all ways; chosen for each by default")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--processes", type=int, default=1, help="that train at once, each one run")
+    parser.add_argument("--processes", type=int, default=1, help="that train at once, each a run")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     arguments.output.mkdir(parents=True, exist_ok=True)

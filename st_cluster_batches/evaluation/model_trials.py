@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,9 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import PrinterCallback
 
-from st_cluster_batches.batches.callback import find_samplers
+from st_cluster_batches.batches.callback import PlanCallback, find_samplers
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.guide import GuideVectors
@@ -25,7 +28,7 @@ from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import rank_documents
 from st_cluster_batches.evaluation.start import Texts
 from st_cluster_batches.losses.guided import GuidedMultipleNegativesRankingLoss
-from st_cluster_batches.training.models import set_attention
+from st_cluster_batches.training.models import QuietCardData, set_attention
 from st_cluster_batches.training.run import build_trainer
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
@@ -86,6 +89,8 @@ def train_model(
         pairs = pairs.add_column(ROW_KEY, HeldVectors.make_keys(len(pairs)))
     model = copy.deepcopy(problem.start.model)
     assert model is not None, "texts are for a model"
+    model.model_card_data = QuietCardData()
+    model.model_card_data.register_model(model)
     if not torch.accelerator.is_available():
         set_attention(model, "eager")
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +115,9 @@ def train_model(
             guide = HeldVectors((), problem.guide)
             loss = GuidedMultipleNegativesRankingLoss(model, guide=guide, margin=candidate.margin)
         trainer = build_trainer(model.train(), pairs, arguments, loss)
-        trainer.train()
+        trainer.remove_callback(PrinterCallback)
+        with _silence_plans():
+            trainer.train()
         counts = asdict(find_samplers(trainer.get_train_dataloader())[1][0].counts)
     model.eval()
     tuned_on, measured_on = problem.tuned_on, problem.measured_on
@@ -119,6 +126,18 @@ def train_model(
         asked = [_embed(model.encode_query, one.queries) for one in (tuned_on, measured_on)]
     tuned, measured = (rank_documents(one, found, by) for one, by in zip(asked, (tuned_on, measured_on), strict=True))
     return tuned, measured, counts
+
+
+@contextmanager
+def _silence_plans() -> Iterator[None]:
+    """Keep what the plan of each run says out of the log of a search of dozens of runs; warnings stay."""
+    plans = logging.getLogger(PlanCallback.__module__)
+    level = plans.level
+    plans.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        plans.setLevel(level)
 
 
 def _as_texts(texts: Texts) -> list[str]:

@@ -81,7 +81,7 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
     return model
 
 
-class _CardData(SentenceTransformerModelCardData):  # type: ignore[misc]  # the host library has no types
+class QuietCardData(SentenceTransformerModelCardData):  # type: ignore[misc]  # the host library has no types
     """A card whose examples are no training rows."""
 
     def set_widget_examples(self, dataset: Any) -> None:
@@ -114,7 +114,7 @@ def build_static_model(tokenizer: Any, weights: npt.NDArray[np.float32]) -> Sent
         A model that averages token vectors.
     """
     embedding = StaticEmbedding(tokenizer, embedding_weights=np.array(weights))
-    return SentenceTransformer(modules=[embedding], model_card_data=_CardData())
+    return SentenceTransformer(modules=[embedding], model_card_data=QuietCardData())
 
 
 def build_loss(

@@ -131,7 +131,9 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     if strategy != CLUSTER and clusters.false_negative_threshold is None:
         read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
         if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
-            logger.warning("batch_sampler: %s takes no clusters, so %s decide nothing here", strategy, ", ".join(idle))
+            logger.warning(
+                "batch_sampler: %s takes no clusters, so nothing here is decided by %s", strategy, ", ".join(idle)
+            )
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)

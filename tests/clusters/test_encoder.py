@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router
 from tokenizers.normalizers import Lowercase
 
-from st_cluster_batches.clusters.encoder import load_encoder
+from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 
 
@@ -29,6 +29,12 @@ def test_a_fingerprint_is_of_what_decides_the_embeddings(tiny_bert: Path) -> Non
     changed[3].similarity_fn_name = "dot"
     next(changed[4].parameters()).data[0, 0] += 1e-3
     assert len({reference, *map(fingerprint_model, changed)}) == 6
+
+
+def test_an_encoder_sees_more_texts_at_once_where_a_launch_costs_more_than_a_row(tiny_bert: Path) -> None:
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    assert [choose_batch_size(one) for one in (model, make_static_model())] == [32, 2048]
+    assert choose_batch_size(model.to("meta")) == 128  # no CPU, as a GPU is none
 
 
 def test_the_same_weights_with_another_tokenizer_or_pooling_are_another_model(tiny_bert: Path, tmp_path: Path) -> None:

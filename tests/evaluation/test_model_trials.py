@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ def test_a_real_model_is_masked_as_a_static_one_is(margin: float) -> None:
     assert found.item() == pytest.approx(compute_loss(queries, passages, is_false).item(), rel=1e-5)
 
 
-def test_masks_and_communities_are_tried_with_the_model_itself(tmp_path: Path) -> None:
+def test_masks_and_communities_are_tried_with_the_model_itself_and_quietly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
     options: dict[str, Any] = {"batch_size": 64, "n_steps": 2, "n_seeds": 2, "n_workers": 1, "learning_rate": 1e-2}
     choice = tune(
         Dataset.from_dict(make_planted_pairs(400)[:]),
@@ -54,3 +58,5 @@ def test_masks_and_communities_are_tried_with_the_model_itself(tmp_path: Path) -
         {one["name"]: one["difference"]["mean"] for one in found if one["masked"] is way} for way in (False, True)
     )
     assert any(masked[f"{name}, masked"] != own for name, own in plain.items())
+    said = caplog.text + "".join(capfd.readouterr())
+    assert not any(word in said for word in ("Batches of one epoch", "train_runtime", "widget"))

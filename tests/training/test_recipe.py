@@ -189,7 +189,7 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
         prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--source_alpha", "0.5"]))
     prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--key", "passage"]))
     line = [one for one in caplog.messages if "takes no clusters" in one][-1]
-    assert line == "batch_sampler: source takes no clusters, so n_clusters, key decide nothing here"
+    assert line == "batch_sampler: source takes no clusters, so nothing here is decided by n_clusters, key"
 
 
 @pytest.mark.parametrize(
