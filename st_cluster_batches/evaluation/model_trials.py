@@ -93,39 +93,47 @@ def train_model(
     model.model_card_data.register_model(model)
     if not torch.accelerator.is_available():
         set_attention(model, "eager")
+    loss: torch.nn.Module = MultipleNegativesRankingLoss(model)
+    if candidate.masked:
+        assert problem.guide is not None, "masks are tried where there are vectors to mask by"
+        guide = HeldVectors((), problem.guide)
+        loss = GuidedMultipleNegativesRankingLoss(model, guide=guide, margin=candidate.margin)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            batch_sampler="cluster",
-            rows_per_stratum=candidate.rows_per_stratum,
-            per_device_train_batch_size=options.batch_size,
-            max_steps=options.length,
-            learning_rate=rate,
-            warmup_steps=0.1,
-            bf16=options.bf16,
-            use_cpu=not torch.accelerator.is_available(),  # else the host refuses bfloat16 there
-            seed=seed,
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-        )
-        loss: torch.nn.Module = MultipleNegativesRankingLoss(model)
-        if candidate.masked:
-            assert problem.guide is not None, "masks are tried where there are vectors to mask by"
-            guide = HeldVectors((), problem.guide)
-            loss = GuidedMultipleNegativesRankingLoss(model, guide=guide, margin=candidate.margin)
+        arguments = _make_arguments(folder, candidate, rate, seed, options)
         trainer = build_trainer(model.train(), pairs, arguments, loss)
         trainer.remove_callback(PrinterCallback)
         with _silence_plans():
             trainer.train()
         counts = asdict(find_samplers(trainer.get_train_dataloader())[1][0].counts)
     model.eval()
-    tuned_on, measured_on = problem.tuned_on, problem.measured_on
     with torch.autocast(model.device.type, torch.bfloat16, enabled=options.bf16):
         found = _embed(model.encode_document, problem.documents)
-        asked = [_embed(model.encode_query, one.queries) for one in (tuned_on, measured_on)]
-    tuned, measured = (rank_documents(one, found, by) for one, by in zip(asked, (tuned_on, measured_on), strict=True))
+        asked = [_embed(model.encode_query, one.queries) for one in (problem.tuned_on, problem.measured_on)]
+    tuned, measured = (
+        rank_documents(vectors, found, one)
+        for vectors, one in zip(asked, (problem.tuned_on, problem.measured_on), strict=True)
+    )
     return tuned, measured, counts
+
+
+def _make_arguments(
+    folder: str, candidate: Candidate, rate: float, seed: int, options: TuneOptions
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        batch_sampler="cluster",
+        rows_per_stratum=candidate.rows_per_stratum,
+        per_device_train_batch_size=options.batch_size,
+        max_steps=options.length,
+        learning_rate=rate,
+        warmup_steps=0.1,
+        bf16=options.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else the host refuses bfloat16 there
+        seed=seed,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
 
 
 @contextmanager

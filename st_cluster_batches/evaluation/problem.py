@@ -117,14 +117,13 @@ def prepare_problem(
         numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
     left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, start.n_documents, [query, passage])
     left, tuned_on = _hold_out(left, _TUNED_QUERIES, start.n_documents, [query, passage])
-    fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
-    if measured_on is None or tuned_on is None or fewest < _LEAST_QUERIES:
+    if measured_on is None or tuned_on is None or min(map(_count, (measured_on, tuned_on))) < _LEAST_QUERIES:
         logger.warning(
             "Source %r has %d rows: only %d queries can be held out with all that repeats them, and %d at least are "
             "needed to tell batches apart. It gets one stratum, whose batches are random rows of it",
             name,
             len(rows),
-            fewest,
+            min(map(_count, (measured_on, tuned_on))),
             _LEAST_QUERIES,
         )
         return None
@@ -136,13 +135,10 @@ def prepare_problem(
     guide, guide_ndcg = None, None
     if has_guide:
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
-        wanted = list(measured_on.queries.values()), documents
-        asked, found = (
-            torch.from_numpy(one[_find(rows[column][:], texts)]).float()
-            for one, column, texts in zip(sides, (query, passage), wanted, strict=True)
-        )
-        guide_ndcg = float(rank_documents(asked, found, judged).mean())
-        guide = sides[0][trained], sides[1][trained]
+        asked = sides[0][_find(rows[query][:], list(measured_on.queries.values()))]
+        found = sides[1][_find(rows[passage][:], documents)]
+        ranked = rank_documents(torch.from_numpy(asked).float(), torch.from_numpy(found).float(), judged)
+        guide, guide_ndcg = (sides[0][trained], sides[1][trained]), float(ranked.mean())
     keys = pa.array(list_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
         start.without_tokenizer(),
@@ -165,6 +161,10 @@ def _hold_out(
     n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
     left, collections = hold_out(rows, n_queries, n_documents, columns=columns)
     return left, next(iter(collections.values()), None)
+
+
+def _count(collection: Collection | None) -> int:
+    return 0 if collection is None else len(collection.queries)
 
 
 def judge_collection(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:

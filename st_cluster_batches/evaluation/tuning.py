@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
-from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KEYS_FOLDER = "keys"
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "torch")
+
+Measured = tuple[dict[Candidate, Scores], Record]  # by candidate its scores, if any; and what is known of a source
 
 
 def tune(
@@ -93,7 +96,8 @@ def tune(
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
         communities: Whether to try communities too (B3); needs `guide` and METIS.
-        output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default.
+        output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default. What
+            would be chosen by another key is in a folder of that name below `keys/`.
         cache_dir: Where vectors are kept.
         show_progress_bar: Whether to show progress.
 
@@ -171,79 +175,102 @@ class Tuning:
     output: Path
 
     def choose(self, parts: Sequence[Pairs]) -> Choice:
-        """Choose for every source, with the key that promises most for all of them, and write what was found."""
-        found = {key: self._choose_by(key, parts) for key in self.options.keys}
-        key = max(found, key=lambda one: found[one][2])
-        chosen, evidence, _ = found[key]
-        choice = Choice(
-            chosen,
-            self.options.batch_size,
-            self.encoder.name,
-            self.encoder.fingerprint,
-            key,
-            evidence,
-            {
-                "promises": {one: promise for one, (*_, promise) in found.items()},
-                "proxy": self.options.proxy,
-                "steps" if self.options.proxy == "model" else "epochs": self.options.length,
-                "layers": self.options.n_layers,
-                "seeds": self.options.n_seeds,
-                "max_rows": self.options.max_rows,
-                "seed": self.options.seed,
-                "versions": {name: version(name) for name in _VERSIONED},
-            },
-        )
-        choice.save(self.output)
-        write_tuning(choice.describe(), self.output)
-        return choice
+        """Choose for every source, with the key that promises most for all of them, and write what was found.
 
-    def _choose_by(self, key: Key, parts: Sequence[Pairs]) -> tuple[dict[str, Candidate], Record, float]:
-        """Choose by one key: return what is chosen for each source, what is known of it, and the gain of a row."""
-        scores, evidence = {}, {}
+        What would be chosen by another key goes below `keys`, where it can be followed as well.
+        """
+        measured: dict[Key, dict[str, Measured]] = {key: {} for key in self.options.keys}
         for part in parts:
             for code, name in enumerate(part.sources):
                 rows = np.flatnonzero(part.source_of_row == code)
-                scores[name], evidence[name] = self._measure_source(name, key, rows, part)
-        weights = {name: evidence[name]["rows"] for name, own in scores.items() if own}
-        verdicts = judge_sources({name: scores[name] for name in weights}, weights)
-        for name, verdict in verdicts.items():
-            evidence[name] |= {
-                "differences": verdict.describe(),
-                "chosen": str(verdict.chosen),
-                "why": verdict.why,
-            }
-        chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in scores}
-        n_rows = sum(one["rows"] for one in evidence.values())
-        return chosen, evidence, sum_promises(verdicts, weights) / max(1, n_rows)
+                for key, found in self._measure_source(name, rows, part).items():
+                    measured[key][name] = found
+        judged = {key: _judge(own) for key, own in measured.items()}
+        promises = {key: promise for key, (*_, promise) in judged.items()}
+        choices = {key: self._describe(key, *judged[key][:2], promises) for key in judged}
+        best = max(promises, key=lambda key: promises[key])
+        for key, choice in choices.items():
+            folder = self.output if key == best else self.output / KEYS_FOLDER / key
+            choice.save(folder)
+            write_tuning(choice.describe(), folder)
+        return choices[best]
 
-    def _measure_source(self, name: str, key: Key, rows: Any, part: Pairs) -> tuple[dict[Candidate, Scores], Record]:
-        """Run the trials of a source; return the scores of every candidate, if any, and what is known of them."""
+    def _describe(
+        self, key: Key, chosen: Mapping[str, Candidate], evidence: Record, promises: Mapping[Key, float]
+    ) -> Choice:
+        """Say what was chosen by a key, and how."""
+        options = self.options
+        about = {
+            "promises": dict(promises),
+            "proxy": options.proxy,
+            "steps" if options.proxy == "model" else "epochs": options.length,
+            "layers": options.n_layers,
+            "seeds": options.n_seeds,
+            "max_rows": options.max_rows,
+            "seed": options.seed,
+            "versions": {name: version(name) for name in _VERSIONED},
+        }
+        return Choice(chosen, options.batch_size, self.encoder.name, self.encoder.fingerprint, key, evidence, about)
+
+    def _measure_source(self, name: str, rows: Any, part: Pairs) -> dict[Key, Measured]:
+        """Run the trials of a source; return by key the scores of every candidate, if any, and what is known of it."""
         options = self.options
         n_rows = len(rows)
         if n_rows > options.max_rows:
             rows = np.sort(np.random.default_rng(options.seed).choice(rows, options.max_rows, replace=False))
         pairs = part.dataset.with_format(None).select(rows).select_columns(part.text_columns[:2])
         evidence: Record = {"rows": n_rows, "tuned_rows": len(rows)}
-        problem = prepare_problem(name, pairs, self.encoder, key, options.guide, self.start, self.cache)
-        if problem is None:
-            return {}, {**evidence, "why": "too few queries can be held out"}
-        margin = options.margin if options.guide else None
-        candidates = list_candidates(options.batch_size, len(problem), margin, options.communities)
-        if len(candidates) == 1:
-            logger.warning(
-                "Source %r has %d rows, too few for two clusters in batches of %d. It gets one stratum",
-                name,
-                len(problem),
-                options.batch_size,
-            )
-            return {}, {**evidence, "why": "too few rows for clusters"}
-        records = TrialRuns(options, self.output, self.cache.show_progress_bar).run(name, problem, candidates)
+        found: dict[Key, Measured] = {}
+        for key in options.keys:
+            problem = prepare_problem(name, pairs, self.encoder, key, options.guide, self.start, self.cache)
+            why = _find_obstacle(name, problem, options)
+            if problem is None or why:  # with any key
+                return {one: ({}, {**evidence, "why": why}) for one in options.keys}
+            scores, own = self._run_trials(name, problem)
+            found[key] = scores, {**evidence, **own}
+        return found
+
+    def _run_trials(self, name: str, problem: Problem) -> Measured:
+        """Run the trials of a source by one key."""
+        candidates = _list_candidates(problem, self.options)
+        records = TrialRuns(self.options, self.output, self.cache.show_progress_bar).run(name, problem, candidates)
         scores = {one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates}
         return scores, {
-            **evidence,
             "trained_rows": len(problem),
             "queries": len(problem.measured_on.queries),
             "guide_ndcg": problem.guide_ndcg,
             "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
         }
+
+
+def _list_candidates(problem: Problem, options: TuneOptions) -> list[Candidate]:
+    margin = options.margin if options.guide else None
+    return list_candidates(options.batch_size, len(problem), margin, options.communities)
+
+
+def _find_obstacle(name: str, problem: Problem | None, options: TuneOptions) -> str | None:
+    """Say why a source cannot be tuned, if so."""
+    if problem is None:
+        return "too few queries can be held out"
+    if len(_list_candidates(problem, options)) > 1:
+        return None
+    logger.warning(
+        "Source %r has %d rows, too few for two clusters in batches of %d. It gets one stratum",
+        name,
+        len(problem),
+        options.batch_size,
+    )
+    return "too few rows for clusters"
+
+
+def _judge(measured: Mapping[str, Measured]) -> tuple[dict[str, Candidate], Record, float]:
+    """Return what is chosen for each source, what is known of them, and the gain of a row that can be counted on."""
+    evidence = {name: own for name, (_, own) in measured.items()}
+    weights = {name: evidence[name]["rows"] for name, (scores, _) in measured.items() if scores}
+    verdicts = judge_sources({name: measured[name][0] for name in weights}, weights)
+    for name, verdict in verdicts.items():
+        evidence[name] |= {"differences": verdict.describe(), "chosen": str(verdict.chosen), "why": verdict.why}
+    chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in measured}
+    n_rows = sum(one["rows"] for one in evidence.values())
+    return chosen, evidence, sum_promises(verdicts, weights) / max(1, n_rows)

@@ -100,9 +100,9 @@ def test_a_small_source_gets_one_stratum_with_a_warning(
 ) -> None:
     small = pairs.select(range(60))
     with caplog.at_level(logging.WARNING):
-        choice = run(small, tmp_path)
+        choice = run(small, tmp_path, key=["query", "both"])
     assert choice.cluster_sizes == {"all": None}
-    assert "'all' has 60 rows" in caplog.text and "one stratum" in caplog.text
+    assert caplog.text.count("'all' has 60 rows") == 1 and "one stratum" in caplog.text
     assert "too few queries" in choice.evidence["all"]["why"]
 
 
@@ -114,6 +114,9 @@ def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp
     assert several.key == max(promises, key=promises.get) and promises[several.key] > 0
     assert several.sources == by[several.key].sources
     assert f"Clusters by {several.key}, which promises most" in describe_tuning(several.describe())
+    (other,) = set(by) - {several.key}
+    follow = Choice.load(tmp_path / "keys" / other)
+    assert (follow.key, follow.sources, follow.evidence) == (other, by[other].sources, by[other].evidence)
 
 
 def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
