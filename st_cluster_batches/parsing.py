@@ -178,38 +178,40 @@ def _add_tune(add: _Add) -> None:
         nargs="+",
         choices=_KEYS,
         default=["query"],
-        help="text that is clustered; of several the best",
+        help="text that is clustered; of several the best, the others go to DIR/keys",
     )
     _add_columns(tune)
     _add_source_column(tune)
-    tune.add_argument(
+    tune.add_argument("--communities", action="store_true", help="try communities too; needs --guide and METIS")
+    tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
+    _add_trials(tune)
+
+
+def _add_trials(tune: argparse.ArgumentParser) -> None:
+    trials = tune.add_argument_group("trials")
+    trials.add_argument(
         "--max_rows", type=int, default=12_000, metavar="N", help="rows of a source to try on, at random (12000)"
     )
-    tune.add_argument("--seeds", dest="n_seeds", type=int, default=3, metavar="N", help="runs of each candidate (3)")
-    tune.add_argument(
-        "--epochs", dest="n_epochs", type=int, metavar="N", help="times that a static model sees each pair (1)"
-    )
-    tune.add_argument("--seed", type=int, default=0, metavar="N", help="of what is held out")
-    tune.add_argument(
+    trials.add_argument("--seeds", dest="n_seeds", type=int, default=3, metavar="N", help="runs of each candidate (3)")
+    trials.add_argument("--seed", type=int, default=0, metavar="N", help="of what is held out")
+    trials.add_argument(
         "--workers", dest="n_workers", type=int, default=2, metavar="N", help="processes that run trials (2)"
     )
-    tune.add_argument(
+    trials.add_argument(
         "--proxy",
         choices=("static", "model"),
         default="static",
         help="train static models (minutes), or the model (hours)",
     )
-    tune.add_argument("--communities", action="store_true", help="try communities too; needs --guide and METIS")
-    tune.add_argument("--steps", dest="n_steps", type=int, metavar="N", help="of --proxy model (200)")
-    tune.add_argument(
-        "--layers", dest="n_layers", type=int, metavar="N", help="--proxy model: its first N layers alone"
+    trials.add_argument(
+        "--epochs", dest="n_epochs", type=int, metavar="N", help="times that a static model sees each pair (1)"
     )
-    tune.add_argument("--max_seq_length", type=int, metavar="N", help="--proxy model: tokens that it reads of a text")
-    tune.add_argument(
-        "--learning_rate", type=float, metavar="R", help="--proxy model: chosen by candidate if not given"
-    )
-    tune.add_argument("--bf16", action="store_true", help="--proxy model: train and embed in bfloat16")
-    tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
+    model = tune.add_argument_group("trials with --proxy model")
+    model.add_argument("--steps", dest="n_steps", type=int, metavar="N", help="of a run (200)")
+    model.add_argument("--layers", dest="n_layers", type=int, metavar="N", help="train its first N layers alone")
+    model.add_argument("--max_seq_length", type=int, metavar="N", help="tokens that it reads of a text")
+    model.add_argument("--learning_rate", type=float, metavar="R", help="chosen by candidate if not given")
+    model.add_argument("--bf16", action="store_true", help="train and embed in bfloat16")
 
 
 def _add_training(add: _Add) -> None:
