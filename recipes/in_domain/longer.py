@@ -3,7 +3,7 @@
     python recipes/in_domain/longer.py DATA --encoder MODEL --output recipes/in_domain/results --tune_seconds 99
 
 The sources, pairs and choices of `static.py`, which has to have been run, for batches of one size. Random batches and
-the chosen ones are trained for 1, 2, 4 and 8 epochs, each with a learning rate of its own, chosen as there. Seconds
+the chosen ones are trained for 1, 2 and 4 epochs, each with a learning rate of its own, chosen as there. Seconds
 are of one core, from clustering to scores. --tune_seconds, once a source, are added in a curve of their own. Sources
 for which random batches were chosen are left out, since both curves are one.
 """
@@ -28,7 +28,7 @@ from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 
-EPOCHS = (1, 2, 4, 8)
+EPOCHS = (1, 2, 4)
 
 
 def run_source(name: str, chosen: str, arguments: Any, cache: SharedCache) -> dict[str, dict[str, Any]]:

@@ -64,7 +64,9 @@ def fit_vectors(
     artefact = cache.folder / f"clustering-{name}"
     if cache.processes.decide(lambda: _is_whole(artefact)):
         logger.info("A clustering of the same texts, encoder and options is in the cache: %s", artefact)
-        return replace(Clustering.load(artefact), encoder=encoder)
+        found = Clustering.load(artefact)
+        # The same model may have had another name or place when it was made.
+        return replace(found, encoder=encoder, manifest={**found.manifest, **encoder.describe()})
     for one in vectors:
         one.embed(options.key)
     # Drafts and assignments stay: another job may be reading them, and they are small beside the vectors.

@@ -183,6 +183,15 @@ def test_another_encoder_is_no_cache_hit(cache: Path, change: Any) -> None:
         attach(make_pairs(100), cache, model)
 
 
+def test_a_clustering_from_the_cache_has_the_name_that_its_encoder_has_now(cache: Path, saved_model: Path) -> None:
+    moved = saved_model.with_name("moved")
+    options = AttachOptions(ClusterOptions(n_clusters=4), cache_dir=cache, show_progress_bar=False)
+    first = cluster_dataset(make_pairs(300), saved_model, options)[1]
+    saved_model.rename(moved)
+    second = cluster_dataset(make_pairs(300), moved, options)[1]
+    assert first.manifest == {**second.manifest, "encoder": "encoder"} and second.manifest["encoder"] == "moved"
+
+
 def test_other_texts_are_no_cache_hit(cache: Path) -> None:
     attach(make_pairs(100), cache)
     silent = make_static_model()

@@ -11,12 +11,14 @@ import yaml
 from huggingface_hub import ModelCard
 from matplotlib.testing.compare import compare_images
 
+from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.publishing.card import make_card
 from st_cluster_batches.publishing.contents import CardContents, Scores
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.staging import draw_comparison, draw_sizes, is_staged, refuse_private_content
 
-CARDS = [path.parent for path in sorted(Path(__file__).parents[2].glob("hub_cards/*/README.md"))]
+FOLDERS = [path.parent for path in sorted(Path(__file__).parents[2].glob("hub_cards/*/README.md"))]
+CARDS = [folder for folder in FOLDERS if (folder / "results").is_dir()]
 
 
 def read(path: Path, otherwise: Any) -> Any:
@@ -42,6 +44,14 @@ def test_the_demo_and_the_best_compared_model_have_cards() -> None:
     assert {folder.name for folder in CARDS} == {"demo", "static"}
 
 
+def test_labelled_data_has_a_card_that_says_what_labelled_it(tmp_path: Path) -> None:
+    (folder,) = set(FOLDERS) - set(CARDS)
+    text, manifest = (folder / "README.md").read_text(), read(folder / "clustering.json", None)
+    assert "\n".join(describe_clustering(manifest)) in text
+    (drawn,) = draw_sizes(manifest, tmp_path)
+    assert f"({drawn})" in text and compare_images(str(folder / drawn), str(tmp_path / drawn), tol=2.0) is None
+
+
 @pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
 def test_a_card_is_what_build_gives(folder: Path, tmp_path: Path) -> None:
     text = (folder / "README.md").read_text()
@@ -56,7 +66,7 @@ def test_a_card_is_what_build_gives(folder: Path, tmp_path: Path) -> None:
     assert {f"figures/{path.name}" for path in (folder / "figures").iterdir()} == set(drawn)
 
 
-@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_card_gives_nothing_away_and_can_be_published(folder: Path) -> None:
     refuse_private_content(folder)
     assert is_staged(folder)
