@@ -19,6 +19,7 @@ from typing import Any
 
 import joblib
 import torch
+from layers import pool
 from sentence_transformers import SentenceTransformer
 from static import SOURCES, describe_problem, make_parser, read_rows, summarise
 
@@ -54,8 +55,11 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
         return prepare_problem(name, read_rows(name, arguments), made, "query", arguments.masked, start, cache)
 
 
-def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str, int, dict[str, Any], dict[str, Any]]:
-    """Run all ways with one batch size on one source."""
+Found = tuple[str, int, dict[str, Any], dict[str, Any], dict[str, Any]]
+
+
+def run(name: str, batch_size: int, arguments: argparse.Namespace) -> Found:
+    """Run all ways with one batch size on one source, and return what both are, what was found, and the records."""
     problem = prepare(name, arguments)
     assert problem is not None, "sources that are too small were left out"
     options = TuneOptions(
@@ -71,10 +75,12 @@ def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str,
     ways = list_few_ways(batch_size, len(problem), arguments.masked)
     made = TrialRuns(options, arguments.runs or arguments.output, show_progress_bar=False)
     records = made.run(f"{name}-{batch_size}", problem, ways)
-    return name, batch_size, describe_problem(problem), summarise(ways, records, len(problem))
+    tenth = round(len(problem) / 10)
+    named = {"k10" if one.cluster_size == tenth else str(one): records[one] for one in ways}
+    return name, batch_size, describe_problem(problem), summarise(ways, records, len(problem)), named
 
 
-def run_all(arguments: argparse.Namespace) -> Iterable[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+def run_all(arguments: argparse.Namespace) -> Iterable[Found]:
     """Embed each source once, then yield what each has with each batch size."""
     n_jobs = arguments.processes if torch.accelerator.is_available() else 1  # else it is trials that run at once
     is_large = joblib.Parallel(n_jobs)(
@@ -87,7 +93,7 @@ def run_all(arguments: argparse.Namespace) -> Iterable[tuple[str, int, dict[str,
 
 
 def main() -> None:
-    """Run what has not been run, and write `results.json`."""
+    """Run what has not been run, and write `results.json`, and what it is over all sources to `mean.json`."""
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--model", required=True)
     parser.add_argument("--n_layers", type=int)
@@ -104,11 +110,15 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "results.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name, batch_size, about, found in run_all(arguments):
+    records: dict[int, dict[str, Any]] = {}
+    for name, batch_size, about, found, own in run_all(arguments):
+        records.setdefault(batch_size, {})[name] = own
         sizes = results.setdefault(name, about)["batch_sizes"] | {str(batch_size): found}
         results[name] |= about | {"batch_sizes": dict(sorted(sizes.items(), key=lambda one: int(one[0])))}
         ordered = {one: results[one] for one in SOURCES if one in results}
         write_atomically(path, json.dumps(ordered, indent=1) + "\n")
+    means = {str(batch_size): pool(own) for batch_size, own in records.items()}
+    write_atomically(path.with_name("mean.json"), json.dumps(means, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def summarise(records: dict[Candidate, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def pool(records: dict[str, dict[Candidate, list[dict[str, Any]]]]) -> dict[str, Any]:
+def pool(records: Mapping[str, Mapping[Any, list[dict[str, Any]]]]) -> dict[str, Any]:
     """Return the mean difference of each way to random batches over all sources, relative to the mean of these."""
     scores = [
         {one: np.asarray([run["ndcg"] for run in runs]) for one, runs in own.items()} for own in records.values()
