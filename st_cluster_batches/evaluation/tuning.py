@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -189,6 +190,7 @@ class Tuning:
         promises = {key: promise for key, (*_, promise) in judged.items()}
         choices = {key: self._describe(key, *judged[key][:2], promises) for key in judged}
         best = max(promises, key=lambda key: promises[key])
+        shutil.rmtree(self.output / KEYS_FOLDER, ignore_errors=True)  # of an earlier run, perhaps with other keys
         for key, choice in choices.items():
             folder = self.output if key == best else self.output / KEYS_FOLDER / key
             choice.save(folder)

@@ -47,7 +47,9 @@ def describe_tuning(choice: dict[str, Any]) -> str:
     promises = choice["about"].get("promises", {})
     if len(promises) > 1:
         shown = ", ".join(f"{key} {promise:+.4f}" for key, promise in promises.items())
-        lines.append(f"Clusters by {choice['key']}, which promises most (lower ends of all choices, by rows): {shown}")
+        best = max(promises, key=lambda key: promises[key])
+        own = ", which" if choice["key"] == best else f"; {best}"
+        lines.append(f"Clusters by {choice['key']}{own} promises most (lower ends of all choices, by rows): {shown}")
     for name, one in choice["evidence"].items():
         rows = (
             f"{one['tuned_rows']:,} of {one['rows']:,} rows"

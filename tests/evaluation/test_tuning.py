@@ -117,6 +117,7 @@ def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp
     (other,) = set(by) - {several.key}
     follow = Choice.load(tmp_path / "keys" / other)
     assert (follow.key, follow.sources, follow.evidence) == (other, by[other].sources, by[other].evidence)
+    assert f"Clusters by {other}; {several.key} promises most" in describe_tuning(follow.describe())
 
 
 def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
