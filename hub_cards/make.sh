@@ -3,7 +3,8 @@
 #   hub_cards/make.sh demo                  the cluster model of `st-cluster-batches demo`, of your own docstrings
 #   hub_cards/make.sh static DATA MINILM    a static model of recipes/many_sources/collections; DATA is as recipes/README.md
 #                                           says, MINILM the path of all-MiniLM-L6-v2
-#   hub_cards/make.sh pairs DATA MINILM     the pairs of DATA with ten clusters of each source
+#   hub_cards/make.sh pairs DATA MINILM     the pairs of DATA with ten clusters of each source, to show the page that such
+#                                           a repository gets: these texts are of several licences, publish your own
 # Afterwards the model, or the data, is there too, and with a token it is one command to
 #   st-cluster-batches publish hub_cards/demo USER/NAME
 set -euo pipefail
@@ -26,7 +27,7 @@ pairs)
     st-cluster-batches build "$runs/pairs" --output hub_cards/pairs --language en
     ;;
 *)
-    sed -n '2,8s/^# //p' "$0" >&2
+    sed -n '2,9s/^# //p' "$0" >&2
     exit 2
     ;;
 esac

@@ -3,9 +3,9 @@
     python recipes/in_domain/full_length.py DATA --model MODEL --encoder ENCODER --output RESULTS
 
 As `static.py`, with fewer ways: MODEL is trained by the stock trainer for whole epochs, on a GPU if there is one. The
-clusters are of ENCODER's vectors, and so are the masks that --masked tries. Learning rates (or one that is given) and
-candidates are chosen on one set of held-out queries, scores are of the other. Finished runs are never repeated;
-report.py draws table and figure.
+clusters are of ENCODER's vectors, and so are the masks that --masked tries. Learning rates, unless one is given, are
+chosen on one set of held-out queries, scores are of the other. Finished runs are never repeated. For each batch size B
+the call writes `batch-B.json` and the table `batch-B.md`, of its own sources alone.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from layers import pool
 from sentence_transformers import SentenceTransformer
-from static import SOURCES, describe_problem, make_parser, read_rows, summarise
+from static import SOURCES, make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.evaluation.candidates import list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
@@ -55,11 +57,8 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
         return prepare_problem(name, read_rows(name, arguments), made, "query", arguments.masked, start, cache)
 
 
-Found = tuple[str, int, dict[str, Any], dict[str, Any], dict[str, Any]]
-
-
-def run(name: str, batch_size: int, arguments: argparse.Namespace) -> Found:
-    """Run all ways with one batch size on one source, and return what both are, what was found, and the records."""
+def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str, int, dict[str, Any], dict[str, Any]]:
+    """Run all ways with one batch size on one source; return what the source is, and the records by way."""
     problem = prepare(name, arguments)
     assert problem is not None, "sources that are too small were left out"
     options = TuneOptions(
@@ -76,24 +75,62 @@ def run(name: str, batch_size: int, arguments: argparse.Namespace) -> Found:
     made = TrialRuns(options, arguments.runs or arguments.output, show_progress_bar=False)
     records = made.run(f"{name}-{batch_size}", problem, ways)
     tenth = round(len(problem) / 10)
-    named = {"k10" if one.cluster_size == tenth else str(one): records[one] for one in ways}
-    return name, batch_size, describe_problem(problem), summarise(ways, records, len(problem)), named
+    about = {"rows": len(problem), "queries": len(problem.measured_on.queries), "guide_ndcg": problem.guide_ndcg}
+    return name, batch_size, about, {"k10" if one.cluster_size == tenth else str(one): records[one] for one in ways}
 
 
-def run_all(arguments: argparse.Namespace) -> Iterable[Found]:
-    """Embed each source once, then yield what each has with each batch size."""
+def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+    """Embed each source once, then yield what each has with each batch size, in the order of the arguments."""
     n_jobs = arguments.processes if torch.accelerator.is_available() else 1  # else it is trials that run at once
     is_large = joblib.Parallel(n_jobs)(
         joblib.delayed(lambda name: prepare(name, arguments) is not None)(name) for name in arguments.sources
     )
     known = [name for name, large in zip(arguments.sources, is_large, strict=True) if large]
-    return joblib.Parallel(n_jobs, return_as="generator_unordered")(
+    yield from joblib.Parallel(n_jobs, return_as="generator")(
         joblib.delayed(run)(name, size, arguments) for size in arguments.batch_sizes for name in known
     )
 
 
-def main() -> None:
-    """Run what has not been run, and write `results.json`, and what it is over all sources to `mean.json`."""
+def summarise(records: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Return what each way scores, and its difference to random batches, on queries that no rate was chosen on."""
+    scores = {way: np.asarray([own["ndcg"] for own in runs]) for way, runs in records.items()}
+    differences = {way: bootstrap_difference([own - scores["random"]]) for way, own in scores.items()}
+    return about | {
+        "ways": {
+            way: {
+                "ndcg_by_seed": own.mean(axis=1).round(5).tolist(),
+                "rate": records[way][0]["rate"],
+                "seconds": round(float(np.median([one["seconds"] for one in records[way]])), 1),
+                "difference": {end: round(getattr(differences[way], end), 5) for end in ("mean", "low", "high")},
+            }
+            for way, own in scores.items()
+        }
+    }
+
+
+def describe(found: dict[str, Any], means: dict[str, Any]) -> str:
+    """Return a table in Markdown: differences to random batches in percent, bold where the interval excludes zero."""
+    ways = list(means)
+    lines = [f"| source | random | {' | '.join(ways)} |", "|" + " --- |" * (len(ways) + 2)]
+    gains: dict[str, list[float]] = {way: [] for way in ways}
+    for name, one in found.items():
+        random, cells = float(np.mean(one["ways"]["random"]["ndcg_by_seed"])), []
+        for way in ways:
+            own = one["ways"][way]["difference"]
+            gains[way].append(100 * own["mean"] / random)
+            clear = "**" if own["low"] > 0 or own["high"] < 0 else ""
+            cells.append(f"{clear}{gains[way][-1]:+.1f}{clear}")
+        lines.append(f"| {name} | {random:.3f} | {' | '.join(cells)} |")
+    lines.append(f"| mean | | {' | '.join(f'{np.mean(gains[way]):+.1f}' for way in ways)} |")
+    pooled = [
+        "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * one[end] for end in ("mean", "low", "high")))
+        for one in means.values()
+    ]
+    return "\n".join([*lines, f"| over all | | {' | '.join(pooled)} |"]) + "\n"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--model", required=True)
     parser.add_argument("--n_layers", type=int)
@@ -105,20 +142,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--processes", type=int, default=1, help="that train at once, each a run")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what has not been run, and write results and table of each batch size."""
+    arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = {
+        name: getattr(arguments, name)
+        for name in ("rows", "n_layers", "max_seq_length", "learning_rate", "epochs", "seeds", "bf16")
+    }
+    found: dict[int, dict[str, Any]] = {}
     records: dict[int, dict[str, Any]] = {}
-    for name, batch_size, about, found, own in run_all(arguments):
+    for name, batch_size, about, own in run_all(arguments):
         records.setdefault(batch_size, {})[name] = own
-        sizes = results.setdefault(name, about)["batch_sizes"] | {str(batch_size): found}
-        results[name] |= about | {"batch_sizes": dict(sorted(sizes.items(), key=lambda one: int(one[0])))}
-        ordered = {one: results[one] for one in SOURCES if one in results}
-        write_atomically(path, json.dumps(ordered, indent=1) + "\n")
-    means = {str(batch_size): pool(own) for batch_size, own in records.items()}
-    write_atomically(path.with_name("mean.json"), json.dumps(means, indent=1) + "\n")
+        found.setdefault(batch_size, {})[name] = summarise(own, about)
+        means = pool(records[batch_size])
+        content = {"settings": settings, "sources": found[batch_size], "mean": means}
+        path = arguments.output / f"batch-{batch_size}.json"
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        write_atomically(path.with_suffix(".md"), describe(found[batch_size], means))
 
 
 if __name__ == "__main__":

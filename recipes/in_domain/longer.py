@@ -3,9 +3,9 @@
     python recipes/in_domain/longer.py DATA --encoder MODEL --output recipes/in_domain/results --tune_seconds 99
 
 The sources, pairs and choices of `static.py`, which has to have been run, for batches of one size. Random batches and
-the chosen ones are trained for 1, 2 and 4 epochs, each with a learning rate of its own, chosen as there. Seconds
-are of one core, from clustering to scores. --tune_seconds, once a source, are added in a curve of their own. Sources
-for which random batches were chosen are left out, since both curves are one.
+the chosen ones are trained for 1, 2 and 4 epochs, each with a learning rate of its own, chosen as there. Seconds are of
+one core, from clustering to scores. --tune_seconds, on a clock on the wall, are added once in a curve of their own.
+Sources for which random batches were chosen are left out, since both curves are one.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ def run_source(name: str, chosen: str, arguments: Any, cache: SharedCache) -> di
     return found
 
 
+def read_choice(choices: dict[str, Any], name: str, batch_size: int) -> str:
+    """Return what `static.py` chose for a source."""
+    try:
+        return str(choices[name]["batch_sizes"][str(batch_size)]["chosen"]["tuned"])
+    except KeyError as error:
+        raise ValueError(f"No choice for {name} in batches of {batch_size}: run static.py on it first") from error
+
+
 def draw(results: dict[str, Any], tune_seconds: float, folder: Path) -> None:
     """Draw nDCG@10 against seconds, one panel a source."""
     with rc_context({"font.size": 8, "svg.hashsalt": "st-cluster-batches", "svg.fonttype": "none"}):
@@ -87,10 +95,10 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     choices = json.loads((arguments.output / "results.json").read_text(encoding="utf-8"))
-    results = {}
+    results: dict[str, Any] = {}
     with SharedCache.open(arguments.cache_dir) as cache:
         for name in arguments.sources:
-            chosen = choices[name]["batch_sizes"][str(arguments.batch_size)]["chosen"]["tuned"]
+            chosen = read_choice(choices, name, arguments.batch_size)
             if chosen != str(Candidate()):
                 results[name] = run_source(name, chosen, arguments, cache)
                 write_atomically(arguments.output / "longer.json", json.dumps(results, indent=1) + "\n")

@@ -64,6 +64,50 @@ def pack(tokenizer: BertTokenizerFast, passages: list[str], seed: int) -> Datase
     return Dataset.from_dict({"input_ids": np.insert(tokens, 0, tokenizer.cls_token_id, axis=1)}).with_format("torch")
 
 
+def build_model(vocabulary: int, layers: int, dimensions: int) -> BertForMaskedLM:
+    """Make a BERT with random weights."""
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=dimensions,
+        num_hidden_layers=layers,
+        num_attention_heads=dimensions // 64,
+        intermediate_size=4 * dimensions,
+        max_position_embeddings=2 * LENGTH,
+    )
+    return BertForMaskedLM(config)
+
+
+def train(
+    model: BertForMaskedLM, tokenizer: BertTokenizerFast, packed: Dataset, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Train a model to fill in what is hidden, and return the losses."""
+    held_out = range(0, len(packed), _HELD_OUT)
+    left = packed.select(sorted(set(range(len(packed))) - set(held_out)))
+    with tempfile.TemporaryDirectory() as folder:
+        options = TrainingArguments(
+            output_dir=folder,
+            max_steps=arguments.steps,
+            per_device_train_batch_size=arguments.batch_size,
+            per_device_eval_batch_size=arguments.batch_size,
+            learning_rate=arguments.learning_rate,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            bf16=True,
+            use_cpu=not torch.accelerator.is_available(),
+            dataloader_num_workers=arguments.workers,
+            dataloader_persistent_workers=arguments.workers > 0,
+            logging_steps=200,
+            save_strategy="no",
+            report_to="none",
+            seed=arguments.seed,
+        )
+        collator = DataCollatorForLanguageModeling(tokenizer)
+        trainer = Trainer(
+            model, options, data_collator=collator, train_dataset=left, eval_dataset=packed.select(held_out)
+        )
+        return dict(trainer.train().metrics | trainer.evaluate() | {"sequences": len(left)})
+
+
 def main() -> None:
     """Train tokenizer and model, and save them with the loss on held-out sequences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,7 +117,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--dimensions", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -84,50 +128,15 @@ def main() -> None:
     passages = read_passages(arguments.data, arguments.rows)
     tokenizer = train_tokenizer(passages, arguments.output)
     packed = pack(tokenizer, passages, arguments.seed)
-    held_out = range(0, len(packed), _HELD_OUT)
-    left = packed.select(sorted(set(range(len(packed))) - set(held_out)))
-    model = BertForMaskedLM(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=arguments.dimensions,
-            num_hidden_layers=arguments.layers,
-            num_attention_heads=arguments.dimensions // 64,
-            intermediate_size=4 * arguments.dimensions,
-            max_position_embeddings=2 * LENGTH,
-        )
-    )
-    has_gpu = torch.accelerator.is_available()
-    trainer = Trainer(
-        model,
-        TrainingArguments(
-            output_dir=tempfile.mkdtemp(),
-            max_steps=arguments.steps,
-            per_device_train_batch_size=arguments.batch_size,
-            per_device_eval_batch_size=arguments.batch_size,
-            learning_rate=arguments.learning_rate,
-            warmup_steps=0.1,
-            weight_decay=0.01,
-            bf16=True,
-            use_cpu=not has_gpu,
-            dataloader_num_workers=arguments.workers,
-            dataloader_persistent_workers=True,
-            logging_steps=200,
-            save_strategy="no",
-            report_to="none",
-            seed=arguments.seed,
-        ),
-        data_collator=DataCollatorForLanguageModeling(tokenizer),
-        train_dataset=left,
-        eval_dataset=packed.select(held_out),
-    )
-    report = trainer.train().metrics | trainer.evaluate()
+    model = build_model(len(tokenizer), arguments.layers, arguments.dimensions)
+    report = train(model, tokenizer, packed, arguments)
     model.bert.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
     module = Transformer(str(arguments.output), max_seq_length=LENGTH)
     SentenceTransformer(modules=[module, Pooling(arguments.dimensions)], device="cpu").save(str(arguments.output))
     tokens = arguments.steps * arguments.batch_size * LENGTH
-    report |= {"sequences": len(left), "tokens_seen": tokens, "device": str(model.device)}
-    (arguments.output / "pretraining.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    about = report | {"tokens_seen": tokens, "device": str(model.device)}
+    (arguments.output / "pretraining.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,6 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
         "clusters masked": choose(ways, records, lambda one: one == ways[0] or (one.masked and _is_pure(one))),
         "tuned": choose(ways, records, lambda one: one.cluster_size != tenth),  # as `tune` does
     }
-    named = {name: one for name, one in named.items() if one in scores}
     return {
         "chosen": {name: str(one) for name, one in named.items()},
         "ndcg_by_seed": {name: scores[one].mean(axis=1).round(5).tolist() for name, one in named.items()},
@@ -146,15 +145,20 @@ def prepare_source(name: str, arguments: argparse.Namespace, cache: SharedCache)
     return replace(problem, guide=guided.guide, guide_ndcg=guided.guide_ndcg)
 
 
-def describe_problem(problem: Problem) -> dict[str, Any]:
-    """Say how large a source is, and how good its guide."""
-    return {
+def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make: Any) -> dict[str, Any]:
+    """Run all ways with all batch sizes on one source."""
+    found: dict[str, Any] = {
         "rows": len(problem),
         "queries": len(problem.measured_on.queries),
         "documents": len(problem.documents),
         "guide_ndcg": problem.guide_ndcg,
         "batch_sizes": {},
     }
+    for batch_size in arguments.batch_sizes:
+        ways = list_ways(batch_size, len(problem))
+        records = make(batch_size).run(f"{name}-{batch_size}", problem, ways)
+        found["batch_sizes"][str(batch_size)] = summarise(ways, records, len(problem))
+    return found
 
 
 def main() -> None:
@@ -178,11 +182,7 @@ def main() -> None:
         for name in arguments.sources:
             problem = prepare_source(name, arguments, cache)
             if problem is not None:
-                results[name] = describe_problem(problem)
-                for batch_size in arguments.batch_sizes:
-                    ways = list_ways(batch_size, len(problem))
-                    records = make(batch_size).run(f"{name}-{batch_size}", problem, ways)
-                    results[name]["batch_sizes"][str(batch_size)] = summarise(ways, records, len(problem))
+                results[name] = run_source(name, problem, arguments, make)
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_cluster_batches.clusters.choice import Candidate, Choice
+from st_cluster_batches.clusters.choice import CHOICE_FILE, Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
+from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
@@ -190,7 +190,9 @@ class Tuning:
         promises = {key: promise for key, (*_, promise) in judged.items()}
         choices = {key: self._describe(key, *judged[key][:2], promises) for key in judged}
         best = max(promises, key=lambda key: promises[key])
-        shutil.rmtree(self.output / KEYS_FOLDER, ignore_errors=True)  # of an earlier run, perhaps with other keys
+        for key in KEYS:  # of an earlier run, perhaps with other keys
+            if (self.output / KEYS_FOLDER / key / CHOICE_FILE).is_file():
+                shutil.rmtree(self.output / KEYS_FOLDER / key)
         for key, choice in choices.items():
             folder = self.output if key == best else self.output / KEYS_FOLDER / key
             choice.save(folder)

@@ -108,6 +108,9 @@ def test_a_small_source_gets_one_stratum_with_a_warning(
 
 def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp_path: Path) -> None:
     by = {key: run(pairs, tmp_path, key=key) for key in ("query", "passage")}
+    own = tmp_path / "keys" / "mine.txt"
+    own.parent.mkdir()
+    own.touch()
     several = run(pairs, tmp_path, key=["query", "passage"])
     promises = several.about["promises"]
     assert promises == {key: own.about["promises"][key] for key, own in by.items()}
@@ -118,6 +121,8 @@ def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp
     follow = Choice.load(tmp_path / "keys" / other)
     assert (follow.key, follow.sources, follow.evidence) == (other, by[other].sources, by[other].evidence)
     assert f"Clusters by {other}; {several.key} promises most" in describe_tuning(follow.describe())
+    run(pairs, tmp_path, key=several.key)
+    assert list((tmp_path / "keys").iterdir()) == [own]  # nothing stale, and nothing lost
 
 
 def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
