@@ -3,8 +3,8 @@
     python recipes/in_domain/longer.py DATA --encoder MODEL --output recipes/in_domain/results --tune_seconds 99
 
 The sources, pairs and choices of `static.py`, which has to have been run, for batches of one size. Random batches and
-the chosen ones are trained for 1, 2 and 4 epochs, each with a learning rate of its own, chosen as there. Seconds are of
-one core, from clustering to scores. --tune_seconds, on a clock on the wall, are added once in a curve of their own.
+the chosen ones are trained for 1, 2 and 4 epochs, each with a learning rate of its own, chosen as there. Seconds are
+of one core, from clustering to scores. --tune_seconds, on a clock on the wall, are added once in a curve of their own.
 Sources for which random batches were chosen are left out, since both curves are one.
 """
 
