@@ -17,7 +17,7 @@ demo)
     st-cluster-batches build "$runs/demo" --output hub_cards/demo --comparison "$runs/demo" --language en
     ;;
 static)
-    st-cluster-batches train recipes/many_sources/collections/k10.yaml --data_dir "$2" \
+    st-cluster-batches train recipes/many_sources/collections/cluster.yaml --data_dir "$2" \
         --model_name_or_path "static:$3" --encoder "static:$3" --output_dir "$runs/static"
     st-cluster-batches build "$runs/static" --output hub_cards/static \
         --comparison recipes/many_sources/collections/results --language en
