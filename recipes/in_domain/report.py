@@ -80,7 +80,10 @@ def describe_fixed(results: dict[str, Any]) -> str:
         cells = []
         for size in sizes:
             scores = [found["batch_sizes"][size]["all"] for found in results.values()]
-            keys = [next(key for key in one if key == name or key.endswith(f"({name})")) for one in scores]
+            keys = [next((key for key in one if key == name or key.endswith(f"({name})")), None) for one in scores]
+            if None in keys:  # not tried with batches of this size
+                cells.append("")
+                continue
             gains = [100 * (one[key] / one["random"] - 1) for one, key in zip(scores, keys, strict=True)]
             cells.append(f"{np.mean(gains):+.1f}, {min(gains):+.1f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -164,7 +164,7 @@ def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make:
 def main() -> None:
     """Run what has not been run, and write `results.json`."""
     parser = make_parser(__doc__, SOURCES)
-    parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256))
+    parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
