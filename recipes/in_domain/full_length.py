@@ -20,7 +20,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
-from layers import pool
+from layers import pool, summarise
 from sentence_transformers import SentenceTransformer
 from static import SOURCES, make_parser, read_rows
 
@@ -28,7 +28,6 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.evaluation.candidates import list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
-from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
@@ -91,23 +90,6 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
     )
 
 
-def summarise(records: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """Return what each way scores, and its difference to random batches, on queries that no rate was chosen on."""
-    scores = {way: np.asarray([own["ndcg"] for own in runs]) for way, runs in records.items()}
-    differences = {way: bootstrap_difference([own - scores["random"]]) for way, own in scores.items()}
-    return about | {
-        "ways": {
-            way: {
-                "ndcg_by_seed": own.mean(axis=1).round(5).tolist(),
-                "rate": records[way][0]["rate"],
-                "seconds": round(float(np.median([one["seconds"] for one in records[way]])), 1),
-                "difference": {end: round(getattr(differences[way], end), 5) for end in ("mean", "low", "high")},
-            }
-            for way, own in scores.items()
-        }
-    }
-
-
 def describe(found: dict[str, Any], means: dict[str, Any]) -> str:
     """Return a table in Markdown: differences to random batches in percent, bold where the interval excludes zero."""
     ways = list(means)
@@ -158,7 +140,7 @@ def main() -> None:
     records: dict[int, dict[str, Any]] = {}
     for name, batch_size, about, own in run_all(arguments):
         records.setdefault(batch_size, {})[name] = own
-        found.setdefault(batch_size, {})[name] = summarise(own, about)
+        found.setdefault(batch_size, {})[name] = about | {"ways": summarise(own)}
         means = pool(records[batch_size])
         content = {"settings": settings, "sources": found[batch_size], "mean": means}
         path = arguments.output / f"batch-{batch_size}.json"

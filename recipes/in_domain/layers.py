@@ -20,7 +20,6 @@ from static import make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
-from st_cluster_batches.evaluation.candidates import judge
 from st_cluster_batches.evaluation.problem import prepare_problem
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.start import Start
@@ -33,10 +32,11 @@ SOURCES = ("acl_anthology", "medquad", "python_docstrings", "stackexchange", "wo
 BATCH_SIZE = 16
 
 
-def summarise(records: dict[Candidate, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return what each way scores, and its difference to random batches, on queries that no rate was chosen on."""
+def summarise(records: Mapping[Any, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return what each way scores, and its difference to the first, on queries that no rate was chosen on."""
     scores = {one: np.asarray([own["ndcg"] for own in runs]) for one, runs in records.items()}
-    differences = judge(scores).differences
+    baseline, *others = scores
+    differences = {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
     return {
         str(one): {
             "ndcg_by_seed": scores[one].mean(axis=1).round(5).tolist(),

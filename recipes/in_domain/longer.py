@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from report import save_figure
 from static import SOURCES, list_ways, load_start, make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
@@ -81,9 +82,7 @@ def draw(results: dict[str, Any], tune_seconds: float, folder: Path) -> None:
         panels[0].legend(frameon=False, fontsize=6)
         figure.supxlabel(f"seconds of one core for {', '.join(map(str, EPOCHS))} epochs")
         figure.supylabel("nDCG@10")
-        for ending in ("png", "svg"):
-            options = {"dpi": 150, "metadata": {"Software": None}} if ending == "png" else {"metadata": {"Date": None}}
-            figure.savefig(folder / f"gain_by_time.{ending}", **options)
+        save_figure(figure, folder / "gain_by_time")
 
 
 def main() -> None:

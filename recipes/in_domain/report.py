@@ -125,9 +125,13 @@ def draw(results: dict[str, Any], folder: Path) -> None:
         panels[0].legend(frameon=False)
         figure.supxlabel("rows of a batch")
         figure.supylabel("nDCG@10")
-        for ending in ("png", "svg"):
-            options = {"dpi": 150, "metadata": {"Software": None}} if ending == "png" else {"metadata": {"Date": None}}
-            figure.savefig(folder / f"ndcg_by_batch_size.{ending}", **options)
+        save_figure(figure, folder / "ndcg_by_batch_size")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and SVG, without a date, so that the same figure is the same file."""
+    figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def main() -> None:

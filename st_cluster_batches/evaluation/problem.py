@@ -117,13 +117,14 @@ def prepare_problem(
         numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
     left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, start.n_documents, [query, passage])
     left, tuned_on = _hold_out(left, _TUNED_QUERIES, start.n_documents, [query, passage])
-    if measured_on is None or tuned_on is None or min(map(_count, (measured_on, tuned_on))) < _LEAST_QUERIES:
+    fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
+    if measured_on is None or tuned_on is None or fewest < _LEAST_QUERIES:
         logger.warning(
             "Source %r has %d rows: only %d queries can be held out with all that repeats them, and %d at least are "
             "needed to tell batches apart. It gets one stratum, whose batches are random rows of it",
             name,
             len(rows),
-            min(map(_count, (measured_on, tuned_on))),
+            fewest,
             _LEAST_QUERIES,
         )
         return None
@@ -161,10 +162,6 @@ def _hold_out(
     n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
     left, collections = hold_out(rows, n_queries, n_documents, columns=columns)
     return left, next(iter(collections.values()), None)
-
-
-def _count(collection: Collection | None) -> int:
-    return 0 if collection is None else len(collection.queries)
 
 
 def judge_collection(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:

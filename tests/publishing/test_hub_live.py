@@ -1,6 +1,6 @@
 """Publishing to the real Hub, by whoever wants to.
 
-    ST_CLUSTER_HUB_E2E=1 HF_TOKEN=hf_... pytest tests/test_hub_live.py
+    ST_CLUSTER_HUB_E2E=1 HF_TOKEN=hf_... pytest tests/publishing/test_hub_live.py
 
 The authors have not run it there, for want of access to the Hub; what they have run is the same steps on the loopback
 Hub. It never runs in CI. It makes one tiny private model in the token's own namespace, and deletes it.
