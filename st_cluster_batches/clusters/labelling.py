@@ -60,23 +60,16 @@ def label_rows(
     Returns:
         The labelled datasets, and a report on the rows that would be false negatives of one another.
     """
-    hashes = (
-        [(one.pairs.data_hash, one.pairs.targets) for one in vectors],
-        {name: digest_array(one) for name, one in centroids.items()},
-    )
-    faiss_version, fingerprint = require_faiss().__version__, vectors[0].encoder.fingerprint
     if guide:
         for one in vectors:
             write_guide(one)
-    marked = sorted({name for one in vectors for name in one.pairs.sources} & set(unmasked)) if guide else []
-    guided = ["guide", *marked] if guide else []
-    guided += [digest_array(one.communities) for one in vectors if one.communities is not None]
-    name = f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION, *guided)}"
+    marked = sorted({name for one in vectors for name in one.pairs.sources} & set(unmasked)) if guide else None
+    name = _name_labels(vectors, centroids, key, threshold, marked)
     paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(vectors))]
     seal_path = cache.folder / f"{name}.json"
     report = cache.processes.decide(lambda: read_seal(paths, seal_path))
     if report is None:
-        _make_labels(vectors, centroids, key, threshold, cache, marked if guide else None, paths, seal_path)
+        _make_labels(vectors, centroids, key, threshold, cache, marked, paths, seal_path)
         report = read_seal(paths, seal_path)
         assert report is not None, "labels that were just written are there"
     else:
@@ -95,6 +88,24 @@ def label_rows(
         for one, path in zip(vectors, paths, strict=True)
     ]
     return labelled, report
+
+
+def _name_labels(
+    vectors: Sequence[PairVectors],
+    centroids: Mapping[str, Centroids],
+    key: Key,
+    threshold: float | None,
+    marked: Sequence[str] | None,
+) -> str:
+    """Return a name of labels in the cache, by all that decides them."""
+    hashes = (
+        [(one.pairs.data_hash, one.pairs.targets) for one in vectors],
+        {name: digest_array(one) for name, one in centroids.items()},
+    )
+    guided = [] if marked is None else ["guide", *marked]
+    guided += [digest_array(one.communities) for one in vectors if one.communities is not None]
+    faiss_version, fingerprint = require_faiss().__version__, vectors[0].encoder.fingerprint
+    return f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION, *guided)}"
 
 
 def _make_labels(

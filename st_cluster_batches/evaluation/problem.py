@@ -136,24 +136,31 @@ def prepare_problem(
     guide, guide_ndcg = None, None
     if has_guide:
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
-        asked = sides[0][_find(rows[query][:], list(measured_on.queries.values()))]
-        found = sides[1][_find(rows[passage][:], documents)]
-        ranked = rank_documents(torch.from_numpy(asked).float(), torch.from_numpy(found).float(), judged)
-        guide, guide_ndcg = (sides[0][trained], sides[1][trained]), float(ranked.mean())
+        guide_ndcg = _score_guide(sides, rows, list(measured_on.queries.values()), documents, judged)
+        guide = sides[0][trained], sides[1][trained]
     keys = pa.array(list_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
-        start.without_tokenizer(),
-        start.tokenize(left[query]),
-        start.tokenize(left[passage]),
-        start.tokenize(documents),
-        judge_collection(tuned_on, position, start),
-        judged,
-        vectors.take(key, trained),
-        guide,
-        read_keys(pa.chunked_array([keys]), FALSE_NEGATIVE_KEYS, True),
-        guide_ndcg,
-        vectors.take_sample(key, trained) if key == "symmetric" else None,
+        start=start.without_tokenizer(),
+        queries=start.tokenize(left[query]),
+        passages=start.tokenize(left[passage]),
+        documents=start.tokenize(documents),
+        tuned_on=judge_collection(tuned_on, position, start),
+        measured_on=judged,
+        vectors=vectors.take(key, trained),
+        guide=guide,
+        keys=read_keys(pa.chunked_array([keys]), FALSE_NEGATIVE_KEYS, True),
+        guide_ndcg=guide_ndcg,
+        sample=vectors.take_sample(key, trained) if key == "symmetric" else None,
     )
+
+
+def _score_guide(
+    sides: Sequence[npt.NDArray[np.float16]], rows: Dataset, asked: list[str], documents: list[str], judged: Judged
+) -> float:
+    """Return the mean nDCG@10 of the guide itself, by its vectors of all queries and passages of the source."""
+    texts = zip(sides, rows.column_names, (asked, documents), strict=True)
+    queries, found = (torch.from_numpy(side[_find(rows[name][:], own)]).float() for side, name, own in texts)
+    return float(rank_documents(queries, found, judged).mean())
 
 
 def _hold_out(
