@@ -65,7 +65,6 @@ class Refresh:
             raise ValueError(f"sample={self.sample} must be in (0, 1]: the share of the rows that is embedded anew")
         if self.guide and self.sample < 1:
             raise ValueError(f"guide=True needs the vectors of all rows; sample={self.sample} leaves old ones")
-
         if self.mine and self.sample < 1:
             raise ValueError(f"mine={self.mine} needs the vectors of all rows; sample={self.sample} leaves old ones")
         if not 0 <= self.mine_margin < 1 or (self.mine_margin != type(self).mine_margin and not self.mine):
@@ -84,20 +83,29 @@ class Refresh:
                 f"refresh= makes clusters, but strata= names no column {CLUSTER!r} that batches share; name it, such "
                 f"as strata={{0: ('source',), {self.first or 1}: ('source', 'cluster')}}, or leave refresh= away"
             )
-        if self.guide or self.mine:  # read by the loss, or by a next run, whatever batches share
-            return
-        epochs = [self.first, *(first for first, _ in options.schedule if first > self.first)]
-        shared = [epoch for epoch in epochs if CLUSTER in options.strata_of(epoch)]
-        if not shared or shared[0] >= self.first + self.every:
-            mend = f"give Refresh(first={shared[0]})" if shared else "let a later stage name 'cluster'"
+        if not self.is_used(options, self.first):
+            starts = (first for first, columns in options.schedule if first > self.first and CLUSTER in columns)
+            later = next(starts, None)
+            where, mend = "only before", "let a later stage name 'cluster'"
+            if later is not None:
+                where, mend = f"from epoch {later} on", f"give Refresh(first={later})"
             raise ValueError(
                 f"Refresh(first={self.first}, every={self.every}) makes clusters that no batch shares: strata="
-                f"{options.strata} names 'cluster' {f'from epoch {shared[0]} on' if shared else 'only before'}; {mend}"
+                f"{options.strata} names 'cluster' {where}; {mend}"
             )
 
-    def find_epoch(self, epoch: int) -> int | None:
-        """Return the epoch at whose start the clusters of an epoch are made; None before the first."""
-        return None if epoch < self.first else epoch - (epoch - self.first) % self.every
+    def is_used(self, options: PlanOptions, epoch: int) -> bool:
+        """Whether clusters made at the start of an epoch are read by a batch, by the loss, or by a next run."""
+        served = range(epoch, epoch + self.every)
+        return bool(self.guide or self.mine) or any(CLUSTER in options.strata_of(one) for one in served)
+
+    def find_epoch(self, epoch: int, options: PlanOptions) -> int | None:
+        """Return the epoch at whose start the clusters of an epoch are made; None before the first.
+
+        None are made that nothing would read: those of the last time stay.
+        """
+        latest = epoch - (epoch - self.first) % self.every
+        return next((one for one in range(latest, self.first - 1, -self.every) if self.is_used(options, one)), None)
 
 
 class RefreshedSampler(Protocol):
@@ -115,6 +123,9 @@ class RefreshedSampler(Protocol):
     @property
     def clusters(self) -> Integers | None:
         """(n,) the clusters that the current epoch's batches are of."""
+
+    def find_refresh(self, epoch: int) -> int | None:
+        """Return the epoch at whose start the clusters of an epoch are made; None before the first, or without any."""
 
     def plan_epoch(self) -> EpochPlan:
         """Return the batches of the current epoch."""

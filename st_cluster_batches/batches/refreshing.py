@@ -106,7 +106,7 @@ class Refresher:
             ValueError: If clusters are missing that only a model of earlier could give.
         """
         for number, sampler in enumerate(samplers):
-            due = None if sampler.refresh is None else sampler.refresh.find_epoch(epoch)
+            due = sampler.find_refresh(epoch)
             if due is None or due == sampler.refreshed_at:
                 continue
             folder = self.folder / f"epoch-{due}-{number}"
@@ -132,7 +132,7 @@ class Refresher:
         assert sampler.refresh is not None, "only samplers that are to be refreshed are"
         refresh = sampler.refresh
         pairs = self._read_pairs(sampler, number)
-        last, last_vectors = self._find_last(refresh, epoch, number, cache)
+        last, last_vectors = self._find_last(sampler, epoch, number, cache)
         encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
         vectors = PairVectors(pairs, encoder, cache, self._renew(refresh, epoch, last_vectors, len(pairs)))
         options = ClusterOptions(
@@ -161,7 +161,7 @@ class Refresher:
             names = vectors.name(refresh.key) if refresh.sample < 1 else []
             kept = {"vectors": names, "guide": None if index is None else index.name}
             write_atomically(folder / "done", json.dumps({**record, **kept}))
-            self._clean(cache.folder, refresh, epoch)
+            self._clean(cache.folder, sampler, epoch)
 
         cache.processes.once(finish, None)
         sampler.relabel(epoch, clusters)
@@ -199,16 +199,17 @@ class Refresher:
         )
 
     def _find_last(
-        self, refresh: Refresh, epoch: int, number: int, cache: SharedCache
+        self, sampler: RefreshedSampler, epoch: int, number: int, cache: SharedCache
     ) -> tuple[Clustering | None, list[str]]:
         """Return the clustering before this one and the names of its vectors, where they are there."""
-        folder = self.folder / f"epoch-{epoch - refresh.every}-{number}"
+        last = sampler.find_refresh(epoch - 1)
+        folder = self.folder / f"epoch-{last}-{number}"
         if not (folder / "done").is_file():
             return None, []
         kept = json.loads((folder / "done").read_text(encoding="utf-8"))["vectors"]
         if not all((cache.folder / one).is_dir() for one in kept):
-            text = "The vectors of epoch %d are no more in %s; all rows are embedded, not sample=%g of them"
-            logger.warning(text, epoch - refresh.every, cache.folder, refresh.sample)
+            text = "The vectors of epoch %d are no more in %s; all rows are embedded, not the sample= of them"
+            logger.warning(text, last, cache.folder)
             kept = []
         return Clustering.load(folder / "centroids"), kept
 
@@ -232,18 +233,18 @@ class Refresher:
                 record[name] = measure_planned(vectors, plan.rows[plan.order[:n_batches]].astype(np.int64))
         return record
 
-    def _clean(self, work: Path, refresh: Refresh, epoch: int) -> None:
+    def _clean(self, work: Path, sampler: RefreshedSampler, epoch: int) -> None:
         """Remove drafts, and vectors of models that no run goes on from; the clusters that came of them are kept."""
         steps = max(self.trainer.state.global_step, 1)
         saved = [int(path.name.split("-")[1]) * epoch // steps for path in self.folder.parent.glob("checkpoint-*")]
-        oldest = refresh.find_epoch(min([*saved, epoch])) or 0
+        oldest = sampler.find_refresh(min([*saved, epoch])) or 0
         records = [json.loads(path.read_text("utf-8")) for path in self.folder.glob("epoch-*/done")]
         newest = {one["dataset"]: one["epoch"] for one in sorted(records, key=lambda record: int(record["epoch"]))}
         needed = [one for one in records if one["epoch"] >= min(oldest, newest[one["dataset"]])]
         kept = {name for record in needed for name in record["vectors"]}
+        of_guide = ("vectors-", "guide-") if sampler.refresh is not None and sampler.refresh.guide else ()
         for path in work.iterdir():
-            is_guide = refresh.guide and path.name.startswith(("vectors-", "guide-"))
-            if path.name not in kept and not is_guide:
+            if path.name not in kept and not path.name.startswith(of_guide):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _find_guided(self) -> list[Any]:

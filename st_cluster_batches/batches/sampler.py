@@ -210,6 +210,10 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         own: Integers = self.dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy()
         return own
 
+    def find_refresh(self, epoch: int) -> int | None:
+        """Return the epoch at whose start the clusters of an epoch are made; None before the first, or without any."""
+        return None if self.refresh is None else self.refresh.find_epoch(epoch, self.options)
+
     def plan_with(self, clusters: Integers) -> BatchPlan:
         """Return the plan of the current epoch's strata with other clusters."""
         return self._make_plan(self.options.strata_of(self.epoch), clusters)

@@ -269,6 +269,18 @@ def test_many_datasets_and_a_curriculum(tmp_path: Path) -> None:
             assert at in (2, 3) and len(batches) == 13
 
 
+@pytest.mark.parametrize(("every", "made"), [(1, [1, 3]), (2, [1, 3])])
+def test_epochs_that_share_no_clusters_make_none(tmp_path: Path, every: int, made: list[int]) -> None:
+    rows = make_pairs(160).add_column("source", ["x", "y"] * 80)
+    shared = ("source", "cluster")
+    strata = {0: ("source",), 1: shared, 2: ("source",), 3: shared, 4: ("source",)}
+    options: dict[str, Any] = {"sampler": {"strata": strata}, "num_train_epochs": 6}
+    watch = train(tmp_path, rows, Refresh(first=1, every=every, cluster_size=40), **options)
+    plan = json.loads((tmp_path / "out" / "batch_plan.json").read_text())[0]
+    assert [one["epoch"] for one in plan["refreshes"]] == made
+    assert [one[0] for one in watch.epochs] == [None, 1, 1, 3, 3, 3]
+
+
 @pytest.mark.parametrize("refreshes_guide", [False, True])
 def test_a_guide_stays_or_is_refreshed(tmp_path: Path, refreshes_guide: bool) -> None:
     rows = attach_clusters(make_pairs(200), make_static_model(seed=5), n_clusters=3, guide=True)
