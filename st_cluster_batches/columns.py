@@ -107,6 +107,12 @@ def has_row_keys(dataset: Dataset) -> bool:
     return bool(column.null_count == 0 and pa.types.is_int64(column.type) and are_row_keys(column.to_numpy()).all())
 
 
+def list_targets(dataset: Dataset) -> list[str]:
+    """List the columns of a dataset with labels or scores to learn from; row keys are none."""
+    names = [name for name in TARGET_COLUMNS if name in dataset.column_names]
+    return [name for name in names if name != ROW_KEY or not has_row_keys(dataset)]
+
+
 def check_keys(dataset: Dataset) -> None:
     """Refuse rows of which only some have row keys, as when guided rows are joined with others: no batch takes a null.
 

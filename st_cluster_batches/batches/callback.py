@@ -27,6 +27,7 @@ from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.repeats import explain_repeats
 from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
 from st_cluster_batches.batches.sources import tell_of_source_texts
+from st_cluster_batches.batches.targets import tell_of_targets
 from st_cluster_batches.columns import SOURCE, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
@@ -145,9 +146,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         for sampler, one in zip(samplers, counts, strict=True):
             if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
                 tell_of_source_texts(sampler.dataset)
+            tell_of_targets(self.trainer, sampler.dataset)
             logger.info("Batches of one epoch, by %s: %s", find_strategy(self.plans), one)
             if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
-                logger.warning(*explain_repeats(sampler.dataset, sampler.plan.labels.keys, one))
+                logger.warning(*explain_repeats(sampler.plan, sampler.dataset, one))
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Show the labels again: what was hidden for the collator is still the user's dataset."""

@@ -105,6 +105,11 @@ def export_batches(
         rows_per_stratum=rows_per_stratum,
         world_size=world_size,
     )
+    if hidden := [name for name in columns or () if name in sampler.hidden_columns]:
+        raise ValueError(
+            f"columns={tuple(columns or ())} are to be written, but strata= or distinct= take {hidden} for labels, "
+            "which no batch shows; name a copy of the column there: dataset.add_column(...)"
+        )
     described = {"columns": None if columns is None else list(columns), "epochs": epochs}
     with ProcessGroup.current("export_batches") as processes:
         return processes.decide(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import xxhash
 
 from st_cluster_batches.batches.keys import Keys, read_keys
 from st_cluster_batches.batches.sorting import CHUNK, Integers
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,22 +54,41 @@ class Labels:
 
 
 def find_strata_columns(column_names: Sequence[str], strata: Sequence[str]) -> list[str]:
-    """Return the strata columns that a dataset has; only the finest, the last one, is required. None are none.
+    """Return the strata columns that a dataset has; sources alone may be absent, unless they are the finest.
 
     Raises:
-        ValueError: If the finest column is missing; the message names the call that adds it.
+        ValueError: If a column is missing; the message names the call that adds it.
     """
-    if strata and strata[-1] not in column_names:
+    for name in strata:
+        if name in column_names or (name == SOURCE and name != strata[-1]):
+            continue
         remedy = (
             "label the dataset first: dataset = attach_clusters(dataset, encoder)"
-            if strata[-1] == CLUSTER
+            if name == CLUSTER
             else "add the column, or give other columns: ClusterBatchSampler.configure(strata=...)"
         )
         raise ValueError(
-            f"Batches are to share {tuple(strata)}, but the dataset has no column {strata[-1]!r}, "
-            f"only {list(column_names)}; {remedy}"
+            f"Batches are to share {tuple(strata)}, but the dataset has no column {name!r}, only "
+            f"{list(column_names)}; {remedy}"
         )
     return [column for column in strata if column in column_names]
+
+
+def list_hidden(features: Mapping[str, Any], named: Collection[str], hides_source: bool) -> list[str]:
+    """List the columns that no batch is to show: labels of ours, and what options name.
+
+    Never what the loss is to learn from: neither targets, nor a text that keys or strata are read from as well.
+
+    Args:
+        features: The columns of a dataset with their types.
+        named: The columns that options name.
+        hides_source: Whether a column of sources is a label, and no text.
+    """
+    from st_cluster_batches.data.roles import TEXT, describe_feature, list_trained  # samplers know no roles else
+
+    trained = list_trained([name for name, one in features.items() if describe_feature(one) == TEXT])
+    labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else [])}
+    return sorted(labels | set(named) - {*trained, *TARGET_COLUMNS})
 
 
 def read_labels(
@@ -82,8 +101,8 @@ def read_labels(
 
     Args:
         dataset: A labelled dataset in any format or transform, with or without an indices mapping.
-        strata: Columns a batch must share, coarse to fine; integers or strings. A coarse one may be absent. Without
-            any, all rows are of one stratum.
+        strata: Columns a batch must share, coarse to fine; integers or strings. That of sources may be absent, where
+            a finer one follows. Without any, all rows are of one stratum.
         distinct: Column of keys that a batch is not to repeat: integers, strings, or lists of them. The default one
             may be absent, another one may not. In the default one, -k means key k, held only as the text of an
             explicit negative.

@@ -46,10 +46,15 @@ class Loader:
 
     def gathers(self, dataset: Any) -> bool:
         """Whether the loss of a dataset, or one within it, takes negatives from the batches of all devices."""
-        loss = self.trainer.loss
-        if isinstance(loss, dict):
-            loss = next(loss[name] for name, part in self.trainer.train_dataset.items() if part is dataset)
+        loss = find_loss(self.trainer, dataset)
         return any(getattr(part, "gather_across_devices", False) for part in loss.modules())
+
+
+def find_loss(trainer: Any, dataset: Any) -> Any:
+    """Return the loss that a trainer has for one of its training datasets."""
+    if not isinstance(trainer.loss, dict):
+        return trainer.loss
+    return next(trainer.loss[name] for name, part in trainer.train_dataset.items() if part is dataset)
 
 
 def find_loader(dataset: Any) -> Loader:

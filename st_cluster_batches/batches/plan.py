@@ -114,6 +114,10 @@ class BatchPlan:
         has_rest = len(self.labels) > self._full_batches * self.global_size
         return self._full_batches * self.world_size + int(self._keeps_rest and has_rest)
 
+    def across_strata(self) -> BatchPlan:
+        """Return the plan of random batches of the same rows."""
+        return BatchPlan(self.labels, self.batch_size, self.world_size, not self._keeps_rest, self.seed, 1.0)
+
     def _explain_emptiness(self) -> str:
         n_rows, size = len(self.labels), self.batch_size
         if n_rows == 0:

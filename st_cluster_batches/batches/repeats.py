@@ -8,6 +8,7 @@ import numpy as np
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.keys import Keys
+from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.columns import LABEL_COLUMNS
 
 if TYPE_CHECKING:
@@ -22,33 +23,47 @@ def find_largest_key(dataset: Dataset, keys: Keys) -> tuple[int, str, str]:
         keys: Their keys.
 
     Returns:
-        How many rows hold it, the column of its text, and the text. Keys of near-duplicates and of the user's own
-        stand for no one text: there the first text of a row.
+        How many rows hold it, what it is to them, and a text. Keys of near-duplicates and of the user's own stand for
+        no one text: there it is the first one of a row.
     """
     key = int(np.bincount(keys.keys).argmax())
     rows = keys.rows[keys.keys == key]
     table = dataset.with_format(None)[rows[:2].tolist()]
-    is_text = {name: isinstance(values[0], str) and name not in LABEL_COLUMNS for name, values in table.items()}
-    texts = {name: table[name] for name in table if is_text[name]}
+    texts = {
+        name: values for name, values in table.items() if isinstance(values[0], str) and name not in LABEL_COLUMNS
+    }
     folded = {name: [" ".join(value.lower().split()) for value in values] for name, values in texts.items()}
-    same = [name for name, values in folded.items() if values[0] == values[-1]]
-    name = next(iter([*same, *texts]), "")
-    return len(rows), name, texts[name][0] if name else f"row {rows[0]}"
+    for name, values in folded.items():
+        if values[0] == values[-1]:
+            return len(rows), f"the {name}", texts[name][0]
+    for name, (first, *_) in folded.items():  # the positive of one may be a negative of the other
+        if any(first == values[-1] for values in folded.values()):
+            return len(rows), "the text", texts[name][0]
+    first_text = next((values[0] for values in texts.values()), f"row {rows[0]}")
+    return len(rows), "a key without a text of its own, as near-duplicates do, such as", first_text
 
 
-def explain_repeats(dataset: Dataset, keys: Keys | None, counts: PlanCounts) -> tuple[Any, ...]:
+def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> tuple[Any, ...]:
     """Return the arguments of a log line on rows that meet a false negative: how many, why, and what helps."""
+    keys = plan.labels.keys
     assert keys is not None, "without keys no row repeats any"
-    n_rows, column, text = find_largest_key(dataset, keys)
+    n_rows, what, text = find_largest_key(dataset, keys)
+    at_random = plan.across_strata().plan_epoch(0).counts.repeats
+    why = "too few texts are different. Smaller batches help"
+    if 2 * at_random <= counts.repeats:
+        why = (
+            f"a stratum holds fewer different texts than a batch has rows: of random batches {at_random:,} rows "
+            "would. Coarser clusters help, smaller batches, or batches of several clusters (rows_per_stratum=)"
+        )
     return (
-        "%d of %d rows (%.1f %%) meet a false negative in a global batch of %d rows, since too few texts are "
-        "different: %d rows share the %s %r. Smaller batches help, and so does a loss that masks false negatives, "
-        "such as the guided ones (attach with guide=True)",
+        "%d of %d rows (%.1f %%) meet a false negative in a global batch of %d rows: %s, and so does a loss that "
+        "masks false negatives, such as the guided ones (attach with guide=True). %d rows share %s %r",
         counts.repeats,
         len(dataset),
         100 * counts.repeats / len(dataset),
         counts.global_batch_size,
+        why,
         n_rows,
-        column,
+        what,
         text[:100],
     )

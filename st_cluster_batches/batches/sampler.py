@@ -14,14 +14,14 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.filling import PlanCounts
-from st_cluster_batches.batches.labels import find_strata_columns, read_labels
+from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
 from st_cluster_batches.batches.loaders import Loader, find_loader
 from st_cluster_batches.batches.options import PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS, hide_labels
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, hide_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -92,9 +92,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader)
         if SOURCE in dataset.column_names and not hides_source:
             self.options = self.options.without_source()
-        # Labels of ours, and what options name; but never what the loss is to learn from.
-        labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else []), *self.options.columns}
-        self.hidden_columns = sorted(labels - set(TARGET_COLUMNS))
+        self.hidden_columns = list_hidden(dataset.features, self.options.columns, hides_source)
         self._fit_to_trainer(loader)
         self._is_one_of_many = loader.is_one_of_many
         if loader.is_training:
@@ -200,7 +198,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         """Return what batches share before there are clusters, where a refresh is to make them."""
         if self.refresh is None or CLUSTER in self.dataset.column_names or CLUSTER not in strata:
             return strata
-        return tuple(name for name in strata if name != CLUSTER and name in self.dataset.column_names)
+        present = self.dataset.column_names
+        return tuple(name for name in strata if name != CLUSTER and (name != SOURCE or name in present))
 
     @property
     def clusters(self) -> Integers | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.false_negatives import list_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, are_row_keys
+from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, sides_of
 from st_cluster_batches.data.roles import Columns, Roles, assign_roles, describe_feature, hold_first_row, tell_roles
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # Finds the clusters of texts, or of (query, passage) tuples, whose sources are given too: `Clustering.assign`.
 Assign = Callable[[Sequence[Any], str | Sequence[str]], npt.NDArray[np.int64]]
 
+_LOOKED_AT = 256  # rows that are read to see what the columns hold
 _BATCH = 1024  # rows that are read ahead and embedded at once
 
 
@@ -72,10 +75,16 @@ def _choose_columns(
     dataset: IterableDataset, columns: Columns | None, source_column: str | None, overwrite: bool
 ) -> tuple[IterableDataset, Roles, bool]:
     """Find out which column is what, and keep texts, training labels and a column `source`, in this order."""
-    first = next(iter(dataset), None)
-    if first is None:
+    from datasets import Dataset
+
+    read = list(islice(dataset, _LOOKED_AT))
+    if not read:
         raise ValueError("The stream has no rows; there is nothing to label")
-    if present := [column for column in (CLUSTER, FALSE_NEGATIVE_KEYS) if column in first]:
+    first = read[0]
+    key = first.get(ROW_KEY)
+    has_key = type(key) is int and are_row_keys(np.asarray([key], dtype=np.int64)).all()
+    labels = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_key else []))
+    if present := [column for column in labels if column in first]:
         if not overwrite:
             raise ValueError(f"The stream has the columns {present} already; pass overwrite=True to replace them")
         dataset = dataset.remove_columns(present)
@@ -89,6 +98,9 @@ def _choose_columns(
         holds = {name: describe_feature(one) for name, one in dataset.features.items()}
     roles = assign_roles(holds, columns, [source_column] if source_column else [], "The stream")
     tell_roles([roles])
+    if not roles.is_given:
+        texts = [{name: row[name] for name in roles.texts} for row in read]
+        check_meaning(Dataset.from_list(texts), roles.texts, f"The stream, by its first {len(texts)} rows,")
     shown = [*(roles.shown or [*roles.texts, *roles.targets]), *([source_column] if source_column else [])]
     dataset = dataset.select_columns(shown)
     if source_column not in (None, SOURCE):

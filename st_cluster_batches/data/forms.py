@@ -78,6 +78,14 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
         )
     if n_negatives and (bare := sum(not count for count in counts)):
         logger.warning("%s: %d of %d rows have no negative and are left out", where, bare, len(counts))
+    if empty := sum(not _listed(one) for one in rows[positive]):
+        logger.warning(
+            "%s: %d of %d rows have no positive in %r and are left out; nothing says what answers them",
+            where,
+            empty,
+            len(rows),
+            positive,
+        )
     if aside := [name for name in rows.column_names if name not in (query, positive, negative, SOURCE)]:
         logger.warning("%s: the columns %s are set aside; texts alone are trained on", where, ", ".join(aside))
     names = ["negative"] if n_negatives == 1 else [f"negative_{at}" for at in range(1, n_negatives + 1)]

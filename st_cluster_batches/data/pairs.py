@@ -155,10 +155,11 @@ class Pairs:
         """Query, positive, then any negatives."""
         return list(self.roles.texts)
 
-    @property
+    @cached_property
     def targets(self) -> list[str]:
         """The columns with labels or scores: with these, a loss takes no other rows of a batch for negatives."""
-        return [name for name in self.roles.targets if name in TARGET_COLUMNS]
+        has_keys = has_row_keys(self.given)
+        return [name for name in self.roles.targets if name in TARGET_COLUMNS and not (has_keys and name == ROW_KEY)]
 
     @cached_property
     def text_hash(self) -> str:

@@ -231,6 +231,12 @@ def has_role_name(name: str) -> bool:
     return _rank(name) is not None
 
 
+def list_trained(names: Sequence[str]) -> list[str]:
+    """List, of columns of text, those that a loss reads by their names: a query, its positive, and negatives."""
+    known = _order_by_name([name for name in names if has_role_name(name)])
+    return [name for at, name in enumerate(known) if at < 2 or _rank(name) == 2]
+
+
 def _check_columns(columns: Columns, holds: Mapping[str, str], where: str) -> tuple[str, ...]:
     if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
         raise TypeError(f"columns={columns!r} must be names of columns, such as columns=('query', 'passage')")

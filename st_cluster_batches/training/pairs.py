@@ -10,10 +10,19 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from st_cluster_batches.batches.sources import has_source_labels
+from st_cluster_batches.batches.targets import describe_targets
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
 from st_cluster_batches.clusters.keys import attach_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, has_row_keys, list_parts
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    LABEL_COLUMNS,
+    SOURCE,
+    has_row_keys,
+    list_parts,
+    list_targets,
+)
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Choice, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
@@ -77,6 +86,12 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
         roles = find_roles(part, columns, labels)
         if not roles.is_given:
             check_meaning(part, roles.texts)
+        if targets := list_targets(part):
+            raise ValueError(
+                f"The pairs have the column {describe_targets(part)}. No loss of a recipe reads it: each would learn "
+                f"every pair as a positive. Keep the pairs that belong together, positive_label: 1, or save the data "
+                f"without {targets}"
+            )
         found.append(roles)
         return select_roles(part, roles, labels)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from examples import label_pairs, make_pairs
 from trainers import make_trainer, record_texts
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.callback import PlanCallback, find_samplers
+from st_cluster_batches.batches.labels import read_labels
+from st_cluster_batches.batches.repeats import find_largest_key
 
 
 def queries(seen: list[list[dict[str, Any]]]) -> list[list[str]]:
@@ -128,6 +130,23 @@ def test_rows_that_meet_a_false_negative_are_trained_on_and_warned_of(
     assert plan["counts"]["repeats"] == 40 - 19
     (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert "21 of 300 rows (7.0 %)" in warning and "40 rows share the passage 'Yes'" in warning
+
+
+def test_small_strata_that_make_rows_meet_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = label_pairs(make_pairs(80))
+    rows = rows.remove_columns("cluster").add_column("cluster", [at // 8 for at in range(80)])
+    make_trainer(tmp_path, concatenate_datasets([rows] * 3)).train()
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "a stratum holds fewer different texts than a batch has rows: of random batches 0 rows would" in warning
+    assert "3 rows share the query" in warning
+
+
+def test_a_key_that_a_positive_shares_with_a_negative_is_named_by_its_text() -> None:
+    texts = {"query": ["a", "b"], "positive": ["one", "two"], "negative": ["three", "One"]}
+    rows = Dataset.from_dict({**texts, "false_negative_keys": [[1, 2], [3, 4, -2]]})
+    keys = read_labels(rows, ()).keys
+    assert keys is not None
+    assert find_largest_key(rows, keys) == (2, "the text", "one")
 
 
 def test_a_trainer_gets_one_callback_however_often_it_builds_its_loader(tmp_path: Path, labelled: Dataset) -> None:

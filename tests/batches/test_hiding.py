@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from trainers import make_trainer, record_texts
 
-from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches import ClusterBatchSampler, Refresh
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.sources import has_source_labels
 
@@ -186,3 +186,41 @@ def test_the_trainers_card_tells_of_texts_alone(tmp_path: Path, kind: str) -> No
     assert card.count(f"Columns: {listed}\n") >= 2
     assert "site of" not in card and "<code>cluster</code>" not in card and "false_negative_keys |" not in card
     assert trainer.model.model_card_data.widget and trainer.model.model_card_data.usage_examples
+
+
+@pytest.mark.parametrize("named", [{"distinct": "positive"}, {"strata": "negative"}, {"strata": ("positive", "id")}])
+def test_a_text_that_options_name_is_trained_on_in_its_place(tmp_path: Path, named: dict[str, Any]) -> None:
+    rows = make_pairs(48).add_column("negative", ["keel x", "soup y"] * 24)
+    labelled = label_pairs(rows).rename_column("passage", "positive")
+    if "id" in named.get("strata", ()):
+        labelled = labelled.add_column("id", ["a", "b"] * 24)
+    seen = train_and_record(tmp_path, labelled, batch_sampler=ClusterBatchSampler.configure(**named))
+    assert all(list(row) == ["query", "positive", "negative"] for row in seen)
+
+
+def test_a_third_text_that_is_named_for_keys_alone_is_hidden(tmp_path: Path) -> None:
+    rows = label_pairs(make_pairs(48)).rename_columns({"query": "question", "passage": "answer"})
+    rows = rows.add_column("context", [f"soup {at // 2}" for at in range(48)])
+    seen = train_and_record(tmp_path, rows, batch_sampler=ClusterBatchSampler.configure(distinct="context"))
+    assert all(list(row) == ["question", "answer"] for row in seen)
+
+
+@pytest.mark.parametrize("refresh", [None, Refresh(cluster_size=20)])
+def test_a_stratum_that_is_not_there_is_refused(tmp_path: Path, refresh: Refresh | None) -> None:
+    rows = label_pairs(make_pairs(48)).add_column("topic", ["a", "b"] * 24)
+    sampler = ClusterBatchSampler.configure(strata=("topc", "cluster"), refresh=refresh)
+    for one in (rows, rows.remove_columns("cluster")) if refresh else (rows,):
+        with pytest.raises(ValueError, match=r"no column 'topc'.*add the column"):
+            make_trainer(tmp_path, one, batch_sampler=sampler, num_train_epochs=3).train()
+
+
+def test_labels_that_the_loss_does_not_read_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = label_pairs(make_pairs(48)).add_column("label", [0, 1] * 24)
+    make_trainer(tmp_path / "in_batch", rows, batch_sampler=ClusterBatchSampler).train()
+    assert "'label', 0 or less in 24 of 48 rows. MultipleNegativesRankingLoss does not read it" in caplog.text
+    caplog.clear()
+    model = make_static_model()
+    make_trainer(
+        tmp_path / "labelled", rows, batch_sampler=ClusterBatchSampler, model=model, loss=CoSENTLoss(model)
+    ).train()
+    assert "does not read it" not in caplog.text

@@ -34,6 +34,13 @@ def test_clusters_of_ones_own_and_the_order_of_columns_stay(tmp_path: Path) -> N
     assert read_keys(attach_keys(keyed, columns=("passage", "query"), overwrite=True)) == read_keys(keyed)
 
 
+def test_rows_that_a_guide_knows_keep_their_row_keys(tmp_path: Path) -> None:
+    guided = attach_clusters(make_pairs(50), make_static_model(), guide=True, cache_dir=tmp_path)
+    again = attach_keys(guided, overwrite=True, cache_dir=tmp_path)
+    assert set(again.column_names) == set(guided.column_names) and read_keys(again) == read_keys(guided)
+    assert again["label"] == guided["label"]
+
+
 def test_every_dataset_of_a_dict_gets_keys_and_scored_pairs_get_none(tmp_path: Path) -> None:
     parts = DatasetDict(a=make_pairs(20), b=make_pairs(30, 1).add_column("label", [1.0, 0.0] * 15))
     keyed = attach_keys(parts, cache_dir=tmp_path)

@@ -66,6 +66,21 @@ def test_keys_are_those_of_the_rows_at_rest(cache: Path) -> None:
     assert streamed == clustering.attach(rows, cache_dir=cache, show_progress_bar=False).to_list()
 
 
+def test_row_keys_of_a_guide_are_no_labels_to_learn_from(cache: Path) -> None:
+    clustering, rows = fit(cache), make_pairs(20)
+    guided = clustering.attach(rows, guide=True, cache_dir=cache, show_progress_bar=False).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"'label'\] already; pass overwrite=True"):
+        clustering.attach(guided)
+    streamed = list(clustering.attach(guided, overwrite=True))
+    assert streamed == list(clustering.attach(rows.to_iterable_dataset()))
+
+
+def test_codes_in_a_stream_are_no_texts(cache: Path) -> None:
+    rows = make_pairs(40).add_column("topic", ["a", "b"] * 20)
+    with pytest.raises(ValueError, match=r"'topic', which holds codes by its looks"):
+        fit(cache).attach(rows.to_iterable_dataset())
+
+
 def test_bad_streams_are_refused(cache: Path) -> None:
     clustering = fit(cache)
     rows = make_pairs(10)

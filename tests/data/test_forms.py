@@ -53,6 +53,12 @@ def test_rows_without_a_negative_are_counted(tmp_path: Path, caplog: pytest.LogC
     assert "1 of 2 rows have no negative and are left out" in caplog.text
 
 
+def test_rows_without_a_positive_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"query": "a", "pos": ["p", "q"]}, {"query": "b", "pos": []}, {"query": "c", "pos": ["r"]}]
+    assert load_data(write_lines(tmp_path / "flag.jsonl", *rows))["query"][:] == ["a", "a", "c"]
+    assert "1 of 3 rows have no positive in 'pos' and are left out" in caplog.text
+
+
 @pytest.mark.parametrize("header", ["", "query_id\tpositive_id\tnegative_id\n"])
 def test_ids_get_their_texts(tmp_path: Path, header: str) -> None:
     (tmp_path / "triples.tsv").write_text(f"{header}1\t10\t11\n2\t11\t10\n", encoding="utf-8")
