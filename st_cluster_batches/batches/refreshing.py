@@ -134,10 +134,10 @@ class Refresher:
         pairs = self._read_pairs(sampler, number)
         last, last_vectors = self._find_last(sampler, epoch, number, cache)
         encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
-        vectors = PairVectors(pairs, encoder, cache, self._renew(refresh, epoch, last_vectors, len(pairs)))
         options = ClusterOptions(
             cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter
         )
+        vectors = PairVectors(pairs, encoder, cache, _renew(refresh, epoch, last_vectors, pairs, options))
         clustering = fit_vectors([vectors], options, cache, None if last is None else last.centroids)
         if last is None and cache.processes.is_main:  # once: those of later epochs start from these
             warn_of_giants(clustering, f"Refresh(cluster_size=) of fewer than {refresh.cluster_size} splits it")
@@ -213,12 +213,6 @@ class Refresher:
             kept = []
         return Clustering.load(folder / "centroids"), kept
 
-    def _renew(self, refresh: Refresh, epoch: int, last: Sequence[str], n_rows: int) -> Renewal | None:
-        if refresh.sample == 1 or not last:
-            return None
-        is_fresh = np.random.default_rng([refresh.seed, epoch]).random(n_rows) < refresh.sample
-        return Renewal(tuple(last), is_fresh)
-
     def _compare(
         self, sampler: RefreshedSampler, vectors: PairVectors, clusters: Numbers, about: dict[str, Any]
     ) -> dict[str, Any]:
@@ -274,6 +268,19 @@ class Refresher:
         found = [json.loads(path.read_text("utf-8")) for path in self.folder.glob(f"epoch-*-{number}/done")]
         own = [{key: one for key, one in record.items() if key not in ("vectors", "guide")} for record in found]
         return sorted(own, key=lambda record: int(record["epoch"]))
+
+
+def _renew(refresh: Refresh, epoch: int, last: Sequence[str], pairs: Pairs, options: ClusterOptions) -> Renewal | None:
+    """Draw the rows that are embedded anew, and all of a source of which fewer than its clusters would be drawn."""
+    if refresh.sample == 1 or not last:
+        return None
+    is_fresh = np.random.default_rng([refresh.seed, epoch]).random(len(pairs)) < refresh.sample
+    drawn, sizes = (
+        np.bincount(rows, minlength=len(pairs.sources))
+        for rows in (pairs.source_of_row[is_fresh], pairs.source_of_row)
+    )
+    needed = [options.count_clusters(int(size), name) for size, name in zip(sizes, pairs.sources, strict=True)]
+    return Renewal(tuple(last), is_fresh | (drawn < needed)[pairs.source_of_row])
 
 
 def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:

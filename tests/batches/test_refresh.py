@@ -201,6 +201,15 @@ def test_a_sample_embeds_a_part_and_assigns_the_rest(tmp_path: Path, seen: list[
     assert [one[0] for one in watch.epochs] == [None, 1, 2, 3]
 
 
+def test_a_source_that_a_sample_would_hardly_touch_is_embedded_whole(tmp_path: Path, seen: list[int]) -> None:
+    rows = make_pairs(120).add_column("source", ["large"] * 100 + ["small"] * 20)
+    refresh = Refresh(first=1, cluster_size=10, sample=0.15, seed=20)
+    train(tmp_path, rows, refresh, sampler={"strata": ("source", "cluster")}, num_train_epochs=3)
+    fresh = np.random.default_rng([20, 2]).random(120) < 0.15
+    assert fresh[:100].sum() == 18 and fresh[100:].sum() == 1, "one row makes no two clusters"
+    assert [size for size in seen if size > 32] == [120, 18 + 20]
+
+
 def test_a_sample_of_each_dataset_takes_over_what_the_others_vectors_leave(tmp_path: Path, seen: list[int]) -> None:
     rows = DatasetDict({"a": make_pairs(300), "b": make_pairs(260, seed=3)})
     options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 3}
