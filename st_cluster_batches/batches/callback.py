@@ -24,11 +24,9 @@ from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
-from st_cluster_batches.batches.repeats import explain_repeats
 from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
-from st_cluster_batches.batches.sources import tell_of_source_texts
-from st_cluster_batches.batches.targets import tell_of_targets
-from st_cluster_batches.columns import SOURCE, show_labels
+from st_cluster_batches.batches.telling import tell_of_batches
+from st_cluster_batches.columns import show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from st_cluster_batches.batches.refreshing import Refresher
 
 logger = logging.getLogger(__name__)
-
-_WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative
 
 
 class PlannedSampler(Protocol):
@@ -144,12 +140,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                 type(outer).__name__,
             )
         for sampler, one in zip(samplers, counts, strict=True):
-            if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
-                tell_of_source_texts(sampler.dataset)
-            tell_of_targets(self.trainer, sampler.dataset)
-            logger.info("Batches of one epoch, by %s: %s", find_strategy(self.plans), one)
-            if one.repeats > _WORTH_A_WARNING * len(sampler.dataset):
-                logger.warning(*explain_repeats(sampler.plan, sampler.dataset, one))
+            tell_of_batches(sampler, one, find_strategy(self.plans), self.trainer)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Show the labels again: what was hidden for the collator is still the user's dataset."""

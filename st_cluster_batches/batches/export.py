@@ -7,6 +7,7 @@ process's share of some consecutive steps, and the files of a process stand toge
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -27,6 +28,8 @@ from st_cluster_batches.storage.processes import ProcessGroup
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 # Hidden, so that `load_dataset(directory)` sees nothing but parquet.
 PLAN_FILE = ".batch_plan.json"
@@ -141,8 +144,10 @@ def _write(
         rows = planned.rows[batches, rank * batch_size : (rank + 1) * batch_size].ravel()
         with write_whole(path) as temporary:
             pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
-    counts = asdict(sampler.counts)
-    write_atomically(directory / PLAN_FILE, json.dumps({**described, "steps": steps, "counts": counts}, indent=2))
+    counts = sampler.counts
+    logger.info("Batches of one epoch: %s", counts)
+    content = {**described, "steps": steps, "counts": asdict(counts)}
+    write_atomically(directory / PLAN_FILE, json.dumps(content, indent=2))
     return int(epochs * steps)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh
+from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh, tell_of_whole_sources
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
@@ -81,6 +81,8 @@ class Refresher:
                     f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
+            if sampler.refresh is not None:
+                tell_of_whole_sources(pairs, sampler.refresh.cluster_size)
             if sampler.refresh is not None and sampler.refresh.guide:
                 _read_row_keys(sampler.dataset)
                 self._find_guided()

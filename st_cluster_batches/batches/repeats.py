@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.plan import BatchPlan
-from st_cluster_batches.columns import LABEL_COLUMNS
+from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, list_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 def find_largest_key(dataset: Dataset, keys: Keys) -> tuple[int, str, str]:
@@ -66,4 +70,30 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> tu
         n_rows,
         what,
         text[:100],
+    )
+
+
+def tell_of_missing_keys(sampler: Any) -> None:
+    """Warn of equal texts that nothing keeps apart, since the rows have no keys, though batches are to heed them.
+
+    Args:
+        sampler: A `ClusterBatchSampler` of pairs without labels of their own.
+    """
+    dataset, distinct = sampler.dataset, sampler.options.distinct
+    if distinct is None or distinct in dataset.column_names or list_targets(dataset):
+        return
+    is_text = {name: getattr(one, "dtype", "") in ("string", "large_string") for name, one in dataset.features.items()}
+    others = {*sampler.hidden_columns, *NO_TEXT_COLUMNS}
+    texts = [name for name in dataset.format["columns"] if is_text.get(name) and name not in others]
+    repeated = {}
+    for name in texts[:2]:
+        column = dataset.with_format("arrow", columns=[name])[:][name]
+        repeated[name] = len(column) - pc.count_distinct(column).as_py()
+    if not any(repeated.values()):
+        return
+    logger.warning(
+        "The dataset has no column %r, so equal texts may meet in a batch and count as negatives: %s. "
+        "attach_keys(dataset) adds it; distinct=None says that they may meet",
+        distinct,
+        ", ".join(f"{count:,} of {len(dataset):,} rows repeat a {name}" for name, count in repeated.items() if count),
     )

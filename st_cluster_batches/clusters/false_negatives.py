@@ -156,7 +156,8 @@ def _describe(pairs: Pairs, columns: Sequence[Hashes]) -> dict[str, Any]:
         counts += 1
         shared[name] = int(counts.sum())
         for size in _BATCH_SIZES:
-            unavoidable[str(size)] += int(np.maximum(counts - -(-len(pairs) // size), 0).sum())
+            meeting = int(np.maximum(counts - -(-len(pairs) // size), 0).sum())
+            unavoidable[str(size)] = max(unavoidable[str(size)], meeting)  # a row may share both texts
         if len(counts) and counts.max() > largest["rows"]:
             row = int((hashes == repeated[counts.argmax()]).argmax())
             largest = {"rows": int(counts.max()), "row": row, "column": name}

@@ -32,6 +32,7 @@ _VERSIONED = ("st-cluster-batches", "sentence-transformers", "datasets")
 
 _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
 _MAX_ROUNDS = 20
+_FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without rows
 
 
 def fit_vectors(
@@ -145,6 +146,14 @@ def _train_sources(
         centroids[name] = fit_centroids(
             sample, n_clusters, seed=options.seed, niter=options.niter, start=start.get(name)
         )
+        if len(centroids[name]) < _FEW_OF_THOSE_ASKED * min(n_clusters, len(sample)):
+            logger.warning(
+                "Source %r gives %d clusters of the %d asked for, since so few of its vectors differ. Ask for fewer, "
+                "or see whether the encoder knows these texts and reads the part in which they differ",
+                name,
+                len(centroids[name]),
+                min(n_clusters, len(sample)),
+            )
     return centroids
 
 

@@ -19,7 +19,10 @@ from sentence_transformers import (
     SparseEncoderTrainer,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
 
+from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.card_block import (
     PLAN_FILE,
     carry_block,
@@ -76,7 +79,10 @@ class Run:
         if is_main:
             self._remove_earlier_run(output, target)
         resume = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
-        self.trainer.train(resume_from_checkpoint={"True": True, "False": None}.get(str(resume).title(), resume))
+        resume = {"True": True, "False": None}.get(str(resume).title(), resume)
+        if resume and arguments.strategy == "stock":
+            _refuse_planned(get_last_checkpoint(output) if resume is True else resume)
+        self.trainer.train(resume_from_checkpoint=resume)
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:
@@ -213,3 +219,16 @@ def _drop(dataset: Dataset | DatasetDict, labels: Sequence[str]) -> Dataset | Da
     if isinstance(dataset, DatasetDict):
         return DatasetDict({name: _drop(part, labels) for name, part in dataset.items()})
     return dataset.remove_columns([name for name in dataset.column_names if name in labels])
+
+
+def _refuse_planned(checkpoint: str | None) -> None:
+    """Refuse to go on in the stock order from a checkpoint of planned batches: no callback of ours sees it."""
+    path = Path(checkpoint or "") / TRAINER_STATE_NAME
+    if not path.is_file():
+        return
+    callbacks = json.loads(path.read_text(encoding="utf-8")).get("stateful_callbacks", {})
+    if callbacks.get(PlanCallback.__name__, {}).get("attributes", {}).get("plans"):
+        raise ValueError(
+            f"{checkpoint} was trained on planned batches, and batch_sampler: stock takes another order. Resume with "
+            "what it was trained with, or start anew without resume_from_checkpoint"
+        )

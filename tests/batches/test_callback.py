@@ -141,6 +141,27 @@ def test_small_strata_that_make_rows_meet_are_told_of(tmp_path: Path, caplog: py
     assert "3 rows share the query" in warning
 
 
+def test_equal_texts_without_keys_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = label_pairs(make_pairs(48)).remove_columns("false_negative_keys")
+    make_trainer(tmp_path / "different", rows).train()
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    repeated = concatenate_datasets([rows, rows.select(range(12))])
+    make_trainer(tmp_path / "equal", repeated).train()
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "12 of 60 rows repeat a query, 12 of 60 rows repeat a passage. attach_keys(dataset) adds it" in warning
+    caplog.clear()
+    make_trainer(tmp_path / "meant", repeated, batch_sampler=ClusterBatchSampler.configure(distinct=None)).train()
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+
+
+def test_a_share_of_random_batches_that_is_none_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for fraction, is_told in ((0.05, True), (0.2, False)):
+        caplog.clear()
+        sampler = ClusterBatchSampler.configure(random_fraction=fraction)
+        make_trainer(tmp_path, label_pairs(make_pairs(96)), batch_sampler=sampler).train()
+        assert ("random_fraction=0.05 of 6 batches is none; give at least 0.17" in caplog.text) == is_told
+
+
 def test_a_key_that_a_positive_shares_with_a_negative_is_named_by_its_text() -> None:
     texts = {"query": ["a", "b"], "positive": ["one", "two"], "negative": ["three", "One"]}
     rows = Dataset.from_dict({**texts, "false_negative_keys": [[1, 2], [3, 4, -2]]})

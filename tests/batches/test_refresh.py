@@ -278,6 +278,12 @@ def test_many_datasets_and_a_curriculum(tmp_path: Path) -> None:
             assert at in (2, 3) and len(batches) == 13
 
 
+def test_a_source_of_one_cluster_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tmp_path, make_pairs(80), Refresh(), num_train_epochs=2)
+    assert "Refresh(cluster_size=100) makes one cluster of a whole source" in caplog.text
+    assert "'all' with 80 rows" in caplog.text
+
+
 @pytest.mark.parametrize(("every", "made"), [(1, [1, 3]), (2, [1, 3])])
 def test_epochs_that_share_no_clusters_make_none(tmp_path: Path, every: int, made: list[int]) -> None:
     rows = make_pairs(160).add_column("source", ["x", "y"] * 80)

@@ -125,3 +125,9 @@ def test_interleaved_sources_are_clustered_as_if_each_were_alone(cache: Path) ->
 def test_bad_options_are_refused(cache: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(cache, make_pairs(30), **options)
+
+
+def test_fewer_clusters_than_asked_for_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = Dataset.from_dict({"query": [f"unknown{at}" for at in range(60)], "passage": make_pairs(60)["passage"][:]})
+    fit(tmp_path, rows, n_clusters=10)
+    assert "Source 'all' gives 1 clusters of the 10 asked for, since so few of its vectors differ" in caplog.text

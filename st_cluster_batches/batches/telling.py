@@ -1,0 +1,37 @@
+"""What an epoch of a dataset is made of, and what of it is likely to be a mistake."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
+from st_cluster_batches.batches.sources import tell_of_source_texts
+from st_cluster_batches.batches.targets import tell_of_targets
+from st_cluster_batches.columns import SOURCE
+
+logger = logging.getLogger(__name__)
+
+_WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative
+
+
+def tell_of_batches(sampler: Any, counts: PlanCounts, strategy: str | None, trainer: Any) -> None:
+    """Log what an epoch is made of, and warn of what is likely to be a mistake.
+
+    Args:
+        sampler: A `ClusterBatchSampler` that follows a plan.
+        counts: What its epoch is made of.
+        strategy: What messages call the way in which it fills batches.
+        trainer: The trainer; None outside of one.
+    """
+    if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
+        tell_of_source_texts(sampler.dataset)
+    tell_of_targets(trainer, sampler.dataset)
+    tell_of_missing_keys(sampler)
+    logger.info("Batches of one epoch, by %s: %s", strategy, counts)
+    if counts.repeats > _WORTH_A_WARNING * len(sampler.dataset):
+        logger.warning(*explain_repeats(sampler.plan, sampler.dataset, counts))
+    if sampler.plan.random_fraction and not counts.random:
+        share, n_batches = sampler.plan.random_fraction, len(sampler.plan)
+        logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
