@@ -53,6 +53,15 @@ def test_attach_writes_labelled_data_with_its_clustering(workspace: Path, capsys
     assert json.loads(capsys.readouterr().out)["statistics"]["all"]["clusters"] == 2
 
 
+@pytest.mark.parametrize("resume", ["true", "{}/checkpoint-4"])
+def test_a_run_of_planned_batches_is_not_resumed_in_the_stock_order(
+    trained: Path, capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    words = ["--batch_sampler", "stock", "--resume_from_checkpoint", resume.format(trained), "--max_steps", "12"]
+    assert main(["train", f"{trained.parent}/recipe.yaml", *words]) == 2
+    assert "trained on planned batches, and batch_sampler: stock takes another order" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("strategy", ["random", "cluster"])
 def test_train_leaves_a_model_its_recipe_its_plan_and_its_scores(
     workspace: Path, capsys: pytest.CaptureFixture[str], strategy: str
