@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,6 +19,7 @@ from sentence_transformers import (
     SparseEncoder,
     SparseEncoderTrainer,
 )
+from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_cluster_batches.batches.card_block import (
@@ -190,11 +192,17 @@ def build_trainer(
     """
     if arguments.strategy == SOURCE and SOURCE not in labels:
         raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
-    if arguments.source_alpha != 1 and not isinstance(dataset, DatasetDict):
-        raise ValueError(
-            f"source_alpha={arguments.source_alpha:g} is for several datasets, and the pairs are one: leave it out, "
-            "or train on a DatasetDict"
-        )
+    if not isinstance(dataset, DatasetDict):
+        several: dict[str, Any] = {"source_alpha": arguments.source_alpha}
+        if arguments.strategy == "stock":
+            own = arguments.multi_dataset_batch_sampler
+            several["multi_dataset_batch_sampler"] = getattr(own, "value", own)
+        for name, given in several.items():
+            if given not in (1, MultiDatasetBatchSamplers.PROPORTIONAL):
+                raise ValueError(
+                    f"{name}={given} is for several datasets, and the pairs are one: leave it out, or train on a "
+                    "DatasetDict"
+                )
     if arguments.strategy in ("random", "stock"):
         kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
         kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources

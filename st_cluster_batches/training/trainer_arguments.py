@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
-from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.refresh import Refresh
@@ -83,7 +83,15 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def __post_init__(self) -> None:
         self.strategy: Strategy = self.batch_sampler
         self.batch_sampler = self._choose_sampler()
+        given = self.multi_dataset_batch_sampler
         if self.strategy != "stock":
+            if given != MultiDatasetBatchSamplers.PROPORTIONAL:  # the trainer's own default, and like ours
+                raise ValueError(
+                    f"multi_dataset_batch_sampler={getattr(given, 'value', given)} decides nothing with batch_sampler="
+                    f"{self.strategy}: datasets take turns in whole global batches, in proportion to "
+                    "size^source_alpha. Give source_alpha=0 to draw small and large ones alike, leave it out to draw "
+                    "them in proportion to size, or take batch_sampler=stock"
+                )
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
         firsts = {

@@ -165,6 +165,7 @@ def test_batches_are_random_before_the_first_epoch_with_clusters(workspace: Path
         ("--random_fraction 0.2 --batch_sampler random", "batch_sampler='random', only to source, cluster: take one"),
         ("--random_fraction 0.2 --batch_sampler stock", "random_fraction=0.2 means nothing to batch_sampler='stock'"),
         ("--source_alpha 0.5 --batch_sampler stock", "source_alpha=0.5 means nothing to batch_sampler='stock'"),
+        ("--multi_dataset_batch_sampler round_robin", r"round_robin decides nothing .*Give source_alpha=0"),
         ("--mini_batch_size 8", "mini_batch_size=8 means nothing to loss='mnrl', only to cached_mnrl"),
         ("--query_regularizer_weight 0.1", "means nothing to loss='mnrl', only to splade"),
         ("--global_batch_size 64", "global_batch_size=64 is for n_clusters='auto' alone"),
@@ -187,6 +188,9 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
     words = ["--batch_sampler", "source", "--max_steps", "2"]
     with pytest.raises(ValueError, match=r"source_alpha=0\.5 is for several datasets"):
         prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--source_alpha", "0.5"]))
+    stock = ["--batch_sampler", "stock", "--multi_dataset_batch_sampler", "round_robin"]
+    with pytest.raises(ValueError, match="multi_dataset_batch_sampler=round_robin is for several datasets"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", [*words, *stock]))
     prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--key", "passage"]))
     line = [one for one in caplog.messages if "takes no clusters" in one][-1]
     assert line == "batch_sampler: source takes no clusters, so nothing here is decided by n_clusters, key"
