@@ -83,7 +83,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def __post_init__(self) -> None:
         self.strategy: Strategy = self.batch_sampler
         self.batch_sampler = self._choose_sampler()
-        given = self.multi_dataset_batch_sampler
+        given = self.multi_dataset_batch_sampler  # type: ignore[has-type]  # the host library has no types
         if self.strategy != "stock":
             if given != MultiDatasetBatchSamplers.PROPORTIONAL:  # the trainer's own default, and like ours
                 raise ValueError(
