@@ -31,7 +31,8 @@ def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -
     """
     from datasets import Dataset
 
-    parts, labelled, n_rows = [], [], 0
+    parts, n_rows = [], 0
+    labelled: list[str] = []
     sources = name_sources([Path(Path(name).resolve().parent.name, Path(name).name) for name in names])
     for name, part, source in zip(names, loaded, sources, strict=True):
         if not isinstance(part, Dataset):

@@ -13,6 +13,7 @@ from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.training.arguments import refuse_idle
 
 Strategy = Literal["random", "source", "cluster", "stock"]
@@ -108,6 +109,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""
         refresh = self._read_refresh()
+        as_count("cluster_first", self.cluster_first, least=0)
         if self.cluster_first and self.strategy != CLUSTER:
             raise ValueError(
                 f"cluster_first={self.cluster_first} decides nothing with batch_sampler={self.strategy}: it says from "

@@ -91,6 +91,15 @@ def test_what_was_given_is_a_recipe_again(recipe: Path, tmp_path: Path) -> None:
         (["--key", "title"], "invalid choice: 'title'"),
         (["title"], "'title' stands alone; say --key title"),
         (["--output_dir"], "expected one argument"),
+        (["--max_rows_per_source", "-5"], "max_rows_per_source=-5 must be at least 1"),
+        (["--max_rows_per_source", "0"], "max_rows_per_source=0 must be at least 1"),
+        (["--max_negatives", "-1"], "max_negatives=-1 must be at least 0"),
+        (["--held_out_queries", "0"], "held_out_queries=0 must be at least 1"),
+        (["--held_out_queries", "2000"], "held_out_queries=2000 must be at most held_out_documents=1000"),
+        (["--static_dim", "0"], "static_dim=0 must be at least 1"),
+        (["--max_seq_length", "-1"], "max_seq_length=-1 must be at least 1"),
+        (["--loss", "cached_mnrl", "--mini_batch_size", "0"], "mini_batch_size=0 must be at least 1"),
+        (["--cluster_first", "-1"], "cluster_first=-1 must be at least 0"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(recipe: Path, overrides: list[str], message: str) -> None:
