@@ -149,6 +149,32 @@ def test_words_that_mean_nothing_elsewhere_are_texts(tmp_path: Path, text: str) 
     assert load_data(tmp_path / "a.csv")["query"][:] == [text, "c"]
 
 
+ROWS_BELOW = ["boil the onion first,an onion wants ten minutes", "where is the mast,amidships of the hull"]
+
+
+@pytest.mark.parametrize("first", ["roast the bread,bread wants an oven", "what is it?,a sail it is", ROWS_BELOW[1]])
+def test_a_table_whose_first_line_is_a_row_is_refused_and_loses_none(tmp_path: Path, first: str) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join([first, *ROWS_BELOW]) + "\n")
+    with pytest.raises(ValueError, match="looks like a row and not like names of columns"):
+        load_data(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("header", ["Question Text,Best Answer", "frage,antwort", "a,b", "0,1", "title,body_id"])
+def test_odd_names_of_columns_are_names(tmp_path: Path, caplog: pytest.LogCaptureFixture, header: str) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join([header, *ROWS_BELOW]) + "\n")
+    assert load_data(tmp_path / "rows.csv").column_names == header.split(",")
+    assert "looks like a row" not in caplog.text and "is taken for names" not in caplog.text
+
+
+@pytest.mark.parametrize("lines", [["Haus,house", "Baum,tree", "Wald,wood"], ["what is it?,a sail", *ROWS_BELOW]])
+def test_a_first_line_that_may_be_a_row_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str]
+) -> None:
+    (tmp_path / "words.csv").write_text("\n".join(lines) + "\n")
+    assert len(load_data(tmp_path / "words.csv")) == 2
+    assert "is taken for names of columns, though it reads like a row: the 2 lines below" in caplog.text
+
+
 def test_a_tsv_with_lone_quotation_marks_keeps_all_rows(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('query\tpassage\n"a" word\tb\n"c\td\n', encoding="utf-8")
     assert load_data(tmp_path / "a.tsv").to_list() == [
