@@ -10,7 +10,7 @@ import argparse
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -247,6 +247,9 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.publishing.staging import find_model, is_staged
 
         staged = is_staged(arguments.folder)
+        if staged:
+            names = ("scores", "comparison", "license", "language", "datasets", "base_model", "include-samples")
+            _refuse_given(arguments, names, "what `build` made, which is pushed as it is")
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
         is_model = not (stage / "data").is_dir()
         if is_model:
@@ -288,8 +291,18 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
         arguments.license, arguments.language, arguments.datasets, arguments.base_model, arguments.include_samples
     )
     if is_saved_data(arguments.folder):
+        _refuse_given(arguments, ("scores", "comparison", "base_model", "include-samples"), "labelled data")
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
+
+
+def _refuse_given(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:
+    """Refuse options of a model's card where there is nothing to write them into."""
+    if given := [f"--{name}" for name in names if getattr(arguments, name.replace("-", "_"))]:
+        raise ValueError(
+            f"{arguments.folder} is {what}: {', '.join(given)} mean nothing to it; leave them out, or give them to "
+            "`build` with the model"
+        )
 
 
 def _make_folder(path: Path) -> None:

@@ -122,6 +122,13 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["train", "{}/recipe.yaml", "--qrels", "dev"], "only qrels.jsonl"),
         (["train", "{}/recipe.yaml", "--split", "dev"], "pairs.parquet is one file and has no splits"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--revision", "r"], "has no revision 'r'"),
+        (["train", "{}/recipe.yaml", "--config", "c"], "pairs.parquet is one file and has no configurations"),
+        (
+            ["train", "{}/recipe.yaml", "--prompts", '{{"question": "query: "}}'],
+            "'question' is none of passage, query",
+        ),
+        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--seed", "7"], "--seed decides nothing in a comparison"),
+        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--batch_sampler", "stock"], "each have their own"),
         (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),
         (["compare"], "compare takes either RECIPE.yaml"),
         (["compare", "--redraw", "{}"], "has no results.json"),

@@ -124,6 +124,8 @@ def _load_rows(name: str | Path, choice: Choice) -> Dataset | DatasetDict:
     if path.is_file():
         if choice.split is not None:
             raise ValueError(f"{name} is one file and has no splits; leave out --split {choice.split}")
+        if choice.config is not None:
+            raise ValueError(f"{name} is one file and has no configurations; leave out --config {choice.config}")
         return (read_ids if choice.has_ids else read_file)(path, choice.cache_dir)
     if path.is_dir() and (choice.config is not None or _has_configs(path)):
         return _take_split(_load_by_name(str(path), choice), choice, str(name))

@@ -125,6 +125,16 @@ class DataArguments:
                 f"held_out_queries={self.held_out_queries} must be at most held_out_documents="
                 f"{self.held_out_documents}"
             )
+        for name, reader in (
+            ("held_out_documents", "held_out_queries"),
+            ("qrels", "eval_tasks"),
+            ("missing", "eval_tasks"),
+        ):
+            given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if given != default and not getattr(self, reader):
+                raise ValueError(
+                    f"{name}={given!r} means nothing without {reader}; give {reader}, or leave {name} out"
+                )
 
     @property
     def judging(self) -> Judging:

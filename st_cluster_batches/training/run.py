@@ -203,6 +203,7 @@ def build_trainer(
                     f"{name}={given} is for several datasets, and the pairs are one: leave it out, or train on a "
                     "DatasetDict"
                 )
+    _check_prompts(arguments.prompts, dataset, labels)
     if arguments.strategy in ("random", "stock"):
         kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
         kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources
@@ -214,6 +215,22 @@ def build_trainer(
         train_dataset=dataset,
         loss=MultipleNegativesRankingLoss(model) if loss is None else loss,
     )
+
+
+def _check_prompts(prompts: Any, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
+    """Check that prompts are for columns or datasets that there are: a trainer passes over any other name.
+
+    Raises:
+        ValueError: If one is for something else.
+    """
+    parts = dict(dataset) if isinstance(dataset, DatasetDict) else {}
+    columns = sorted({name for part in parts.values() or [dataset] for name in part.column_names} - {*labels})
+    for name, prompt in prompts.items() if isinstance(prompts, dict) else ():
+        known = [*parts, *columns]
+        if name in parts and isinstance(prompt, dict):
+            name, known = next((one for one in prompt if one not in columns), name), [*columns, name]
+        if name not in known:
+            raise ValueError(f"prompts: {name!r} is none of {', '.join(known)}, which are there to have a prompt")
 
 
 def _drop(dataset: Dataset | DatasetDict, labels: Sequence[str]) -> Dataset | DatasetDict:
