@@ -164,6 +164,7 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Train and evaluate as a recipe says."""
     with checking_input():
+        from st_cluster_batches.batches.options import StartError
         from st_cluster_batches.training.recipe import read_recipe
 
         recipe = read_recipe(arguments.recipe, overrides)
@@ -175,7 +176,10 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
 
             loaded = load_tasks(recipe.data.find_tasks(), recipe.data.judging)
         run, tasks = prepare_run(recipe)
-    model = run.train()
+    try:
+        model = run.train()
+    except StartError as error:
+        raise UsageError(" ".join(str(error).split())) from error
     scores, lines = {}, ""
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate

@@ -129,6 +129,13 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         ),
         (["compare", "{}/recipe.yaml", "--output", "{}/out", "--seed", "7"], "--seed decides nothing in a comparison"),
         (["compare", "{}/recipe.yaml", "--output", "{}/out", "--batch_sampler", "stock"], "each have their own"),
+        (["train", "{}/recipe.yaml", "--resume_from_checkpoint", "true"], "but there is no checkpoint in"),
+        (["train", "{}/recipe.yaml", "--resume_from_checkpoint", "{}/gone"], "there is no folder"),
+        (
+            ["train", "{}/recipe.yaml", "--learning_rate_mapping", '{{"foo": 0.1}}'],
+            "'foo' fits the name of no",
+        ),
+        (["train", "{}/recipe.yaml", "--max_seq_length", "2"], "which reads texts of any length"),
         (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),
         (["compare"], "compare takes either RECIPE.yaml"),
         (["compare", "--redraw", "{}"], "has no results.json"),
@@ -146,6 +153,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(errors) == 1 and message in errors[0]
     assert captured.out == ""
     assert not (workspace / "run" / "model").exists()
+
+
+def test_a_refused_resume_is_one_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", str(trained.parent / "recipe.yaml"), "--resume_from_checkpoint", "true", "--n_clusters", "5"]
+    assert main([*words, "--max_steps", "12"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("st-cluster-batches: error: The checkpoint was trained on other batches: the labels have")
 
 
 @pytest.mark.slow

@@ -12,6 +12,10 @@ from st_cluster_batches.storage.numbers import as_count
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
 
 
+class StartError(ValueError):
+    """A run that cannot start, or go on, as it is told: found once the trainer knows its checkpoint and its data."""
+
+
 @dataclass(frozen=True)
 class PlanOptions:
     """The options of a `ClusterBatchSampler`, checked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +22,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.batches.card_block import (
     PLAN_FILE,
@@ -77,8 +79,7 @@ class Run:
         is_main = self.trainer.is_world_process_zero()
         if is_main:
             self._remove_earlier_run(output, target)
-        resume = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
-        self.trainer.train(resume_from_checkpoint={"True": True, "False": None}.get(str(resume).title(), resume))
+        self.trainer.train(resume_from_checkpoint=_find_resumed(arguments))
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:
@@ -129,18 +130,72 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
-    strategy, clusters = recipe.training.strategy, recipe.clusters
-    if strategy != CLUSTER and clusters.false_negative_threshold is None:
-        read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
-        if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
-            logger.warning(
-                "batch_sampler: %s takes no clusters, so nothing here is decided by %s", strategy, ", ".join(idle)
-            )
+    _find_resumed(recipe.training)
+    _tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)
     measure_start(run.trainer.model, labelled, clustering, recipe)
     return run, tasks
+
+
+def _find_resumed(arguments: TrainingArguments) -> bool | str | None:
+    """Return what a trainer is to resume from.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    given = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
+    resumed: bool | str | None = {"True": True, "False": None}.get(str(given).title(), given)
+    output = Path(arguments.output_dir)
+    found = get_last_checkpoint(str(output)) if resumed is True and output.is_dir() else resumed
+    if found in (None, True) and resumed is True:
+        raise ValueError(
+            f"resume_from_checkpoint: true, but there is no checkpoint in {output}; give the output_dir of the run "
+            "that is to go on, or leave resume_from_checkpoint out to start anew"
+        )
+    if isinstance(found, str) and not Path(found).is_dir():
+        raise ValueError(f"resume_from_checkpoint: there is no folder {found}; give true, or one of {output}")
+    return resumed
+
+
+def _check_learning_rates(trainer: SentenceTransformerTrainer | SparseEncoderTrainer) -> None:
+    """Check that learning rates are for parameters that there are, as the trainer would when it starts.
+
+    Raises:
+        ValueError: If a pattern is no regular expression, or fits no parameter.
+    """
+    names = [name for name, _ in trainer.loss.named_parameters()]
+    for pattern in trainer.args.learning_rate_mapping:
+        try:
+            fits = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(f"learning_rate_mapping: {pattern!r} is no regular expression: {error}") from error
+        if not fits:
+            raise ValueError(
+                f"learning_rate_mapping: {pattern!r} fits the name of no parameter; there are {', '.join(names[:10])}"
+            )
+
+
+def _tell_of_idle_clusters(recipe: Recipe) -> None:
+    """Warn of what a recipe says of clusters and of near-duplicates where batches read none of it."""
+    strategy, clusters = recipe.training.strategy, recipe.clusters
+    threshold = clusters.false_negative_threshold
+    keeps_apart = strategy != "stock" and recipe.training.keep_false_negatives_apart
+    # Near-duplicates are searched within clusters, also where batches are of random rows.
+    if strategy != CLUSTER and not (keeps_apart and threshold is not None):
+        read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
+        if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
+            logger.warning(
+                "batch_sampler: %s takes no clusters, so nothing here is decided by %s", strategy, ", ".join(idle)
+            )
+    if threshold is not None and not keeps_apart:
+        logger.warning(
+            "false_negative_threshold: %g decides nothing here, for %s keeps no false negatives apart; leave one of "
+            "them out",
+            threshold,
+            "batch_sampler: stock" if strategy == "stock" else "keep_false_negatives_apart: false",
+        )
 
 
 def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
@@ -163,6 +218,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
     )
     labels = find_labels(plain, recipe.data.columns)
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
+    _check_learning_rates(trainer)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe, find_hub_ids(recipe))

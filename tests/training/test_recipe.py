@@ -209,6 +209,25 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
 
 
 @pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["stock"], ["batch_sampler: stock takes no clusters", "for batch_sampler: stock keeps no"]),
+        (["random", "--keep_false_negatives_apart", "false"], ["random takes no clusters", "apart: false keeps no"]),
+        (["cluster", "--keep_false_negatives_apart", "false"], ["apart: false keeps no false negatives apart"]),
+        (["random"], []),
+    ],
+)
+def test_a_threshold_that_nothing_reads_hides_no_warning_and_has_its_own(
+    workspace: Path, caplog: pytest.LogCaptureFixture, words: list[str], lines: list[str]
+) -> None:
+    words = ["--batch_sampler", *words, "--false_negative_threshold", "0.99", "--max_steps", "2"]
+    prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    found = [one for one in caplog.messages if "takes no clusters" in one or "decides nothing" in one]
+    for line, message in zip(lines, found, strict=True):
+        assert line in message and ("n_clusters" in message or "0.99 decides nothing here" in message)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--rows_per_stratum", "8", "--per_device_train_batch_size", "4"], "must divide the 4 rows of a global"),
