@@ -16,6 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.storage.cache import make_folder
+
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Choice
 
@@ -58,7 +60,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         if arguments.seeds < 1 or arguments.pairs < 1000:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
-        _make_folder(arguments.output)
+        make_folder(arguments.output)
         from st_cluster_batches.demo.comparison import run_demo
         from st_cluster_batches.demo.description import describe_demo
     logging.getLogger("st_cluster_batches.batches.callback").setLevel("WARNING")  # the demo logs plans itself, once,
@@ -120,6 +122,9 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 
         if arguments.output is not None:
             require_plots()
+            if arguments.output.is_dir():
+                raise ValueError(f"{arguments.output} is a folder; name a file: {arguments.output / 'report.html'}")
+            make_folder(arguments.output.parent)
         data, clustering = load_data(arguments.data, _read_choice(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
             clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
@@ -153,7 +158,7 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tuning import tune as tune_data
         from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
-        _make_folder(arguments.output_dir)
+        make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_choice(arguments))
         names = [*(one.name for one in fields(TuneOptions)), "model", "output_dir", "cache_dir"]
         choice = tune_data(data, arguments.encoder, **{name: getattr(arguments, name) for name in names})
@@ -168,6 +173,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.training.recipe import read_recipe
 
         recipe = read_recipe(arguments.recipe, overrides)
+        make_folder(Path(recipe.training.output_dir))
         from st_cluster_batches.training.run import prepare_run
 
         loaded: dict[str, Any] = {}
@@ -205,7 +211,7 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tasks import load_tasks
 
         tasks = load_tasks(arguments.tasks, Judging(arguments.qrels, arguments.missing))
-        _make_folder(arguments.output)
+        make_folder(arguments.output)
         model = SentenceTransformer(arguments.model, trust_remote_code=arguments.trust_remote_code)
     scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
@@ -223,7 +229,7 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
             return results, describe_results(results)
         if arguments.output is None:
             raise ValueError("compare needs --output DIR")
-        _make_folder(arguments.output)
+        make_folder(arguments.output)
         from st_cluster_batches.evaluation.comparison import Comparison
 
         comparison = Comparison.prepare(arguments.recipe, arguments.output, arguments.seeds, overrides)
@@ -307,9 +313,3 @@ def _refuse_given(arguments: argparse.Namespace, names: Iterable[str], what: str
             f"{arguments.folder} is {what}: {', '.join(given)} mean nothing to it; leave them out, or give them to "
             "`build` with the model"
         )
-
-
-def _make_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; a folder is needed")
-    path.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,13 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
             "'foo' fits the name of no",
         ),
         (["train", "{}/recipe.yaml", "--max_seq_length", "2"], "which reads texts of any length"),
+        (
+            ["train", "{}/recipe.yaml", "--output_dir", "{}/pairs.parquet"],
+            "pairs.parquet is a file; a folder",
+        ),
+        (["train", "{}/recipe.yaml", "--output_dir", "/proc/x"], "Nothing can be written to /proc/x"),
+        (["attach", "{}/pairs.parquet", "/proc/x", "--encoder", "x"], "Nothing can be written to /proc"),
+        (["inspect", "{}/pairs.parquet", "--output", "{}"], "is a folder; name a file"),
         (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),
         (["compare"], "compare takes either RECIPE.yaml"),
         (["compare", "--redraw", "{}"], "has no results.json"),
