@@ -10,11 +10,13 @@ import argparse
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from st_cluster_batches.storage.cache import make_folder
 
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Choice
@@ -58,7 +60,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         if arguments.seeds < 1 or arguments.pairs < 1000:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
-        _make_folder(arguments.output)
+        make_folder(arguments.output)
         from st_cluster_batches.demo.comparison import run_demo
         from st_cluster_batches.demo.description import describe_demo
     logging.getLogger("st_cluster_batches.batches.callback").setLevel("WARNING")  # the demo logs plans itself, once,
@@ -120,6 +122,9 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 
         if arguments.output is not None:
             require_plots()
+            if arguments.output.is_dir():
+                raise ValueError(f"{arguments.output} is a folder; name a file: {arguments.output / 'report.html'}")
+            make_folder(arguments.output.parent)
         data, clustering = load_data(arguments.data, _read_choice(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
             clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
@@ -153,7 +158,7 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tuning import tune as tune_data
         from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
-        _make_folder(arguments.output_dir)
+        make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_choice(arguments))
         names = [*(one.name for one in fields(TuneOptions)), "model", "output_dir", "cache_dir"]
         choice = tune_data(data, arguments.encoder, **{name: getattr(arguments, name) for name in names})
@@ -164,9 +169,11 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Train and evaluate as a recipe says."""
     with checking_input():
+        from st_cluster_batches.batches.options import StartError
         from st_cluster_batches.training.recipe import read_recipe
 
         recipe = read_recipe(arguments.recipe, overrides)
+        make_folder(Path(recipe.training.output_dir))
         from st_cluster_batches.training.run import prepare_run
 
         loaded: dict[str, Any] = {}
@@ -175,7 +182,10 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
 
             loaded = load_tasks(recipe.data.find_tasks(), recipe.data.judging)
         run, tasks = prepare_run(recipe)
-    model = run.train()
+    try:
+        model = run.train()
+    except StartError as error:
+        raise UsageError(" ".join(str(error).split())) from error
     scores, lines = {}, ""
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate
@@ -201,7 +211,7 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tasks import load_tasks
 
         tasks = load_tasks(arguments.tasks, Judging(arguments.qrels, arguments.missing))
-        _make_folder(arguments.output)
+        make_folder(arguments.output)
         model = SentenceTransformer(arguments.model, trust_remote_code=arguments.trust_remote_code)
     scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
@@ -219,7 +229,7 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
             return results, describe_results(results)
         if arguments.output is None:
             raise ValueError("compare needs --output DIR")
-        _make_folder(arguments.output)
+        make_folder(arguments.output)
         from st_cluster_batches.evaluation.comparison import Comparison
 
         comparison = Comparison.prepare(arguments.recipe, arguments.output, arguments.seeds, overrides)
@@ -247,6 +257,9 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.publishing.staging import find_model, is_staged
 
         staged = is_staged(arguments.folder)
+        if staged:
+            names = ("scores", "comparison", "license", "language", "datasets", "base_model", "include-samples")
+            _refuse_given(arguments, names, "what `build` made, which is pushed as it is")
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
         is_model = not (stage / "data").is_dir()
         if is_model:
@@ -288,11 +301,15 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
         arguments.license, arguments.language, arguments.datasets, arguments.base_model, arguments.include_samples
     )
     if is_saved_data(arguments.folder):
+        _refuse_given(arguments, ("scores", "comparison", "base_model", "include-samples"), "labelled data")
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
 
 
-def _make_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; a folder is needed")
-    path.mkdir(parents=True, exist_ok=True)
+def _refuse_given(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:
+    """Refuse options of a model's card where there is nothing to write them into."""
+    if given := [f"--{name}" for name in names if getattr(arguments, name.replace("-", "_"))]:
+        raise ValueError(
+            f"{arguments.folder} is {what}: {', '.join(given)} mean nothing to it; leave them out, or give them to "
+            "`build` with the model"
+        )

@@ -141,7 +141,7 @@ def _add_inspect(add: _Add) -> None:
         metavar="N",
         help="rows of each cluster in a batch of several; as tuned if not given",
     )
-    inspect.add_argument("--key", choices=_KEYS, default="query", help="text that was clustered")
+    inspect.add_argument("--key", choices=_KEYS, help="text that was clustered; by default the clustering's, or query")
     _add_columns(inspect)
     inspect.add_argument("--seed", type=int, default=0, metavar="N")
     inspect.add_argument(
@@ -242,7 +242,7 @@ def _add_training(add: _Add) -> None:
     compare.add_argument("--seeds", type=int, default=3, metavar="N", help="training runs of each variant (default 3)")
     compare.add_argument("--output", type=Path, metavar="DIR", help="folder for results; a rerun goes on there")
     compare.add_argument("--redraw", type=Path, metavar="DIR", help="only draw table and figures of DIR again")
-    compare.epilog = "Any key of the recipe can be given as --key value, for all variants."
+    compare.epilog = "Any key of the recipe can be given as --key value, for all variants; a value of their own wins."
 
 
 def _add_publishing(add: _Add) -> None:

@@ -131,6 +131,27 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["train", "{}/recipe.yaml", "--qrels", "dev"], "only qrels.jsonl"),
         (["train", "{}/recipe.yaml", "--split", "dev"], "pairs.parquet is one file and has no splits"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--revision", "r"], "has no revision 'r'"),
+        (["train", "{}/recipe.yaml", "--config", "c"], "pairs.parquet is one file and has no configurations"),
+        (
+            ["train", "{}/recipe.yaml", "--prompts", '{{"question": "query: "}}'],
+            "'question' is none of passage, query",
+        ),
+        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--seed", "7"], "--seed decides nothing in a comparison"),
+        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--batch_sampler", "stock"], "each have their own"),
+        (["train", "{}/recipe.yaml", "--resume_from_checkpoint", "true"], "but there is no checkpoint in"),
+        (["train", "{}/recipe.yaml", "--resume_from_checkpoint", "{}/gone"], "there is no folder"),
+        (
+            ["train", "{}/recipe.yaml", "--learning_rate_mapping", '{{"foo": 0.1}}'],
+            "'foo' fits the name of no",
+        ),
+        (["train", "{}/recipe.yaml", "--max_seq_length", "2"], "which reads texts of any length"),
+        (
+            ["train", "{}/recipe.yaml", "--output_dir", "{}/pairs.parquet"],
+            "pairs.parquet is a file; a folder",
+        ),
+        (["train", "{}/recipe.yaml", "--output_dir", "/proc/x"], "Nothing can be written to /proc/x"),
+        (["attach", "{}/pairs.parquet", "/proc/x", "--encoder", "x"], "Nothing can be written to /proc"),
+        (["inspect", "{}/pairs.parquet", "--output", "{}"], "is a folder; name a file"),
         (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),
         (["compare"], "compare takes either RECIPE.yaml"),
         (["compare", "--redraw", "{}"], "has no results.json"),
@@ -148,6 +169,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(errors) == 1 and message in errors[0]
     assert captured.out == ""
     assert not (workspace / "run" / "model").exists()
+
+
+def test_a_refused_resume_is_one_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", str(trained.parent / "recipe.yaml"), "--resume_from_checkpoint", "true", "--n_clusters", "5"]
+    assert main([*words, "--max_steps", "12"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("st-cluster-batches: error: The checkpoint was trained on other batches: the labels have")
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from st_cluster_batches.batches.card_block import (
 )
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
@@ -175,7 +176,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         outer.set_epoch(epoch)
         if refreshed := [one for one in samplers if one.refresh is not None]:
             if getattr(outer, "alpha", 1.0) != 1:
-                raise ValueError(
+                raise StartError(
                     f"alpha={outer.alpha} passes through large datasets in more than one epoch, and refreshed "
                     "clusters serve whole epochs: rows would come twice, or not at all. Take alpha=1, or no refresh="
                 )
@@ -192,7 +193,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self._refreshed = samplers
         now, kept = _describe_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:
-            raise ValueError(
+            raise StartError(
                 f"The clusters in {self.refresher.folder} are not those that the checkpoint was trained on "
                 f"({', '.join(others)}): another run has written them. Resume in the output_dir of the checkpoint, or "
                 "start anew with resume_from_checkpoint=None"
@@ -260,7 +261,7 @@ def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
         ]
         if not changes:  # a checkpoint from before there was an option, which is not used now
             return
-    raise ValueError(
+    raise StartError(
         f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "
         "trained with, or start anew with resume_from_checkpoint=None"
     )

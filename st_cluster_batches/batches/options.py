@@ -12,6 +12,10 @@ from st_cluster_batches.storage.numbers import as_count
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
 
 
+class StartError(ValueError):
+    """A run that cannot start, or go on, as it is told: found once the trainer knows its checkpoint and its data."""
+
+
 @dataclass(frozen=True)
 class PlanOptions:
     """The options of a `ClusterBatchSampler`, checked.
@@ -44,7 +48,8 @@ class PlanOptions:
         names_strata = strata is not None
         if strata is None:
             strata = (SOURCE, CLUSTER)
-        stages = strata if isinstance(strata, Mapping) else {0: strata}
+        given = strata if isinstance(strata, Mapping) else {0: strata}
+        stages = {as_count("first epoch in strata", epoch, least=0): columns for epoch, columns in given.items()}
         schedule = tuple(
             (epoch, (columns,) if isinstance(columns, str) else tuple(columns))
             for epoch, columns in sorted(stages.items())

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from st_cluster_batches.batches.options import PlanOptions
     from st_cluster_batches.batches.refresh import Refresh
 
+from st_cluster_batches.batches.options import StartError
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n
         n_batches: Batches of an epoch on one process.
 
     Raises:
-        ValueError: If the number of epochs says that something is never reached.
+        StartError: If the number of epochs says that something is never reached.
     """
     updates = count_updates(n_batches, args)
     n_epochs = -(-state.max_steps // updates)
@@ -79,7 +81,7 @@ def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n
                 first * updates,
             )
         else:
-            raise ValueError(
+            raise StartError(
                 f"{name} is never reached: num_train_epochs={args.num_train_epochs:g}, counted from 0; train for more "
                 f"than {first} epochs, or let it begin earlier"
             )

@@ -13,7 +13,7 @@ from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
 from st_cluster_batches.clusters.kmeans import require_faiss
-from st_cluster_batches.clusters.labelling import label_rows
+from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.strength import describe_strength, measure_parts
 from st_cluster_batches.clusters.vectors import PairVectors
@@ -113,6 +113,7 @@ def cluster_dataset(
     key, threshold = options.clusters.key, options.false_negative_threshold
     with SharedCache.open(options.cache_dir, options.show_progress_bar, "attach_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+        check_threshold(parts, threshold)
         loaded = Encoder(
             encoder,
             cache.folder,

@@ -18,7 +18,7 @@ from st_cluster_batches.clusters.assigning import digest_array, number_clusters
 from st_cluster_batches.clusters.choice import Choice, tell_of_chunks
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
-from st_cluster_batches.clusters.labelling import label_rows
+from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.stream import label_stream
 from st_cluster_batches.clusters.vectors import PairVectors, join_sides
@@ -126,6 +126,7 @@ class Clustering:
         dataset = as_datasets(dataset, "Clustering.attach")
         with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
             parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+            check_threshold(parts, options.false_negative_threshold)
             for part in parts:
                 self.check_sources(part.sources)
             vectors = [PairVectors(part, encoder, cache) for part in parts]

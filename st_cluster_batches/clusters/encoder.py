@@ -79,7 +79,8 @@ class Encoder:
         except OSError as error:
             raise ValueError(
                 f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
-                "the Hub gives; pass it: Clustering.load(..., encoder=...)"
+                "the Hub gives: of a folder the name alone is kept, and not where it lies. Pass it: "
+                "Clustering.load(..., encoder=...), or --encoder NAME_OR_PATH on the command line"
             ) from error
         if isinstance(self.given, str):
             model.prompts = dict(self.manifest["prompts"])

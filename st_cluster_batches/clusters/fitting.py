@@ -165,16 +165,16 @@ def _refine_sources(
 ) -> dict[str, Centroids]:
     """Drop centroids without rows, and put several in place of one with too many."""
     refined = {}
-    limit = options.max_cluster_size or np.inf
     for own, assigned in zip(vectors, nearest, strict=True):
         measured = [(name, sizes) for name, sizes, _ in measure_clusters(own, assigned, centroids)]
-        is_oversized = [sizes > limit for _, sizes in measured]
+        limits = [options.find_limit(name) or np.inf for name, _ in measured]
+        is_oversized = [sizes > limit for limit, (_, sizes) in zip(limits, measured, strict=True)]
         rows_of = _find_rows(own, assigned, is_oversized)
         for code, (name, sizes) in enumerate(measured):
             pieces: list[Centroids] = []
             for cluster in np.flatnonzero(sizes).tolist():
                 piece = centroids[name][cluster : cluster + 1]
-                if sizes[cluster] > limit:
+                if is_oversized[code][cluster]:
                     previous = pieces[-1][-1] if pieces else None
                     piece = _split(piece, rows_of[code, cluster], own, options, previous)
                 pieces.append(piece)
@@ -264,9 +264,11 @@ def warn_of_giants(clustering: Clustering, remedy: str = "max_cluster_size= spli
         clustering: As `fit_vectors` returns it.
         remedy: What mends it, in the caller's options.
     """
-    limit = clustering.manifest["max_cluster_size"]
+    limit, sizes = clustering.manifest["max_cluster_size"], clustering.manifest["cluster_size"]
     for source, one in clustering.manifest["statistics"].items():
         largest = max(one["sizes"])
+        if isinstance(sizes, dict) and sizes.get(source) is None:
+            continue  # one stratum, as it is to be
         if limit is not None and largest > limit:
             logger.warning("A cluster of source %r has %d rows that are too alike to be split", source, largest)
         elif one["clusters"] > 2 and largest > _LARGE_SHARE * one["rows"]:

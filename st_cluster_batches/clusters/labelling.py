@@ -25,7 +25,7 @@ from st_cluster_batches.columns import (
     mark_keys,
     write_labels,
 )
-from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -35,6 +35,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LABEL_VERSION = 5  # to be raised by any change here that changes labels or what is reported of them
+
+
+def check_threshold(parts: Sequence[Pairs], threshold: float | None) -> None:
+    """Refuse to search near-duplicates among pairs with labels or scores, which get no keys.
+
+    Raises:
+        ValueError: If all pairs are such; where some are not, these get theirs.
+    """
+    if threshold is not None and all(one.targets for one in parts):
+        raise ValueError(
+            f"false_negative_threshold={threshold:g} finds rows that no batch should hold both of, and pairs with "
+            f"{parts[0].targets} get no such keys: their losses take no other rows for negatives. Leave it out, or "
+            "keep the pairs of one label alone: --positive_label L"
+        )
 
 
 def label_rows(
@@ -120,8 +134,9 @@ def _make_labels(
 ) -> None:
     """Assign all rows together with the other processes, then find keys and write all in the first one."""
     nearest = [assign_rows(one, key, centroids) for one in vectors]
-    for one in vectors if threshold is not None else ():
-        one.embed("passage")
+    for one in vectors:
+        if threshold is not None and not one.pairs.targets:
+            one.embed("passage")
 
     def write() -> None:
         reports: dict[str, dict[str, Any]] = {}

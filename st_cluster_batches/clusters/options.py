@@ -28,7 +28,7 @@ class ClusterOptions:
             cluster hold eight global batches.
         cluster_size: Mean rows of a cluster, which sets k source by source; or a mapping from each source to its own,
             where None makes the source one stratum.
-        max_cluster_size: Rows of a cluster at most; larger ones are split.
+        max_cluster_size: Rows of a cluster at most; larger ones are split, but for a source of one stratum.
         global_batch_size: Rows of a global batch, for `auto`.
         key: The text that decides the cluster: query, passage, or both.
         seed: Seed of k-means.
@@ -70,6 +70,12 @@ class ClusterOptions:
                 for name, rows in self.cluster_size.items()
             }
             object.__setattr__(self, "cluster_size", sizes)
+            if self.max_cluster_size is not None and not any(sizes.values()):
+                raise ValueError(
+                    f"max_cluster_size={self.max_cluster_size} splits clusters, and there are none: all of "
+                    f"{', '.join(sizes)} is one stratum, of random batches, as cluster_size= or tuned= says; leave "
+                    "max_cluster_size out"
+                )
         elif self.cluster_size is not None:
             object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
         for name in ("n_clusters", "max_cluster_size", "global_batch_size", "niter"):
@@ -104,6 +110,11 @@ class ClusterOptions:
     def find_method(self, source: str) -> Method:
         """Return how the clusters of a source are made."""
         return self.method if isinstance(self.method, str) else self.method[source]
+
+    def find_limit(self, source: str) -> int | None:
+        """Return the rows of a cluster of a source at most; None where it is one stratum, or there is no limit."""
+        is_whole = isinstance(self.cluster_size, Mapping) and self.cluster_size[source] is None
+        return None if is_whole else self.max_cluster_size
 
     def count_clusters(self, n_rows: int, source: str) -> int:
         """Return k for a source of `n_rows` rows."""

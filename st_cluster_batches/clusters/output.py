@@ -14,7 +14,7 @@ from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDE
 from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.naming import name_file
-from st_cluster_batches.storage.cache import recover_folder, replace_folder
+from st_cluster_batches.storage.cache import make_folder, recover_folder, replace_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -38,9 +38,7 @@ def check_output(out: Path) -> None:
         OSError: If its parent folder cannot be written.
     """
     parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"Nothing can be written to {parent}, where {out.name} is to be; name another place")
+    make_folder(parent)
     recover_folder(out.resolve())
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a folder is needed")

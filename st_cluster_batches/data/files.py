@@ -8,11 +8,12 @@ import gzip
 import json
 import logging
 import os
-import re
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from st_cluster_batches.data.header import check_header
 from st_cluster_batches.storage.cache import NO_ROOM
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _BUILDERS = {
     ".ipc": "arrow",
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-_LONGEST_NAME = 100  # of a column; more is text
+_FIRST_LINES = 100  # by which a line of names is told from a row
 KINDS = "parquet, JSON lines, JSON arrays, CSV, TSV and Arrow, gzipped or not"
 _NO_DATA = {
     "clustering.json",
@@ -108,7 +109,7 @@ def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] 
         if column_names is not None:
             options["column_names"] = column_names
         elif _BUILDERS[kind] == "csv":
-            _check_header(path)
+            check_header(_read_first_lines(path, options) or [[]], str(path))
         rows = _build(path, _BUILDERS[kind], options, cache_dir)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {_explain(path, kind, error)}") from error
@@ -167,14 +168,12 @@ def explain_cache(error: OSError, cache_dir: str | None) -> OSError:
     )
 
 
-def _check_header(path: Path) -> None:
+def _read_first_lines(path: Path, options: dict[str, Any]) -> list[list[str]]:
+    """Read the cells of the first lines of a table."""
+    lift_field_limit()
+    quoting = options.get("quoting", csv.QUOTE_MINIMAL)
     with open_text(path) as file:
-        header = file.readline()
-    if any(len(cell) > _LONGEST_NAME for cell in re.split(r"[\t,;]", header)):
-        raise ValueError(
-            f"{path}: the first line, {header[:60]!r}..., holds no names of columns; put a line with these before it, "
-            "such as query<TAB>passage"
-        )
+        return list(csv.reader(islice(file, _FIRST_LINES), delimiter=options["sep"], quoting=quoting))
 
 
 def find_dialect(path: Path, kind: str) -> dict[str, Any]:

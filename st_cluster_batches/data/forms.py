@@ -68,9 +68,26 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
         next((name for name in names if name in rows.column_names), None) for names in (_POSITIVES, _NEGATIVES)
     )
     if query is None or positive is None or not any(_is_list(rows, one) for one in (positive, negative)):
+        if max_negatives is not None:
+            logger.warning(
+                "%s: max_negatives=%d decides nothing, for no column holds lists of negatives; there are %s. Leave it "
+                "out, or choose among columns of text: --columns QUERY POSITIVE NEGATIVE",
+                where,
+                max_negatives,
+                ", ".join(rows.column_names),
+            )
         return rows
     counts = [0] if negative is None else [len(_listed(one)) for one in rows[negative]]
     n_negatives = min(counts) if max_negatives is None else min(max_negatives, max(counts))
+    if max_negatives is not None and max_negatives > max(counts):
+        logger.warning(
+            "%s: rows have %d negatives at most, so there are %d columns of them and not the max_negatives=%d that "
+            "were asked for",
+            where,
+            max(counts),
+            n_negatives,
+            max_negatives,
+        )
     if negative is not None and min(counts) < max(counts):
         fate = f"{n_negatives} become columns" if max_negatives is None else f"{n_negatives} columns, some repeated"
         logger.warning(

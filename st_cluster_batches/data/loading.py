@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from st_cluster_batches.columns import LABEL_COLUMNS, SOURCE
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import is_collection
 from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_files, read_file
 from st_cluster_batches.data.forms import (
@@ -23,7 +23,7 @@ from st_cluster_batches.data.forms import (
     refuse_ids,
     spread_lists,
 )
-from st_cluster_batches.data.joining import join_parts
+from st_cluster_batches.data.joining import join_parts, join_places
 from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_sources, sort_files
 from st_cluster_batches.storage.reaching import probe_hub
 
@@ -124,6 +124,8 @@ def _load_rows(name: str | Path, choice: Choice) -> Dataset | DatasetDict:
     if path.is_file():
         if choice.split is not None:
             raise ValueError(f"{name} is one file and has no splits; leave out --split {choice.split}")
+        if choice.config is not None:
+            raise ValueError(f"{name} is one file and has no configurations; leave out --config {choice.config}")
         return (read_ids if choice.has_ids else read_file)(path, choice.cache_dir)
     if path.is_dir() and (choice.config is not None or _has_configs(path)):
         return _take_split(_load_by_name(str(path), choice), choice, str(name))
@@ -265,24 +267,12 @@ def load_training_data(
         FileNotFoundError: If a name leads to no data; before any is loaded.
         ValueError: If datasets to be joined have different columns.
     """
-    from datasets import Dataset
-
     if data_dir is not None:
         if missing := [name for name in names if not (Path(data_dir) / name).exists()]:
             raise FileNotFoundError(f"There is no {missing[0]} in {data_dir}")
         names = [str(Path(data_dir) / name) for name in names]
     loaded = [load_data(name, choice) for name in names]
-    if len(loaded) == 1:
-        joined = loaded[0]
-    else:
-        parts = []
-        sources = name_sources([Path(Path(name).resolve().parent.name, Path(name).name) for name in names])
-        for name, source, part in zip(names, sources, loaded, strict=True):
-            if not isinstance(part, Dataset):
-                raise ValueError(f"{name} holds several datasets and cannot be joined with others; give it alone")
-            part = part.remove_columns([one for one in LABEL_COLUMNS if one in part.column_names and one != SOURCE])
-            parts.append((name, source, part))
-        joined = join_parts(parts)
+    joined = loaded[0] if len(loaded) == 1 else join_places(names, loaded)
     return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed, has_sources)
 
 

@@ -247,7 +247,12 @@ def _check_columns(columns: Columns, holds: Mapping[str, str], where: str) -> tu
         if name in (*TARGET_COLUMNS, "dataset_name", CLUSTER, FALSE_NEGATIVE_KEYS):
             raise ValueError(f"columns={chosen!r}: {name!r} is a label and no text; rename the column if it is one")
         if name not in holds:
-            raise ValueError(f"{where} has no column {name!r}, only {list(holds)}; columns= names those with texts")
+            ranks = {_rank(name), _rank(name.removesuffix("s"))} - {None}
+            alike = [one for one in holds if _rank(one) in ranks]
+            hint = f" (lists of texts become columns of their own: {name!r} is {', '.join(alike)})" if alike else ""
+            raise ValueError(
+                f"{where} has no column {name!r}, only {list(holds)}; columns= names those with texts{hint}"
+            )
         if holds[name] != TEXT:
             raise ValueError(
                 explain_fault(where, name, f"holds {holds[name]}", [one for one in chosen if one != name])

@@ -79,6 +79,11 @@ class TuneOptions:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_count(name, value))
         Candidate(margin=self.margin)
+        if self.margin and not self.guide:
+            raise ValueError(
+                f"margin={self.margin:g} is that of a mask, and without a guide there is none: pass guide=True "
+                "(--guide), or leave it out"
+            )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate} must be in (0, 1), such as 2e-5")
         idle = [name for name in (_OF_MODELS if self.proxy == "static" else ("n_epochs",)) if getattr(self, name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -17,6 +18,8 @@ from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT: dict[str, dict[str, Any]] = {
     # What is said of the strata of all variants is not said of batches that have none.
@@ -56,10 +59,11 @@ def read_variants(
         FileNotFoundError: If there is no such file.
         ValueError: If a variant changes more than its batch strategy, or a key or value is wrong.
     """
-    values = read_values(path)
+    values, words = read_values(path), read_words(overrides)
     variants = values.pop(VARIANTS, _DEFAULT)
     if not isinstance(variants, dict) or len(variants) < 2 or not all(isinstance(v, dict) for v in variants.values()):
         raise ValueError(f"{VARIANTS} must map two names or more to `key: value` lines, not {variants!r}")
+    _tell_of_overridden(words, variants, common or {})
     recipes = {}
     for name, own in variants.items():
         if not re.fullmatch(r"[\w.-]+", str(name)):
@@ -70,10 +74,34 @@ def read_variants(
                 f"{', '.join(sorted(_ALLOWED))}"
             )
         try:
-            recipes[str(name)] = parse_values({**values, **read_words(overrides), **own, **(common or {})})
+            recipes[str(name)] = parse_values({**values, **words, **own, **(common or {})})
         except ValueError as error:
             raise ValueError(f"Variant {name!r}: {error}") from error
     return recipes
+
+
+def _tell_of_overridden(
+    words: Mapping[str, Any], variants: Mapping[str, dict[str, Any]], common: Mapping[str, Any]
+) -> None:
+    """Refuse words of a command line that decide nothing, and warn of those that some variants do not follow.
+
+    Raises:
+        ValueError: If one is for no variant.
+    """
+    for word in words:
+        if word in common:
+            raise ValueError(
+                f"--{word} decides nothing in a comparison, which gives each run a folder below --output and the "
+                "seeds 0, 1, ... (--seeds says how many); leave it out"
+            )
+        own = [str(name) for name, one in variants.items() if word in one]
+        if len(own) == len(variants):
+            raise ValueError(
+                f"--{word} decides nothing: the variants {', '.join(own)} each have their own {word}; name other "
+                f"{VARIANTS} in the recipe, or leave it out"
+            )
+        if own and variants is not _DEFAULT:
+            logger.warning("--%s is not for the variants %s, which have their own %s", word, ", ".join(own), word)
 
 
 def derive_recipe(recipe: Recipe, **values: Any) -> Recipe:

@@ -53,7 +53,7 @@ def inspect(
     batch_size: int = 128,
     world_size: int = 1,
     rows_per_stratum: int | None = None,
-    key: Key = "query",
+    key: Key | None = None,
     columns: Columns | None = None,
     seed: int = 0,
     sample_rows: int = 2048,
@@ -73,7 +73,7 @@ def inspect(
         batch_size: Rows of a batch on one device.
         world_size: Devices that will step together.
         rows_per_stratum: Rows of each cluster in a batch of several; by default as the clustering was tuned.
-        key: The text that decided the clusters; a clustering knows it.
+        key: The text that decided the clusters; a clustering knows it, and without one it is the query.
         columns: Query, positive, negatives, in order; by default as `attach_clusters` finds them.
         seed: Seed of plan and sample.
         sample_rows: Rows to embed for the batches of each kind.
@@ -123,14 +123,17 @@ def inspect(
 
 
 def _find_encoder(
-    encoder: str | Path | SentenceTransformer | None, clustering: Clustering | None, key: Key
+    encoder: str | Path | SentenceTransformer | None, clustering: Clustering | None, key: Key | None
 ) -> tuple[Encoder, Key]:
     if clustering is not None:
         clustering = clustering if encoder is None else clustering.with_encoder(encoder)
-        return clustering.get_encoder(), clustering.manifest["key"]
+        own: Key = clustering.manifest["key"]
+        if key not in (None, own):
+            raise ValueError(f"key={key!r}, but the clusters were made by key={own!r}; leave key out")
+        return clustering.get_encoder(), own
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
-    return Encoder(encoder, default_cache_dir()), key
+    return Encoder(encoder, default_cache_dir()), key or "query"
 
 
 def _has_guide(dataset: Any) -> bool:

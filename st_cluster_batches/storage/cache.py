@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
@@ -154,6 +155,28 @@ def _digest_file(path: Path) -> str:
 def temporary_name(path: Path) -> Path:
     """Name a temporary file or folder after this machine and process."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and find out by a trial whether files can be written there.
+
+    Permissions do not say: root has all of them, also in a file system that takes no files.
+
+    Raises:
+        ValueError: If a file has that name.
+        OSError: If it cannot be made, or nothing can be written to it.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a folder is needed")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        message = f"Nothing can be written to {path} ({error.strerror}); name another place"
+        raise type(error)(error.errno, message) from error
 
 
 def recover_folder(path: Path) -> None:

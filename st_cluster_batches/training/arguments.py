@@ -12,6 +12,7 @@ from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, p
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.losses.guidance import TEACHER_SCALE, Margin, MarginStrategy, check_guidance
+from st_cluster_batches.storage.numbers import as_count
 
 Loss = Literal["mnrl", "cached_mnrl", "guided", "cached_guided", "gist", "cached_gist", "splade"]
 
@@ -58,6 +59,13 @@ def refuse_idle(options: Any, key: str, value: str, readers: Mapping[str, Sequen
                 f"{one.name}={given!r} means nothing to {key}={value!r}, only to {', '.join(readers[one.name])}: take "
                 f"one of these, or leave {one.name} out"
             )
+
+
+def _check_counts(options: Any, **least: int) -> None:
+    """Refuse options of a recipe that are no whole numbers, or less than the least that has a meaning."""
+    for name, number in least.items():
+        if (given := getattr(options, name)) is not None:
+            as_count(name, given, number)
 
 
 @dataclass
@@ -111,11 +119,22 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.held_out_queries is not None and not 0 < self.held_out_queries <= self.held_out_documents:
+        _check_counts(self, max_rows_per_source=1, max_negatives=0, held_out_queries=1, held_out_documents=1)
+        if self.held_out_queries is not None and self.held_out_queries > self.held_out_documents:
             raise ValueError(
-                f"held_out_queries={self.held_out_queries} must be positive and at most "
-                f"held_out_documents={self.held_out_documents}"
+                f"held_out_queries={self.held_out_queries} must be at most held_out_documents="
+                f"{self.held_out_documents}"
             )
+        for name, reader in (
+            ("held_out_documents", "held_out_queries"),
+            ("qrels", "eval_tasks"),
+            ("missing", "eval_tasks"),
+        ):
+            given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if given != default and not getattr(self, reader):
+                raise ValueError(
+                    f"{name}={given!r} means nothing without {reader}; give {reader}, or leave {name} out"
+                )
 
     @property
     def judging(self) -> Judging:
@@ -196,6 +215,7 @@ class ModelArguments:
     document_regularizer_weight: float = field(default=3e-5, metadata={"help": "Of splade: how sparse documents are."})
 
     def __post_init__(self) -> None:
+        _check_counts(self, static_dim=1, num_hidden_layers=1, max_seq_length=1, mini_batch_size=1)
         if self.guide_model is None and self.loss in _GIST:
             raise ValueError(f"loss={self.loss!r} needs a guide_model, by which false negatives are told")
         margin = Margin(self.margin, self.margin_strategy)

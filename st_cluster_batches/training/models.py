@@ -72,7 +72,13 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
     if arguments.num_hidden_layers is not None:
         truncate_layers(model, arguments.num_hidden_layers)
     if arguments.max_seq_length is not None:
-        model.max_seq_length = arguments.max_seq_length
+        try:
+            model.max_seq_length = arguments.max_seq_length
+        except AttributeError as error:
+            raise ValueError(
+                f"max_seq_length={arguments.max_seq_length} does not fit the model, which reads texts of any length; "
+                f"leave it out: {model}"
+            ) from error
     attention = arguments.attn_implementation
     if attention is not None and not set_attention(model, attention):
         raise ValueError(

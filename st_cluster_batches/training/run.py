@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,11 +20,9 @@ from sentence_transformers import (
     SparseEncoder,
     SparseEncoderTrainer,
 )
+from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
-from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.card_block import (
     PLAN_FILE,
     carry_block,
@@ -49,6 +49,7 @@ from st_cluster_batches.training.guiding import follow_choice, measure_start
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import Recipe
+from st_cluster_batches.training.resuming import find_resumed
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -78,11 +79,7 @@ class Run:
         is_main = self.trainer.is_world_process_zero()
         if is_main:
             self._remove_earlier_run(output, target)
-        resume = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
-        resume = {"True": True, "False": None}.get(str(resume).title(), resume)
-        if resume and arguments.strategy == "stock":
-            _refuse_planned(get_last_checkpoint(output) if resume is True else resume)
-        self.trainer.train(resume_from_checkpoint=resume)
+        self.trainer.train(resume_from_checkpoint=find_resumed(arguments))
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:
@@ -133,18 +130,52 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
-    strategy, clusters = recipe.training.strategy, recipe.clusters
-    if strategy != CLUSTER and clusters.false_negative_threshold is None:
-        read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
-        if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
-            logger.warning(
-                "batch_sampler: %s takes no clusters, so nothing here is decided by %s", strategy, ", ".join(idle)
-            )
+    find_resumed(recipe.training)
+    _tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)
     measure_start(run.trainer.model, labelled, clustering, recipe)
     return run, tasks
+
+
+def _check_learning_rates(trainer: SentenceTransformerTrainer | SparseEncoderTrainer) -> None:
+    """Check that learning rates are for parameters that there are, as the trainer would when it starts.
+
+    Raises:
+        ValueError: If a pattern is no regular expression, or fits no parameter.
+    """
+    names = [name for name, _ in trainer.loss.named_parameters()]
+    for pattern in trainer.args.learning_rate_mapping:
+        try:
+            fits = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(f"learning_rate_mapping: {pattern!r} is no regular expression: {error}") from error
+        if not fits:
+            raise ValueError(
+                f"learning_rate_mapping: {pattern!r} fits the name of no parameter; there are {', '.join(names[:10])}"
+            )
+
+
+def _tell_of_idle_clusters(recipe: Recipe) -> None:
+    """Warn of what a recipe says of clusters and of near-duplicates where batches read none of it."""
+    strategy, clusters = recipe.training.strategy, recipe.clusters
+    threshold = clusters.false_negative_threshold
+    keeps_apart = strategy != "stock" and recipe.training.keep_false_negatives_apart
+    # Near-duplicates are searched within clusters, also where batches are of random rows.
+    if strategy != CLUSTER and not (keeps_apart and threshold is not None):
+        read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
+        if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
+            logger.warning(
+                "batch_sampler: %s takes no clusters, so nothing here is decided by %s", strategy, ", ".join(idle)
+            )
+    if threshold is not None and not keeps_apart:
+        logger.warning(
+            "false_negative_threshold: %g decides nothing here, for %s keeps no false negatives apart; leave one of "
+            "them out",
+            threshold,
+            "batch_sampler: stock" if strategy == "stock" else "keep_false_negatives_apart: false",
+        )
 
 
 def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
@@ -167,6 +198,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
     )
     labels = find_labels(plain, recipe.data.columns)
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
+    _check_learning_rates(trainer)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe, find_hub_ids(recipe))
@@ -196,11 +228,18 @@ def build_trainer(
     """
     if arguments.strategy == SOURCE and SOURCE not in labels:
         raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
-    if arguments.source_alpha != 1 and not isinstance(dataset, DatasetDict):
-        raise ValueError(
-            f"source_alpha={arguments.source_alpha:g} is for several datasets, and the pairs are one: leave it out, "
-            "or train on a DatasetDict"
-        )
+    if not isinstance(dataset, DatasetDict):
+        several: dict[str, Any] = {"source_alpha": arguments.source_alpha}
+        if arguments.strategy == "stock":
+            own = arguments.multi_dataset_batch_sampler
+            several["multi_dataset_batch_sampler"] = getattr(own, "value", own)
+        for name, given in several.items():
+            if given not in (1, MultiDatasetBatchSamplers.PROPORTIONAL):
+                raise ValueError(
+                    f"{name}={given} is for several datasets, and the pairs are one: leave it out, or train on a "
+                    "DatasetDict"
+                )
+    _check_prompts(arguments.prompts, dataset, labels)
     if arguments.strategy in ("random", "stock"):
         kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
         kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources
@@ -214,21 +253,24 @@ def build_trainer(
     )
 
 
+def _check_prompts(prompts: Any, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
+    """Check that prompts are for columns or datasets that there are: a trainer passes over any other name.
+
+    Raises:
+        ValueError: If one is for something else.
+    """
+    parts = dict(dataset) if isinstance(dataset, DatasetDict) else {}
+    columns = sorted({name for part in parts.values() or [dataset] for name in part.column_names} - {*labels})
+    for name, prompt in prompts.items() if isinstance(prompts, dict) else ():
+        known = [*parts, *columns]
+        if name in parts and isinstance(prompt, dict):
+            name, known = next((one for one in prompt if one not in columns), name), [*columns, name]
+        if name not in known:
+            raise ValueError(f"prompts: {name!r} is none of {', '.join(known)}, which are there to have a prompt")
+
+
 def _drop(dataset: Dataset | DatasetDict, labels: Sequence[str]) -> Dataset | DatasetDict:
     """Drop label columns from every dataset that has them: a collator would take what is left for texts."""
     if isinstance(dataset, DatasetDict):
         return DatasetDict({name: _drop(part, labels) for name, part in dataset.items()})
     return dataset.remove_columns([name for name in dataset.column_names if name in labels])
-
-
-def _refuse_planned(checkpoint: str | None) -> None:
-    """Refuse to go on in the stock order from a checkpoint of planned batches: no callback of ours sees it."""
-    path = Path(checkpoint or "") / TRAINER_STATE_NAME
-    if not path.is_file():
-        return
-    callbacks = json.loads(path.read_text(encoding="utf-8")).get("stateful_callbacks", {})
-    if callbacks.get(PlanCallback.__name__, {}).get("attributes", {}).get("plans"):
-        raise ValueError(
-            f"{checkpoint} was trained on planned batches, and batch_sampler: stock takes another order. Resume with "
-            "what it was trained with, or start anew without resume_from_checkpoint"
-        )

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from sentence_transformers import SentenceTransformerTrainingArguments, SparseEncoderTrainingArguments
-from sentence_transformers.base.sampler import BatchSamplers
+from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.training.arguments import refuse_idle
 
 Strategy = Literal["random", "source", "cluster", "stock"]
@@ -83,7 +84,15 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def __post_init__(self) -> None:
         self.strategy: Strategy = self.batch_sampler
         self.batch_sampler = self._choose_sampler()
+        given = self.multi_dataset_batch_sampler  # type: ignore[has-type]  # the host library has no types
         if self.strategy != "stock":
+            if given != MultiDatasetBatchSamplers.PROPORTIONAL:  # the trainer's own default, and like ours
+                raise ValueError(
+                    f"multi_dataset_batch_sampler={getattr(given, 'value', given)} decides nothing with batch_sampler="
+                    f"{self.strategy}: datasets take turns in whole global batches, in proportion to "
+                    "size^source_alpha. Give source_alpha=0 to draw small and large ones alike, leave it out to draw "
+                    "them in proportion to size, or take batch_sampler=stock"
+                )
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
         firsts = {
@@ -100,6 +109,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""
         refresh = self._read_refresh()
+        as_count("cluster_first", self.cluster_first, least=0)
         if self.cluster_first and self.strategy != CLUSTER:
             raise ValueError(
                 f"cluster_first={self.cluster_first} decides nothing with batch_sampler={self.strategy}: it says from "

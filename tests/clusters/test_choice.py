@@ -143,6 +143,17 @@ def test_a_source_without_a_choice_stops_before_any_embedding(
         attach_clusters(two_sources, static_model, tuned=make_choice(fine=Candidate(20)))
 
 
+def test_a_source_of_one_stratum_is_never_split(
+    two_sources: Dataset, static_model: SentenceTransformer, choice: Choice, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = AttachOptions(ClusterOptions(max_cluster_size=15), tuned=choice)
+    counts = cluster_dataset(two_sources, static_model, options)[1].manifest["statistics"]
+    assert counts["plain"]["sizes"] == [120] and max(counts["fine"]["sizes"]) <= 15
+    assert "too alike to be split" not in caplog.text
+    with pytest.raises(ValueError, match="max_cluster_size=15 splits clusters, and there are none: all of all"):
+        AttachOptions(ClusterOptions(max_cluster_size=15), tuned=make_choice(all=Candidate()))
+
+
 def test_a_choice_is_not_mixed_with_other_sizes(choice: Choice) -> None:
     for given in (ClusterOptions(n_clusters=3), ClusterOptions(cluster_size=9)):
         with pytest.raises(ValueError, match="not to be given beside"):

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from examples import make_pairs, make_static_model
 
-from st_cluster_batches.clusters.attach import attach_clusters, cluster_dataset
+from st_cluster_batches.clusters.attach import attach_clusters, cluster_dataset, fit_clusters
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 
 THRESHOLD = 0.95
@@ -133,3 +133,16 @@ def test_a_family_of_near_duplicates_has_few_keys(cache: Path) -> None:
     keys = labelled["false_negative_keys"][:]
     assert set.intersection(*map(set, keys)), "each is near each"
     assert max(map(len, keys)) < 70
+
+
+def test_near_duplicates_of_labelled_pairs_are_refused_before_anything_is_embedded(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    model = make_static_model()
+    labelled = make_pairs(40).add_column("label", [0, 1] * 20)
+    clustering = fit_clusters(labelled, model, n_clusters=2, cache_dir=cache)
+    monkeypatch.setattr(model, "encode", lambda *_, **__: pytest.fail("a text is embedded"))
+    with pytest.raises(ValueError, match=r"threshold=0\.9 finds rows .* pairs with \['label'\] get no such keys"):
+        attach_clusters(labelled, model, false_negative_threshold=0.9, cache_dir=cache)
+    with pytest.raises(ValueError, match="get no such keys"):
+        clustering.attach(labelled, false_negative_threshold=0.9, cache_dir=cache)

@@ -44,6 +44,15 @@ def test_max_negatives_chooses_the_columns_of_negatives(flag: Path) -> None:
     assert load_data(flag, Choice(max_negatives=0)).column_names == ["query", "positive"]
 
 
+def test_more_negatives_than_there_are_or_none_to_choose_from_are_told_of(
+    flag: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_data(flag, Choice(max_negatives=50))
+    assert "and not the max_negatives=50 that were asked for" in caplog.text
+    load_data(write_lines(tmp_path / "pairs.jsonl", {"query": "a", "passage": "b"}), Choice(max_negatives=2))
+    assert "max_negatives=2 decides nothing" in caplog.text and "there are query, passage" in caplog.text
+
+
 def test_rows_without_a_negative_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_lines(
         tmp_path / "flag.jsonl", {"query": "a", "pos": ["p"], "neg": ["n"]}, {"query": "b", "pos": ["q"], "neg": []}

@@ -3,12 +3,14 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
-from examples import make_pairs
+from examples import label_pairs, make_pairs
 
+from st_cluster_batches.columns import certify_keys
 from st_cluster_batches.data.loading import Choice, load_data, load_training_data
 
 
@@ -36,6 +38,19 @@ def test_large_sources_are_capped_at_random_and_reproducibly(folder: Path) -> No
     assert [capped["source"][:].count(name) for name in "ab"] == [12, 12]
     again = load_training_data(["a.parquet", "b.parquet"], str(folder), max_rows_per_source=12)
     assert capped["query"][:] == again["query"][:] != make_pairs(30, 0)["query"][:12]
+
+
+def test_labels_that_were_given_to_each_place_apart_are_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for at, name in enumerate("ab"):
+        keys = certify_keys(np.arange(1, 21, dtype=np.uint64) << np.uint64(8))
+        label_pairs(make_pairs(20, at)).add_column("label", keys).save_to_disk(str(tmp_path / name))
+    make_pairs(10, 2).save_to_disk(str(tmp_path / "plain"))
+    joined = load_training_data(["a", "b", "plain"], str(tmp_path))
+    assert joined.column_names == ["query", "passage", "source"] and len(joined) == 50
+    line = next(one for one in caplog.messages if "are dropped" in one)
+    assert "labels of 2 of 3 places" in line and "of 40 rows" in line and "attach FOLDER OUT" in line
 
 
 @pytest.mark.parametrize("name", ["missing.parquet", "no/such-dataset"])
@@ -132,6 +147,32 @@ def test_shards_are_no_sources(tmp_path: Path) -> None:
 def test_words_that_mean_nothing_elsewhere_are_texts(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.csv").write_text(f"query,passage\n{text},b\nc,d\n", encoding="utf-8")
     assert load_data(tmp_path / "a.csv")["query"][:] == [text, "c"]
+
+
+ROWS_BELOW = ["boil the onion first,an onion wants ten minutes", "where is the mast,amidships of the hull"]
+
+
+@pytest.mark.parametrize("first", ["roast the bread,bread wants an oven", "what is it?,a sail it is", ROWS_BELOW[1]])
+def test_a_table_whose_first_line_is_a_row_is_refused_and_loses_none(tmp_path: Path, first: str) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join([first, *ROWS_BELOW]) + "\n")
+    with pytest.raises(ValueError, match="looks like a row and not like names of columns"):
+        load_data(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("header", ["Question Text,Best Answer", "frage,antwort", "a,b", "0,1", "title,body_id"])
+def test_odd_names_of_columns_are_names(tmp_path: Path, caplog: pytest.LogCaptureFixture, header: str) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join([header, *ROWS_BELOW]) + "\n")
+    assert load_data(tmp_path / "rows.csv").column_names == header.split(",")
+    assert "looks like a row" not in caplog.text and "is taken for names" not in caplog.text
+
+
+@pytest.mark.parametrize("lines", [["Haus,house", "Baum,tree", "Wald,wood"], ["what is it?,a sail", *ROWS_BELOW]])
+def test_a_first_line_that_may_be_a_row_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: list[str]
+) -> None:
+    (tmp_path / "words.csv").write_text("\n".join(lines) + "\n")
+    assert len(load_data(tmp_path / "words.csv")) == 2
+    assert "is taken for names of columns, though it reads like a row: the 2 lines below" in caplog.text
 
 
 def test_a_tsv_with_lone_quotation_marks_keeps_all_rows(tmp_path: Path) -> None:

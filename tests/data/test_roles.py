@@ -20,6 +20,7 @@ from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
+from st_cluster_batches.data.roles import find_roles
 
 N = 60
 PAIRS = make_pairs(N, seed=77)  # of their own: vectors are shared between tests by the default cache
@@ -56,6 +57,15 @@ def roles_in(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     with caplog.at_level(logging.INFO, "st_cluster_batches"):
         yield caplog
+
+
+def test_a_name_that_a_list_had_is_told_to_have_become_another() -> None:
+    spread = Dataset.from_dict({"query": ["a", "b"], "positive": ["c", "d"], "negative_1": ["e", "f"]})
+    for name, now in (("pos", "positive"), ("negatives", "negative_1")):
+        with pytest.raises(ValueError, match=f"columns of their own: {name!r} is {now}"):
+            find_roles(spread, ("query", name))
+    with pytest.raises(ValueError, match=r"columns= names those with texts$"):
+        find_roles(spread, ("query", "title"))
 
 
 def test_named_columns_are_what_the_loss_gets_in_their_order(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:

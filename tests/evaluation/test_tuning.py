@@ -183,6 +183,7 @@ def test_the_first_layers_are_kept_and_the_model_given_stays_whole(tiny_bert: Pa
         ({"proxy": "model", "n_epochs": 2}, "n_epochs mean nothing with proxy='model'"),
         ({"proxy": "model", "learning_rate": 2.0}, "such as 2e-5"),
         ({"proxy": "model", "n_layers": 0}, "n_layers"),
+        ({"margin": 0.1}, "margin=0.1 is that of a mask, and without a guide there is none"),
         ({"proxy": "small"}, "neither"),
         ({"key": "title"}, "key='title' is none of 'query'"),
         ({"key": ["query", "title"]}, "nor several of them"),

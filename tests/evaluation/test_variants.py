@@ -41,6 +41,18 @@ def test_what_is_said_of_strata_is_for_the_variants_that_have_some(workspace: Pa
         read_variants(workspace / "recipe.yaml", words)
 
 
+def test_a_variant_that_does_not_follow_a_word_of_the_command_line_is_told_of(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (workspace / "recipe.yaml").open("a") as recipe:
+        recipe.write("variants: {coarse: {}, fine: {n_clusters: 9}}\n")
+    read = read_variants(workspace / "recipe.yaml", ["--n_clusters", "5", "--max_steps", "2"])
+    assert [one.clusters.n_clusters for one in read.values()] == ["5", "9"]
+    assert [one for one in caplog.messages if "not for" in one] == [
+        "--n_clusters is not for the variants fine, which have their own n_clusters"
+    ]
+
+
 def test_what_tuning_may_choose_is_refused_beside_random_batches_before_it_starts(workspace: Path) -> None:
     recipe = workspace / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("n_clusters: 3", "tuned: auto"))

@@ -192,6 +192,8 @@ def test_a_clustering_brings_its_encoder_and_key(pairs: Dataset, tmp_path: Path)
     labelled = clustering.attach(pairs, cache_dir=tmp_path)
     found = inspect(labelled, clustering=clustering, batch_size=16, show_progress_bar=False)
     assert found.key == "both"
+    with pytest.raises(ValueError, match="key='passage', but the clusters were made by key='both'"):
+        inspect(labelled, clustering=clustering, key="passage")
     with pytest.raises(ValueError, match="The clustering was made with"):
         inspect(labelled, make_static_model(seed=5), clustering=clustering)
 

@@ -80,6 +80,16 @@ def test_a_card_without_its_model_is_not_published(
     assert "holds no sentence-transformers model" in capsys.readouterr().err
 
 
+def test_what_a_card_cannot_say_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"{trained.parent}/labelled"
+    words = ["attach", f"{trained.parent}/pairs.parquet", out, "--encoder", f"{trained.parent}/encoder"]
+    assert main(words) == 0
+    assert main(["build", out, "--output", f"{out}-staged", "--scores", "nope", "--base_model", "a/b"]) == 2
+    assert "is labelled data: --scores, --base_model mean nothing to it" in capsys.readouterr().err
+    assert main(["publish", str(build(trained)), "alice/model", "--license", "mit"]) == 2
+    assert "which is pushed as it is: --license mean nothing" in capsys.readouterr().err
+
+
 def test_datasets_whose_names_no_split_can_have_are_built_under_others_and_shown(workspace: Path) -> None:
     pairs = load_dataset("parquet", data_files=str(workspace / "pairs.parquet"), split="train")
     names = ["web-pages", "a|b", "all"]

@@ -78,6 +78,7 @@ def test_a_new_static_model_shows_no_training_rows_as_examples(
     ("options", "message"),
     [
         ({"num_hidden_layers": 1}, "whose depth is None"),
+        ({"max_seq_length": 2}, "which reads texts of any length"),
         ({"pooling": "cls"}, "has no pooling"),
         ({"attn_implementation": "eager"}, "which has no transformer"),
         ({"loss": "splade"}, "needs a masked language model"),

@@ -91,6 +91,15 @@ def test_what_was_given_is_a_recipe_again(recipe: Path, tmp_path: Path) -> None:
         (["--key", "title"], "invalid choice: 'title'"),
         (["title"], "'title' stands alone; say --key title"),
         (["--output_dir"], "expected one argument"),
+        (["--max_rows_per_source", "-5"], "max_rows_per_source=-5 must be at least 1"),
+        (["--max_rows_per_source", "0"], "max_rows_per_source=0 must be at least 1"),
+        (["--max_negatives", "-1"], "max_negatives=-1 must be at least 0"),
+        (["--held_out_queries", "0"], "held_out_queries=0 must be at least 1"),
+        (["--held_out_queries", "2000"], "held_out_queries=2000 must be at most held_out_documents=1000"),
+        (["--static_dim", "0"], "static_dim=0 must be at least 1"),
+        (["--max_seq_length", "-1"], "max_seq_length=-1 must be at least 1"),
+        (["--loss", "cached_mnrl", "--mini_batch_size", "0"], "mini_batch_size=0 must be at least 1"),
+        (["--cluster_first", "-1"], "cluster_first=-1 must be at least 0"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(recipe: Path, overrides: list[str], message: str) -> None:
@@ -165,7 +174,11 @@ def test_batches_are_random_before_the_first_epoch_with_clusters(workspace: Path
         ("--random_fraction 0.2 --batch_sampler random", "batch_sampler='random', only to source, cluster: take one"),
         ("--random_fraction 0.2 --batch_sampler stock", "random_fraction=0.2 means nothing to batch_sampler='stock'"),
         ("--source_alpha 0.5 --batch_sampler stock", "source_alpha=0.5 means nothing to batch_sampler='stock'"),
+        ("--multi_dataset_batch_sampler round_robin", r"round_robin decides nothing .*Give source_alpha=0"),
         ("--mini_batch_size 8", "mini_batch_size=8 means nothing to loss='mnrl', only to cached_mnrl"),
+        ("--held_out_documents 5", "held_out_documents=5 means nothing without held_out_queries; give"),
+        ("--qrels dev", "qrels='dev' means nothing without eval_tasks"),
+        ("--missing drop", "missing='drop' means nothing without eval_tasks"),
         ("--query_regularizer_weight 0.1", "means nothing to loss='mnrl', only to splade"),
         ("--global_batch_size 64", "global_batch_size=64 is for n_clusters='auto' alone"),
     ],
@@ -187,9 +200,31 @@ def test_a_run_says_what_its_data_or_its_strategy_leave_idle(
     words = ["--batch_sampler", "source", "--max_steps", "2"]
     with pytest.raises(ValueError, match=r"source_alpha=0\.5 is for several datasets"):
         prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--source_alpha", "0.5"]))
+    stock = ["--batch_sampler", "stock", "--multi_dataset_batch_sampler", "round_robin"]
+    with pytest.raises(ValueError, match="multi_dataset_batch_sampler=round_robin is for several datasets"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", [*words, *stock]))
     prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--key", "passage"]))
     line = [one for one in caplog.messages if "takes no clusters" in one][-1]
     assert line == "batch_sampler: source takes no clusters, so nothing here is decided by n_clusters, key"
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["stock"], ["batch_sampler: stock takes no clusters", "for batch_sampler: stock keeps no"]),
+        (["random", "--keep_false_negatives_apart", "false"], ["random takes no clusters", "apart: false keeps no"]),
+        (["cluster", "--keep_false_negatives_apart", "false"], ["apart: false keeps no false negatives apart"]),
+        (["random"], []),
+    ],
+)
+def test_a_threshold_that_nothing_reads_hides_no_warning_and_has_its_own(
+    workspace: Path, caplog: pytest.LogCaptureFixture, words: list[str], lines: list[str]
+) -> None:
+    words = ["--batch_sampler", *words, "--false_negative_threshold", "0.99", "--max_steps", "2"]
+    prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    found = [one for one in caplog.messages if "takes no clusters" in one or "decides nothing" in one]
+    for line, message in zip(lines, found, strict=True):
+        assert line in message and ("n_clusters" in message or "0.99 decides nothing here" in message)
 
 
 @pytest.mark.parametrize(
