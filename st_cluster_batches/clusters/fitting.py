@@ -27,7 +27,7 @@ from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
-_FIT_VERSION = 4  # to be raised by any change here that changes centroids
+_FIT_VERSION = 5  # to be raised by any change here that changes centroids
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "datasets")
 
 _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of

@@ -143,6 +143,13 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
         )
     if strategy == "stock" and "keep_false_negatives_apart" in recipe.given:
         logger.warning("batch_sampler: stock knows no keys, so keep_false_negatives_apart decides nothing here")
+    if clusters.false_negative_threshold is not None and strategy == "random" and _have(dataset, FALSE_NEGATIVE_KEYS):
+        logger.warning(
+            "The pairs have keys of false negatives already, so false_negative_threshold: %g decides nothing here; "
+            "attach them anew with it, or save them without the column %r",
+            clusters.false_negative_threshold,
+            FALSE_NEGATIVE_KEYS,
+        )
     clustering = None
     # Near-duplicates are searched within clusters, also where batches are of random rows.
     needs_near = (
