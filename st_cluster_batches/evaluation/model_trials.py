@@ -17,8 +17,9 @@ from datasets import Dataset
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import PrinterCallback
 
-from st_cluster_batches.batches.callback import PlanCallback, find_samplers
+from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.labels import Labels
+from st_cluster_batches.batches.telling import tell_of_batches
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.guide_index import Keys
@@ -139,7 +140,7 @@ def _make_arguments(
 @contextmanager
 def _silence_plans() -> Iterator[None]:
     """Keep what the plan of each run says out of the log of a search of dozens of runs; warnings stay."""
-    plans = logging.getLogger(PlanCallback.__module__)
+    plans = logging.getLogger(tell_of_batches.__module__)
     level = plans.level
     plans.setLevel(logging.WARNING)
     try:
