@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from st_cluster_batches.columns import LABEL_COLUMNS, ROW_KEY, SOURCE, has_row_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys
 from st_cluster_batches.data.splits import name_sources
 
 if TYPE_CHECKING:
@@ -17,43 +17,47 @@ logger = logging.getLogger(__name__)
 
 
 def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -> Dataset:
-    """Join what lies in several places, without the labels that were given to each apart.
+    """Join what lies in several places, with the labels that all of them have.
+
+    Numbers of clusters and keys are hashes: those that were made apart fit together.
 
     Args:
         names: The places; one without a column `source` is a source of the name of its file or folder.
         loaded: What lies there.
 
     Returns:
-        One dataset; a warning says which labels were dropped.
+        One dataset; a warning says which labels only some have, and are dropped.
 
     Raises:
         ValueError: If a place holds several datasets, or columns differ.
     """
     from datasets import Dataset
 
-    parts, n_rows = [], 0
-    labelled: list[str] = []
+    parts: list[tuple[str, str, Dataset]] = []
+    labels: list[set[str]] = []
     sources = name_sources([Path(Path(name).resolve().parent.name, Path(name).name) for name in names])
     for name, part, source in zip(names, loaded, sources, strict=True):
         if not isinstance(part, Dataset):
             raise ValueError(f"{name} holds several datasets and cannot be joined with others; give it alone")
-        own = [one for one in LABEL_COLUMNS if one in part.column_names and one != SOURCE]
-        own += [ROW_KEY] if has_row_keys(part) else []
-        if own:
-            labelled, n_rows = [*labelled, f"{', '.join(own)} of {name}"], n_rows + len(part)
-        parts.append((name, source, part.remove_columns(own)))
-    if labelled:
+        labels.append({one for one in (CLUSTER, FALSE_NEGATIVE_KEYS) if one in part.column_names})
+        labels[-1] |= {ROW_KEY} if has_row_keys(part) else set()
+        parts.append((name, source, part))
+    kept = set.intersection(*labels)
+    surplus = [sorted(own - kept) for own in labels]
+    if any(surplus):
+        rows = sum(len(part) for (*_, part), own in zip(parts, surplus, strict=True) if own)
         logger.warning(
-            "The labels of %d of %d places are dropped, for they were given to each apart: %s, of %s rows. Numbers of "
-            "clusters repeat, and keys know of no false negatives in the other places. The pairs are labelled anew, "
-            "all together, as the recipe's own options say. To keep labels, put the files that these places were made "
-            "of into one folder, attach that, and train on the output alone: st-cluster-batches attach FOLDER OUT",
-            len(labelled),
-            len(loaded),
-            "; ".join(labelled),
-            f"{n_rows:,}",
+            "The labels of %d of %d places are dropped, for the others have none: %s, of %s rows. The pairs are "
+            "labelled anew, all together, as the recipe's own options say. To keep labels, attach every place: "
+            "st-cluster-batches attach PLACE OUT",
+            sum(map(bool, surplus)),
+            len(parts),
+            "; ".join(f"{', '.join(own)} of {name}" for name, own in zip(names, surplus, strict=True) if own),
+            f"{rows:,}",
         )
-    return join_parts(parts)
+    return join_parts(
+        [(name, source, part.remove_columns(own)) for (name, source, part), own in zip(parts, surplus, strict=True)]
+    )
 
 
 def join_parts(parts: Sequence[tuple[str, str, Dataset]]) -> Dataset:

@@ -40,17 +40,20 @@ def test_large_sources_are_capped_at_random_and_reproducibly(folder: Path) -> No
     assert capped["query"][:] == again["query"][:] != make_pairs(30, 0)["query"][:12]
 
 
-def test_labels_that_were_given_to_each_place_apart_are_dropped_and_counted(
+def test_labels_that_every_place_has_are_kept_and_others_dropped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for at, name in enumerate("ab"):
         keys = certify_keys(np.arange(1, 21, dtype=np.uint64) << np.uint64(8))
         label_pairs(make_pairs(20, at)).add_column("label", keys).save_to_disk(str(tmp_path / name))
     make_pairs(10, 2).save_to_disk(str(tmp_path / "plain"))
+    labels = {"cluster", "false_negative_keys", "label"}
+    assert labels < set(load_training_data(["a", "b"], str(tmp_path)).column_names)
+    assert not [one for one in caplog.messages if "are dropped" in one]
     joined = load_training_data(["a", "b", "plain"], str(tmp_path))
     assert joined.column_names == ["query", "passage", "source"] and len(joined) == 50
     line = next(one for one in caplog.messages if "are dropped" in one)
-    assert "labels of 2 of 3 places" in line and "of 40 rows" in line and "attach FOLDER OUT" in line
+    assert "labels of 2 of 3 places" in line and "of 40 rows" in line and "attach PLACE OUT" in line
 
 
 @pytest.mark.parametrize("name", ["missing.parquet", "no/such-dataset"])
