@@ -79,30 +79,7 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
         return rows
     counts = [0] if negative is None else [len(_listed(one)) for one in rows[negative]]
     n_negatives = min(counts) if max_negatives is None else min(max_negatives, max(counts))
-    if max_negatives is not None and max_negatives > max(counts):
-        logger.warning(
-            "%s: rows have %d negatives at most, so there are %d columns of them and not the max_negatives=%d that "
-            "were asked for",
-            where,
-            max(counts),
-            n_negatives,
-            max_negatives,
-        )
-    if negative is not None and min(counts) < max(counts):
-        fate = f"{n_negatives} become columns" if max_negatives is None else f"{n_negatives} columns, some repeated"
-        logger.warning(
-            "%s: rows have %d to %d negatives; %s (--max_negatives chooses)", where, min(counts), max(counts), fate
-        )
-    if n_negatives and (bare := sum(not count for count in counts)):
-        logger.warning("%s: %d of %d rows have no negative and are left out", where, bare, len(counts))
-    if empty := sum(not _listed(one) for one in rows[positive]):
-        logger.warning(
-            "%s: %d of %d rows have no positive in %r and are left out; nothing says what answers them",
-            where,
-            empty,
-            len(rows),
-            positive,
-        )
+    _tell_of_lists([len(_listed(one)) for one in rows[positive]], counts, n_negatives, max_negatives, where)
     if aside := [name for name in rows.column_names if name not in (query, positive, negative, SOURCE)]:
         logger.warning("%s: the columns %s are set aside; texts alone are trained on", where, ", ".join(aside))
     names = ["negative"] if n_negatives == 1 else [f"negative_{at}" for at in range(1, n_negatives + 1)]
@@ -117,6 +94,39 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
         raise ValueError(f"{where}: no row has a positive in {positive!r}")
     logger.info("%s: %d rows with lists of positives give %d pairs", where, len(rows), len(shaped))
     return shaped
+
+
+def _tell_of_lists(
+    positives: list[int], negatives: list[int], n_negatives: int, max_negatives: int | None, where: str
+) -> None:
+    """Warn of rows whose lists are empty, or of different lengths, by their numbers of positives and negatives."""
+    if min(negatives) < max(negatives):
+        fate = f"{n_negatives} become columns" if max_negatives is None else f"{n_negatives} columns, some repeated"
+        logger.warning(
+            "%s: rows have %d to %d negatives; %s (--max_negatives chooses)",
+            where,
+            min(negatives),
+            max(negatives),
+            fate,
+        )
+    if max_negatives is not None and max_negatives > max(negatives):
+        logger.warning(
+            "%s: rows have %d negatives at most, so there are %d columns of them and not the max_negatives=%d that "
+            "were asked for",
+            where,
+            max(negatives),
+            n_negatives,
+            max_negatives,
+        )
+    if n_negatives and (bare := negatives.count(0)):
+        logger.warning("%s: %d of %d rows have no negative and are left out", where, bare, len(negatives))
+    if empty := positives.count(0):
+        logger.warning(
+            "%s: %d of %d rows have no positive and are left out; nothing says what answers them",
+            where,
+            empty,
+            len(positives),
+        )
 
 
 def _spread(

@@ -65,7 +65,7 @@ def test_rows_without_a_negative_are_counted(tmp_path: Path, caplog: pytest.LogC
 def test_rows_without_a_positive_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"query": "a", "pos": ["p", "q"]}, {"query": "b", "pos": []}, {"query": "c", "pos": ["r"]}]
     assert load_data(write_lines(tmp_path / "flag.jsonl", *rows))["query"][:] == ["a", "a", "c"]
-    assert "1 of 3 rows have no positive in 'pos' and are left out" in caplog.text
+    assert "1 of 3 rows have no positive and are left out" in caplog.text
 
 
 @pytest.mark.parametrize("header", ["", "query_id\tpositive_id\tnegative_id\n"])
