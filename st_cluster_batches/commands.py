@@ -61,9 +61,10 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         if arguments.seeds < 1 or arguments.pairs < 1000:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
         make_folder(arguments.output)
+        from st_cluster_batches.batches.telling import tell_of_batches
         from st_cluster_batches.demo.comparison import run_demo
         from st_cluster_batches.demo.description import describe_demo
-    logging.getLogger("st_cluster_batches.batches.callback").setLevel("WARNING")  # the demo logs plans itself, once,
+    logging.getLogger(tell_of_batches.__module__).setLevel("WARNING")  # the demo logs plans itself, once,
     logging.getLogger("st_cluster_batches.data.holdout").setLevel("ERROR")  # and holds out as many queries as it can
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs, start=arguments.start)
     return result, describe_demo(result)
