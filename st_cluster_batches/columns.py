@@ -107,9 +107,9 @@ def has_row_keys(dataset: Dataset) -> bool:
     return bool(column.null_count == 0 and pa.types.is_int64(column.type) and are_row_keys(column.to_numpy()).all())
 
 
-def list_targets(dataset: Dataset) -> list[str]:
-    """List the columns of a dataset with labels or scores to learn from; row keys are none."""
-    names = [name for name in TARGET_COLUMNS if name in dataset.column_names]
+def list_targets(dataset: Dataset, names: Sequence[str] | None = None) -> list[str]:
+    """List the columns of a dataset, or of those named, with labels or scores to learn from; row keys are none."""
+    names = [name for name in (dataset.column_names if names is None else names) if name in TARGET_COLUMNS]
     return [name for name in names if name != ROW_KEY or not has_row_keys(dataset)]
 
 

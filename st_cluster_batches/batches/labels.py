@@ -84,9 +84,9 @@ def list_hidden(features: Mapping[str, Any], named: Collection[str], hides_sourc
         named: The columns that options name.
         hides_source: Whether a column of sources is a label, and no text.
     """
-    from st_cluster_batches.data.roles import TEXT, describe_feature, list_trained  # samplers know no roles else
+    from st_cluster_batches.data.roles import list_texts, list_trained  # samplers know no roles else
 
-    trained = list_trained([name for name, one in features.items() if describe_feature(one) == TEXT])
+    trained = list_trained(list_texts(features))
     labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else [])}
     return sorted(labels | set(named) - {*trained, *TARGET_COLUMNS})
 

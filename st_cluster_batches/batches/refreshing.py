@@ -81,7 +81,7 @@ class Refresher:
                     f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
-            if sampler.refresh is not None:
+            if sampler.refresh is not None and self.trainer.is_world_process_zero():
                 tell_of_whole_sources(pairs, sampler.refresh.cluster_size)
             if sampler.refresh is not None and sampler.refresh.guide:
                 _read_row_keys(sampler.dataset)

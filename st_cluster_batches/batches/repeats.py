@@ -79,12 +79,13 @@ def tell_of_missing_keys(sampler: Any) -> None:
     Args:
         sampler: A `ClusterBatchSampler` of pairs without labels of their own.
     """
+    from st_cluster_batches.data.roles import list_texts  # samplers know no roles else
+
     dataset, distinct = sampler.dataset, sampler.options.distinct
     if distinct is None or distinct in dataset.column_names or list_targets(dataset):
         return
-    is_text = {name: getattr(one, "dtype", "") in ("string", "large_string") for name, one in dataset.features.items()}
-    others = {*sampler.hidden_columns, *NO_TEXT_COLUMNS}
-    texts = [name for name in dataset.format["columns"] if is_text.get(name) and name not in others]
+    shown = {*dataset.format["columns"]} - {*sampler.hidden_columns, *NO_TEXT_COLUMNS}
+    texts = [name for name in list_texts(dataset.features) if name in shown]
     repeated = {}
     for name in texts[:2]:
         column = dataset.with_format("arrow", columns=[name])[:][name]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.batches.options import PlanOptions, StartError
+
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
-    from st_cluster_batches.batches.options import PlanOptions
     from st_cluster_batches.batches.refresh import Refresh
-
-from st_cluster_batches.batches.options import StartError
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sentence_transformers.sentence_transformer.losses import (
-    CachedGISTEmbedLoss,
-    CachedMultipleNegativesRankingLoss,
-    GISTEmbedLoss,
-    MegaBatchMarginLoss,
-    MultipleNegativesRankingLoss,
-    MultipleNegativesSymmetricRankingLoss,
-)
+from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.loaders import find_loss
 from st_cluster_batches.columns import list_targets
@@ -22,12 +15,12 @@ from st_cluster_batches.columns import list_targets
 logger = logging.getLogger(__name__)
 
 _IN_BATCH = (
-    CachedGISTEmbedLoss,
-    CachedMultipleNegativesRankingLoss,
-    GISTEmbedLoss,
-    MegaBatchMarginLoss,
-    MultipleNegativesRankingLoss,
-    MultipleNegativesSymmetricRankingLoss,
+    losses.CachedGISTEmbedLoss,
+    losses.CachedMultipleNegativesRankingLoss,
+    losses.GISTEmbedLoss,
+    losses.MegaBatchMarginLoss,
+    losses.MultipleNegativesRankingLoss,
+    losses.MultipleNegativesSymmetricRankingLoss,
 )
 
 

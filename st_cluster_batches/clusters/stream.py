@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.false_negatives import list_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, are_row_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, has_row_keys
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, sides_of
 from st_cluster_batches.data.roles import Columns, Roles, assign_roles, describe_feature, hold_first_row, tell_roles
@@ -81,9 +81,8 @@ def _choose_columns(
     if not read:
         raise ValueError("The stream has no rows; there is nothing to label")
     first = read[0]
-    key = first.get(ROW_KEY)
-    has_key = type(key) is int and are_row_keys(np.asarray([key], dtype=np.int64)).all()
-    labels = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_key else []))
+    has_keys = has_row_keys(Dataset.from_list([{ROW_KEY: row.get(ROW_KEY)} for row in read]))
+    labels = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_keys else []))
     if present := [column for column in labels if column in first]:
         if not overwrite:
             raise ValueError(f"The stream has the columns {present} already; pass overwrite=True to replace them")

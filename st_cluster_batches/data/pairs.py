@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, has_row_keys
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    ROW_KEY,
+    SOURCE,
+    TARGET_COLUMNS,
+    has_row_keys,
+    list_targets,
+)
 from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
 from st_cluster_batches.data.roles import Columns, Roles, find_roles, read_as_columns, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
@@ -158,8 +166,7 @@ class Pairs:
     @cached_property
     def targets(self) -> list[str]:
         """The columns with labels or scores: with these, a loss takes no other rows of a batch for negatives."""
-        has_keys = has_row_keys(self.given)
-        return [name for name in self.roles.targets if name in TARGET_COLUMNS and not (has_keys and name == ROW_KEY)]
+        return list_targets(self.given, self.roles.targets)
 
     @cached_property
     def text_hash(self) -> str:

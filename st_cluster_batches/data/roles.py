@@ -231,6 +231,11 @@ def has_role_name(name: str) -> bool:
     return _rank(name) is not None
 
 
+def list_texts(features: Mapping[str, Any]) -> list[str]:
+    """List the columns of text among columns with their types."""
+    return [name for name, one in features.items() if describe_feature(one) == TEXT]
+
+
 def list_trained(names: Sequence[str]) -> list[str]:
     """List, of columns of text, those that a loss reads by their names: a query, its positive, and negatives."""
     known = _order_by_name([name for name in names if has_role_name(name)])
