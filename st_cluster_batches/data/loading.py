@@ -15,14 +15,8 @@ import yaml
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import is_collection
 from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_files, read_file
-from st_cluster_batches.data.forms import (
-    join_ids,
-    keep_positive,
-    read_ids,
-    read_judged_pairs,
-    refuse_ids,
-    spread_lists,
-)
+from st_cluster_batches.data.forms import keep_positive, read_judged_pairs, spread_lists
+from st_cluster_batches.data.ids import join_ids, read_ids, refuse_ids
 from st_cluster_batches.data.joining import join_parts, join_places
 from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_sources, sort_files
 from st_cluster_batches.storage.reaching import probe_hub
