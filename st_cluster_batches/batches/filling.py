@@ -73,16 +73,17 @@ class Layout:
 
     Args:
         sizes: Rows of each heap: those of the random batches first, then those left of each stratum.
+        quota: How many batches each heap fills by itself; the rest of its rows is pooled.
         global_size: Rows of a global batch.
         keeps_rest: Whether rows that fill no whole batch make a last short one.
     """
 
-    def __init__(self, sizes: Counts, global_size: int, keeps_rest: bool) -> None:
+    def __init__(self, sizes: Counts, quota: Counts, global_size: int, keeps_rest: bool) -> None:
         self.size = global_size
         self.keeps_rest = keeps_rest
         self.n_rows = int(sizes.sum())
         self.n_batches = self.n_rows // global_size
-        self.quota = sizes // global_size
+        self.quota = quota
         self.left = sizes - self.quota * global_size
         self.first_batch = _sum_earlier(self.quota)
         self.n_pure = int(self.quota.sum())  # random ones included

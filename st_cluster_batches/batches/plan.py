@@ -24,6 +24,7 @@ from st_cluster_batches.batches.joining import label_chunks, name_kinds
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.batches.min_conflicts import MinConflicts
 from st_cluster_batches.batches.options import check_chunks
+from st_cluster_batches.batches.quotas import choose_quotas
 from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
 
 # Small data are searched several times from the same start, the smaller the more often, and the best plan is taken.
@@ -179,7 +180,8 @@ class BatchPlan:
         rows = chunked.rows[plan.rows].reshape(-1, self.global_size)
         left = np.setdiff1d(np.arange(len(chunked.rows)), plan.rows)
         rest = np.concatenate([chunked.rows[left].ravel(), chunked.last])
-        layout = Layout(np.array([0, len(self.labels)]), self.global_size, self._keeps_rest)
+        sizes = np.array([0, len(self.labels)])
+        layout = Layout(sizes, sizes // self.global_size, self.global_size, self._keeps_rest)
         layout.rows = np.concatenate([rows.ravel(), rest])
         repeats = 0
         if self.labels.keys is not None:
@@ -228,7 +230,9 @@ class BatchPlan:
             placed = is_taken | holders.has_key
         # Rows without a key are grouped last, so that they take no memory while the others are dealt.
         sizes = np.append(len(taken), count_strata(labels.strata, n_strata, placed))
-        layout = Layout(sizes + np.bincount(heaps, minlength=len(sizes)), self.global_size, self._keeps_rest)
+        heap_sizes = sizes + np.bincount(heaps, minlength=len(sizes))
+        quota = choose_quotas(heap_sizes, labels.source_of_stratum, heaps, holders.groups, self.global_size)
+        layout = Layout(heap_sizes, quota, self.global_size, self._keeps_rest)
         layout.deal(holders.rows, heaps, holders.groups, sizes, rng)
         del heaps
         singles = group_by_stratum(labels.strata, sizes[1:], placed)

@@ -56,8 +56,8 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> tu
     why = "too few texts are different. Smaller batches help"
     if 2 * at_random <= counts.repeats:
         why = (
-            f"a stratum holds fewer different texts than a batch has rows: of random batches {at_random:,} rows "
-            "would. Coarser clusters help, smaller batches, or batches of several clusters (rows_per_stratum=)"
+            f"a source or cluster holds too few different texts: of random batches {at_random:,} rows would. Batches "
+            "across sources and clusters help (strata=()), or smaller ones"
         )
     return (
         "%d of %d rows (%.1f %%) meet a false negative in a global batch of %d rows: %s, and so does a loss that "

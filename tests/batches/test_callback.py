@@ -132,13 +132,26 @@ def test_rows_that_meet_a_false_negative_are_trained_on_and_warned_of(
     assert "21 of 300 rows (7.0 %)" in warning and "40 rows share the passage 'Yes'" in warning
 
 
-def test_small_strata_that_make_rows_meet_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_would_meet_in_small_clusters_are_pooled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = label_pairs(make_pairs(80))
     rows = rows.remove_columns("cluster").add_column("cluster", [at // 8 for at in range(80)])
     make_trainer(tmp_path, concatenate_datasets([rows] * 3)).train()
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
+    assert plan["counts"]["pooled"] == 15 and plan["counts"]["repeats"] == 0
+
+
+def test_a_source_of_too_few_texts_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = label_pairs(make_pairs(200)).remove_columns("source")
+    repeated = concatenate_datasets([rows.select([0])] * 18)
+    rows = rows.add_column("source", ["many"] * 200)
+    repeated = repeated.add_column("source", ["few"] * 18)
+    trainer = make_trainer(tmp_path, concatenate_datasets([rows, repeated]))
+    trainer.args.batch_sampler = ClusterBatchSampler.configure(strata=("source",))
+    trainer.train()
     (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert "a stratum holds fewer different texts than a batch has rows: of random batches 0 rows would" in warning
-    assert "3 rows share the query" in warning
+    assert "a source or cluster holds too few different texts: of random batches" in warning
+    assert "rows share the query" in warning
 
 
 def test_equal_texts_without_keys_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,11 +63,38 @@ def test_every_batch_keeps_the_promises(plan: BatchPlan, number: int) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(plans(), st.integers(0, 3))
-def test_false_negatives_cost_no_pure_batch(plan: BatchPlan, number: int) -> None:
+def test_false_negatives_cost_pure_batches_only_where_these_would_hold_them(plan: BatchPlan, number: int) -> None:
     arguments = (plan.batch_size, plan.world_size, not plan._keeps_rest, plan.seed)
-    alone = BatchPlan(Labels(plan.labels.strata, plan.labels.source_of_stratum), *arguments).plan_epoch(number)
-    assert alone.counts.pure == (np.bincount(plan.labels.strata) // plan.global_size).sum()
-    assert BatchPlan(plan.labels, *arguments).plan_epoch(number).counts.pure == alone.counts.pure
+    labels, size = plan.labels, plan.global_size
+    alone = BatchPlan(Labels(labels.strata, labels.source_of_stratum), *arguments).plan_epoch(number)
+    whole = np.bincount(labels.strata) // size
+    assert alone.counts.pure == whole.sum()
+    epoch = BatchPlan(labels, *arguments).plan_epoch(number)
+    pure = np.bincount(labels.strata[epoch.rows[epoch.kinds == PURE, 0]], minlength=len(whole))
+    assert (pure <= whole).all()
+    for stratum in np.flatnonzero(pure < whole):
+        keys = labels.keys
+        is_negative = False if keys.is_negative is None else keys.is_negative
+        held = np.bincount(keys.keys[(labels.strata[keys.rows] == stratum) & ~np.asarray(is_negative)])
+        placed = np.count_nonzero(labels.strata == stratum) - np.maximum(held - whole[stratum], 0).sum()
+        assert placed < whole[stratum] * size, "its rows could have filled them without meeting"
+
+
+def test_rows_that_would_meet_in_a_small_stratum_are_pooled_with_its_neighbours() -> None:
+    # 20 clusters of 12 rows, three of each of four texts: no batch of 8 of one cluster has 8 texts.
+    labels = Labels(np.arange(240) // 12, np.zeros(20, dtype=int), group_keys(np.arange(240) // 3))
+    epoch = BatchPlan(labels, 8).plan_epoch(0)
+    assert epoch.counts.repeats == 0 and epoch.counts.pooled == 30
+    spans = np.ptp(labels.strata[epoch.rows].astype(int), axis=1)
+    assert np.sort(spans)[: len(spans) * 3 // 4].max() <= 5, "neighbours on the path, but where it was cut"
+
+
+def test_an_answer_that_most_of_a_source_has_costs_few_pure_batches() -> None:
+    rng = np.random.default_rng(0)
+    strata = np.arange(4000) // 200
+    groups = np.where(rng.random(4000) < 0.6, 0, np.arange(4000))
+    epoch = BatchPlan(Labels(strata, np.zeros(20, dtype=int), group_keys(groups)), 16).plan_epoch(0)
+    assert epoch.counts.pure >= 0.9 * 240
 
 
 def least_repeats(groups: np.ndarray, capacities: list[int]) -> int:
@@ -152,12 +179,12 @@ def test_rows_with_fifty_keys_are_all_kept() -> None:
     assert sum(map(len, epoch.batches(16))) == 400 and epoch.counts.repeats == 0
 
 
-def test_a_giant_key_in_one_stratum_leaves_all_batches_pure() -> None:
+def test_a_giant_key_in_one_stratum_leaves_nearly_all_batches_pure() -> None:
     strata = np.random.default_rng(0).integers(50, size=20_000)
     giant = np.flatnonzero(strata == 7)
     labels = Labels(strata, np.zeros(50, dtype=int), Keys(giant, np.zeros(len(giant), dtype=np.uint32)))
     epoch = BatchPlan(labels, 32).plan_epoch(0)
-    assert epoch.counts.pure == (np.bincount(strata) // 32).sum() and epoch.counts.dropped == 0
+    assert epoch.counts.pure >= (np.bincount(strata) // 32).sum() - 1 and epoch.counts.dropped == 0
     pooled = epoch.rows[epoch.kinds != PURE]
     assert (np.isin(pooled, giant).sum(axis=1) <= 2).all(), "what no pure batch can hold is spread"
 

@@ -1,0 +1,81 @@
+"""How many pure batches each stratum can fill: where its rows would meet false negatives, they are pooled instead."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from st_cluster_batches.batches.sorting import CHUNK, Integers, find_starts, stable_order
+
+Counts = npt.NDArray[np.int64]
+
+_MOST_ROUNDS = 20
+
+
+def choose_quotas(sizes: Counts, sources: Integers, heaps: Integers, groups: Integers, global_size: int) -> Counts:
+    """Choose how many pure batches each stratum fills: all that it can without rows of one group in a batch.
+
+    A stratum of 12 rows, three of each of four texts, fills no batch of 8 whose texts differ; among its neighbours
+    its rows meet none of their kind. What pooled batches cannot part either stays where it is, so a stratum does not
+    give up pure batches for an answer that half of its source has.
+
+    Args:
+        sizes: (h,) rows of each heap; the first holds the rows of random batches, which stay as they are.
+        sources: (h - 1,) the source of each other heap, ascending from 0.
+        heaps: (r,) the heap of each row that has a key.
+        groups: (r,) their groups: rows of one group are not to meet.
+        global_size: Rows of a global batch.
+
+    Returns:
+        (h,) whole batches of each heap.
+    """
+    most: Counts = sizes // global_size
+    # A source of one stratum has no neighbours to pool with.
+    may_give = (most > 0) & np.append(False, (np.bincount(sources) > 1)[sources])
+    # A group that fits into its stratum's batches one by one cannot stand in the way; most fit.
+    frequency = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
+    limit = np.where(may_give, most, len(heaps))
+    chunks = [slice(low, low + CHUNK) for low in range(0, len(heaps), CHUNK)]  # to save memory
+    found = [one.start + np.flatnonzero(frequency[groups[one]] > limit[heaps[one]]) for one in chunks]
+    at = np.concatenate([np.zeros(0, dtype=np.intp), *found])
+    if not len(at):
+        return most
+    n_groups = len(frequency)
+    runs = heaps[at] * np.int64(n_groups) + groups[at]
+    runs = runs[stable_order(runs)]
+    starts = find_starts(runs)
+    counts = np.diff(starts, append=len(runs))
+    heap, group = np.divmod(runs[starts], n_groups)
+    rows_of_source = np.bincount(sources, weights=sizes[1:]).astype(np.int64)
+    parting = np.unique(sources[heap - 1] * np.int64(n_groups) + group, return_inverse=True)[1]
+    source_of_parting = np.zeros(int(parting.max()) + 1, dtype=np.int64)
+    source_of_parting[parting] = sources[heap - 1]
+    # From as few pure batches as the groups ask for, back to as many as the pooled ones cannot relieve.
+    stuck = np.zeros(len(counts), dtype=np.int64)
+    quota = _fill_purely(most, sizes, heap, counts, global_size)
+    for _ in range(_MOST_ROUNDS):
+        n_pooled = rows_of_source // global_size - np.bincount(sources, weights=quota[1:]).astype(np.int64) + 1
+        surplus = np.maximum(counts - quota[heap], 0)
+        of_group = np.bincount(parting, weights=surplus)
+        beyond = np.maximum(of_group - n_pooled[source_of_parting], 0)
+        stuck = np.ceil(surplus * (beyond / np.maximum(of_group, 1))[parting]).astype(np.int64)
+        relieved = _fill_purely(most, sizes, heap, counts - stuck, global_size)
+        if (relieved <= quota).all():
+            break
+        quota = np.maximum(relieved, quota)
+    return quota
+
+
+def _fill_purely(most: Counts, sizes: Counts, heap: Integers, counts: Counts, global_size: int) -> Counts:
+    """Find the largest number of batches, up to `most`, that each heap fills without more than one row of a group.
+
+    With q batches a heap places all its rows but those of its groups beyond q. That these are enough for q batches
+    holds up to some q and for none beyond it, so halving finds it.
+    """
+    low, high = np.zeros_like(most), most.copy()
+    while (low < high).any():
+        middle = (low + high + 1) // 2
+        unplaced = np.bincount(heap, weights=np.maximum(counts - middle[heap], 0), minlength=len(sizes))
+        is_filled = sizes - unplaced >= middle * global_size
+        low, high = np.where(is_filled, middle, low), np.where(is_filled, high, middle - 1)
+    return low
