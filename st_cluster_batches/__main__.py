@@ -12,9 +12,9 @@ from contextlib import redirect_stdout
 from io import TextIOWrapper
 
 from st_cluster_batches import commands
-from st_cluster_batches.commands import UsageError
 from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.publishing.failures import PublishError
+from st_cluster_batches.usage import UsageError
 
 # Nothing heavier is imported here: `--help` should answer at once.
 

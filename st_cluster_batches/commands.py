@@ -7,50 +7,24 @@ A command takes its parsed arguments and returns a `Result`. Whatever is wrong w
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.storage.cache import make_folder
+from st_cluster_batches.usage import UsageError, checking_input, refuse_given
 
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Choice
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
-# Errors of the system that a wrong path causes.
-_PATH_ERRORS = ["ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "EROFS", "EINVAL", "ELOOP", "ENAMETOOLONG"]
-
-
-class UsageError(Exception):
-    """Bad input, found before any work."""
 
 
 def is_main_process() -> bool:
     """Return whether this process writes and prints: the one that accelerate and torchrun give rank 0."""
     return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def checking_input() -> Iterator[None]:
-    """Turn the errors that bad input raises into a `UsageError` of one line."""
-    try:
-        yield
-    except ConnectionError:
-        raise  # an OSError, but not caused by the input
-    except OSError as error:
-        if error.errno is not None and errno.errorcode.get(error.errno) not in _PATH_ERRORS:
-            raise  # nor is a full or a failing disk
-        raise UsageError(" ".join(str(error).split())) from error
-    except (ValueError, TypeError, ImportError) as error:
-        message = " ".join(str(error).split())
-        if "trust_remote_code" in message:
-            message += " (here: --trust_remote_code, if you trust it)"
-        raise UsageError(message) from error
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
@@ -116,7 +90,8 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
 def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Inspect labelled data, and write a report if --output names one."""
     with checking_input():
-        from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
+        from st_cluster_batches.clusters.artefact import MANIFEST_FILE
+        from st_cluster_batches.clusters.clustering import Clustering
         from st_cluster_batches.data.loading import load_data
         from st_cluster_batches.inspection.measuring import inspect as inspect_data
         from st_cluster_batches.inspection.page import draw_inspection, require_plots, write_page
@@ -260,7 +235,7 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         staged = is_staged(arguments.folder)
         if staged:
             names = ("scores", "comparison", "license", "language", "datasets", "base_model", "include-samples")
-            _refuse_given(arguments, names, "what `build` made, which is pushed as it is")
+            refuse_given(arguments, names, "what `build` made, which is pushed as it is")
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
         is_model = not (stage / "data").is_dir()
         if is_model:
@@ -302,15 +277,6 @@ def _build(arguments: argparse.Namespace, output: Path) -> Path:
         arguments.license, arguments.language, arguments.datasets, arguments.base_model, arguments.include_samples
     )
     if is_saved_data(arguments.folder):
-        _refuse_given(arguments, ("scores", "comparison", "base_model", "include-samples"), "labelled data")
+        refuse_given(arguments, ("scores", "comparison", "base_model", "include-samples"), "labelled data")
         return build_dataset(arguments.folder, output, about)
     return build_model(arguments.folder, output, about, scores=arguments.scores, comparison=arguments.comparison)
-
-
-def _refuse_given(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:
-    """Refuse options of a model's card where there is nothing to write them into."""
-    if given := [f"--{name}" for name in names if getattr(arguments, name.replace("-", "_"))]:
-        raise ValueError(
-            f"{arguments.folder} is {what}: {', '.join(given)} mean nothing to it; leave them out, or give them to "
-            "`build` with the model"
-        )

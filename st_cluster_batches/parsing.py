@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from st_cluster_batches.commands import UsageError
+from st_cluster_batches.usage import UsageError
 
 _KEYS = ("query", "passage", "both", "symmetric")
 

@@ -21,6 +21,7 @@ ORDER = [
     ["evaluation"],
     ["inspection", "publishing"],
     ["demo"],
+    ["usage"],
     ["commands"],
     ["parsing"],
     ["__main__", "__init__"],

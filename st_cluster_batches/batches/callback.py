@@ -13,13 +13,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from st_cluster_batches.batches.card_block import (
-    PLAN_FILE,
-    carry_block,
-    choose_tags,
-    describe_batches,
-    find_strategy,
-)
+from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.options import StartError
@@ -79,6 +73,17 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self._is_training = False
         self._refreshed: list[Any] = []  # the samplers whose clusters have been refreshed
         self._clusters: dict[str, str] = {}  # of the checkpoint, to be compared once
+
+    @classmethod
+    def of(cls, trainer: Any) -> PlanCallback:
+        """Return the trainer's callback of ours, which it gets with its first sampler."""
+        for one in trainer.callback_handler.callbacks:
+            if isinstance(one, PlanCallback):
+                return one
+        callback = cls()
+        callback.trainer = trainer
+        trainer.add_callback(callback)
+        return callback
 
     def watch(self, dataset: Any) -> None:
         """Remember a dataset whose labels are hidden, to show them again in the end."""
@@ -194,7 +199,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         now, kept = _describe_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:
             raise StartError(
-                f"The clusters in {self.refresher.folder} are not those that the checkpoint was trained on "
+                f"The clusters in {self.refresher.folder.path} are not those that the checkpoint was trained on "
                 f"({', '.join(others)}): another run has written them. Resume in the output_dir of the checkpoint, or "
                 "start anew with resume_from_checkpoint=None"
             )
@@ -203,7 +208,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if self.trainer.is_world_process_zero() and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             for number, plan in enumerate(content):
-                plan["refreshes"] = self.refresher.list_records(number)
+                plan["refreshes"] = self.refresher.folder.list_records(number)
             write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh, tell_of_whole_sources
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
+from st_cluster_batches.batches.refresh_folder import RefreshFolder
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
 from st_cluster_batches.clusters.clustering import Clustering
@@ -28,15 +27,12 @@ from st_cluster_batches.clusters.vectors import PairVectors, Renewal
 from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE, has_row_keys
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
 from st_cluster_batches.data.roles import hold_columns
-from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "_refreshed_clusters"  # in the trainer's output folder; what begins so is not pushed with it
-_WORK = "work"
 _MEASURED_ROWS = 512  # of batches before and after, whose hardness is measured
 
 Numbers = npt.NDArray[np.integer[Any]]
@@ -55,9 +51,9 @@ class Refresher:
     _guides: dict[int, GuideVectors] = field(default_factory=dict)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RefreshFolder:
         """Where clusters are kept, beside the checkpoints."""
-        return Path(self.trainer.args.output_dir) / FOLDER
+        return RefreshFolder.of(self.trainer.args.output_dir)
 
     def start(self, epoch: int, samplers: Sequence[RefreshedSampler]) -> None:
         """Check what a refresh needs, hours before the first one, and forget the clusters of models that are no more.
@@ -87,14 +83,7 @@ class Refresher:
                 _read_row_keys(sampler.dataset)
                 self._find_guided()
         with ProcessGroup.current("refreshing clusters") as processes:
-            processes.once(lambda: self._remove_later(epoch), None)
-
-    def _remove_later(self, epoch: int) -> None:
-        for path in self.folder.glob("epoch-*"):
-            if int(path.name.split("-")[1]) > epoch or not self.trainer.state.global_step:
-                shutil.rmtree(path)
-        if not self.trainer.state.global_step:
-            shutil.rmtree(self.folder / _WORK, ignore_errors=True)
+            processes.once(lambda: self.folder.remove_later(epoch, not self.trainer.state.global_step), None)
 
     def refresh(self, samplers: Sequence[RefreshedSampler], epoch: int, is_start: bool) -> None:
         """Give every sampler the clusters of an epoch: read where they have been made, made of the model otherwise.
@@ -111,30 +100,31 @@ class Refresher:
             due = sampler.find_refresh(epoch)
             if due is None or due == sampler.refreshed_at:
                 continue
-            folder = self.folder / f"epoch-{due}-{number}"
+            folder = self.folder.at(due, number)
             array = ChunkedArray.at(folder, len(sampler.dataset))
-            is_made = (folder / "done").is_file()
+            is_made = self.folder.is_made(due, number)
             if not is_made and not (due == epoch and is_start):
                 raise ValueError(
                     f"The clusters of epoch {due} were made of the model as it was then, and are not in {folder}. Put "
                     "them beside the checkpoint again, resume from a checkpoint at the end of an epoch, or start anew "
                     "with resume_from_checkpoint=None"
                 )
-            with SharedCache.open(self.folder / _WORK, True, "refreshing clusters") as cache:
+            with SharedCache.open(self.folder.work, True, "refreshing clusters") as cache:
                 if is_made:
                     array.fill(_refuse_damaged(folder), cache, "Reading clusters")
                     sampler.relabel(due, array.slice(0, array.n_rows))
-                    self._load_guide(number, folder)
+                    self._load_guide(due, number)
                 else:
-                    self._make(sampler, number, due, folder, cache)
+                    self._make(sampler, number, due, cache)
 
-    def _make(self, sampler: RefreshedSampler, number: int, epoch: int, folder: Path, cache: SharedCache) -> None:
+    def _make(self, sampler: RefreshedSampler, number: int, epoch: int, cache: SharedCache) -> None:
         """Embed, cluster and assign together with the other processes, and write down what has come of it."""
         started = time.perf_counter()
         assert sampler.refresh is not None, "only samplers that are to be refreshed are"
         refresh = sampler.refresh
         pairs = self._read_pairs(sampler, number)
-        last, last_vectors = self._find_last(sampler, epoch, number, cache)
+        folder = self.folder.at(epoch, number)
+        last, last_vectors = self.folder.find_last(sampler.find_refresh(epoch - 1), number)
         encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
         options = ClusterOptions(
             cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter
@@ -158,16 +148,15 @@ class Refresher:
             record["mined"] = mine_negatives(vectors, sampler, refresh, folder / NEGATIVES_FOLDER)
 
         def finish() -> None:
-            Clustering(centroids).save(folder / "centroids")
             record["seconds"] = round(time.perf_counter() - started, 2)
             names = vectors.name(refresh.key) if refresh.sample < 1 else []
             kept = {"vectors": names, "guide": None if index is None else index.name}
-            write_atomically(folder / "done", json.dumps({**record, **kept}))
-            self._clean(cache.folder, sampler, epoch)
+            self.folder.finish(Clustering(centroids), {**record, **kept})
+            self.folder.clean(sampler, epoch, self.trainer.state.global_step)
 
         cache.processes.once(finish, None)
         sampler.relabel(epoch, clusters)
-        self._load_guide(number, folder)
+        self._load_guide(epoch, number)
         if self.trainer.is_world_process_zero():
             tell_of_refresh(record)
 
@@ -200,21 +189,6 @@ class Refresher:
             accelerator=self.trainer.accelerator,
         )
 
-    def _find_last(
-        self, sampler: RefreshedSampler, epoch: int, number: int, cache: SharedCache
-    ) -> tuple[Clustering | None, list[str]]:
-        """Return the clustering before this one and the names of its vectors, where they are there."""
-        last = sampler.find_refresh(epoch - 1)
-        folder = self.folder / f"epoch-{last}-{number}"
-        if not (folder / "done").is_file():
-            return None, []
-        kept = json.loads((folder / "done").read_text(encoding="utf-8"))["vectors"]
-        if not all((cache.folder / one).is_dir() for one in kept):
-            text = "The vectors of epoch %d are no more in %s; all rows are embedded, not the sample= of them"
-            logger.warning(text, last, cache.folder)
-            kept = []
-        return Clustering.load(folder / "centroids"), kept
-
     def _compare(
         self, sampler: RefreshedSampler, vectors: PairVectors, clusters: Numbers, about: dict[str, Any]
     ) -> dict[str, Any]:
@@ -229,20 +203,6 @@ class Refresher:
                 record[name] = measure_planned(vectors, plan.rows[plan.order[:n_batches]].astype(np.int64))
         return record
 
-    def _clean(self, work: Path, sampler: RefreshedSampler, epoch: int) -> None:
-        """Remove drafts, and vectors of models that no run goes on from; the clusters that came of them are kept."""
-        steps = max(self.trainer.state.global_step, 1)
-        saved = [int(path.name.split("-")[1]) * epoch // steps for path in self.folder.parent.glob("checkpoint-*")]
-        oldest = sampler.find_refresh(min([*saved, epoch])) or 0
-        records = [json.loads(path.read_text("utf-8")) for path in self.folder.glob("epoch-*/done")]
-        newest = {one["dataset"]: one["epoch"] for one in sorted(records, key=lambda record: int(record["epoch"]))}
-        needed = [one for one in records if one["epoch"] >= min(oldest, newest[one["dataset"]])]
-        kept = {name for record in needed for name in record["vectors"]}
-        of_guide = ("vectors-", "guide-") if sampler.refresh is not None and sampler.refresh.guide else ()
-        for path in work.iterdir():
-            if path.name not in kept and not path.name.startswith(of_guide):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
     def _find_guided(self) -> list[Any]:
         """Return the guided losses, also those within others or by name of dataset."""
         loss = self.trainer.loss
@@ -255,21 +215,15 @@ class Refresher:
             )
         return guided
 
-    def _load_guide(self, number: int, folder: Path) -> None:
+    def _load_guide(self, epoch: int, number: int) -> None:
         """Give the guided losses the new vectors, beside those of the other datasets."""
-        name = json.loads((folder / "done").read_text(encoding="utf-8"))["guide"]
+        name = self.folder.read(epoch, number)["guide"]
         if name is None:
             return
-        self._guides[number] = GuideVectors.open_index(self.folder / _WORK / name)
+        self._guides[number] = GuideVectors.open_index(self.folder.work / name)
         indices = tuple(index for _, guide in sorted(self._guides.items()) for index in guide.indices)
         for loss in self._find_guided():
             loss.guide = GuideVectors(indices)
-
-    def list_records(self, number: int) -> list[dict[str, Any]]:
-        """Return what the refreshes of one dataset have cost and changed, also those before a resume."""
-        found = [json.loads(path.read_text("utf-8")) for path in self.folder.glob(f"epoch-*-{number}/done")]
-        own = [{key: one for key, one in record.items() if key not in ("vectors", "guide")} for record in found]
-        return sorted(own, key=lambda record: int(record["epoch"]))
 
 
 def _renew(refresh: Refresh, epoch: int, last: Sequence[str], pairs: Pairs, options: ClusterOptions) -> Renewal | None:

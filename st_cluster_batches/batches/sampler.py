@@ -103,7 +103,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             self.drop_last = False
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
         if loader.trainer is not None:
-            _find_callback(loader.trainer).watch(dataset)
+            PlanCallback.of(loader.trainer).watch(dataset)
         hide_labels(dataset, self.hidden_columns)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
@@ -290,14 +290,3 @@ class ConfiguredSampler:
     def __call__(self, dataset: Dataset, **kwargs: Any) -> ClusterBatchSampler:
         """Build the sampler, as the trainer asks for it."""
         return ClusterBatchSampler(dataset, **kwargs, **self.options.arguments, refresh=self.refresh)
-
-
-def _find_callback(trainer: Any) -> PlanCallback:
-    """Return the trainer's callback of ours, which it gets with its first sampler."""
-    for one in trainer.callback_handler.callbacks:
-        if isinstance(one, PlanCallback):
-            return one
-    callback = PlanCallback()
-    callback.trainer = trainer
-    trainer.add_callback(callback)
-    return callback

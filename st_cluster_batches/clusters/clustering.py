@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, find_folder
 from st_cluster_batches.clusters.assigning import digest_array, number_clusters
 from st_cluster_batches.clusters.choice import Choice, tell_of_chunks
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict", "IterableDataset")
-
-CENTROIDS_FILE = "centroids.safetensors"
-MANIFEST_FILE = "clustering.json"
-ENCODER_FOLDER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -247,7 +244,7 @@ class Clustering:
         """
         from safetensors.numpy import load_file
 
-        folder = _find_folder(name)
+        folder = find_folder(name)
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         arrays = load_file(folder / CENTROIDS_FILE)
         hashes = manifest.pop("centroids")
@@ -275,27 +272,3 @@ class Clustering:
         if texts_or_vectors.ndim != 2 or texts_or_vectors.shape[1] != dim:
             raise ValueError(f"Vectors of shape {texts_or_vectors.shape} are given, needed are (n, {dim})")
         return texts_or_vectors
-
-
-def _find_folder(name: str | Path) -> Path:
-    """Return the folder of a clustering, fetched from the Hub if there is no such folder here."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    files = [CENTROIDS_FILE, MANIFEST_FILE]
-    if Path(name).is_dir():
-        for file in files:
-            if not (Path(name) / file).is_file():
-                raise FileNotFoundError(f"{name} holds no clustering: {file} is missing; Clustering.save writes it")
-        return Path(name)
-    failure: Exception | None = None
-    for kind in ("dataset", "model"):
-        try:
-            wanted = [*files, f"{ENCODER_FOLDER}/*"]
-            folder = Path(snapshot_download(str(name), repo_type=kind, allow_patterns=wanted))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            failure = error
-        else:
-            if all((folder / file).is_file() for file in files):
-                return folder
-    raise FileNotFoundError(f"{name} is neither a folder here nor a clustering on the Hub") from failure

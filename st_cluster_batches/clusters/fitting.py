@@ -14,8 +14,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from st_cluster_batches.clusters.artefact import MANIFEST_FILE
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, measure_clusters
-from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
+from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.communities import cut_sources, find_middles
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.clusters.options import ClusterOptions

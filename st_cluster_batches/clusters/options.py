@@ -64,6 +64,23 @@ class ClusterOptions:
             )
         if isinstance(self.n_clusters, str) and self.n_clusters != "auto":
             raise ValueError(f"n_clusters={self.n_clusters!r} is neither a number nor 'auto'")
+        self._check_cluster_size()
+        for name in ("n_clusters", "max_cluster_size", "global_batch_size", "niter"):
+            value = getattr(self, name)
+            if value is not None and value != "auto":
+                # Numbers of numpy become Python's, so that they can be written into a manifest.
+                object.__setattr__(self, name, as_count(name, value))
+        if self.n_clusters != "auto" and self.global_batch_size != _DEFAULT_BATCH:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is for n_clusters='auto' alone, and means nothing beside "
+                f"n_clusters={self.n_clusters}; pass n_clusters='auto', or leave it out"
+            )
+        object.__setattr__(self, "seed", as_count("seed", self.seed, least=-(1 << 63)))
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
+
+    def _check_cluster_size(self) -> None:
+        """Make Python's own counts of the sizes, and refuse a limit on clusters where there are none."""
         if isinstance(self.cluster_size, Mapping):
             sizes = {
                 str(name): None if rows is None else as_count(f"cluster_size of {name!r}", rows)
@@ -78,19 +95,6 @@ class ClusterOptions:
                 )
         elif self.cluster_size is not None:
             object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
-        for name in ("n_clusters", "max_cluster_size", "global_batch_size", "niter"):
-            value = getattr(self, name)
-            if value is not None and value != "auto":
-                # Numbers of numpy become Python's, so that they can be written into a manifest.
-                object.__setattr__(self, name, as_count(name, value))
-        if self.n_clusters != "auto" and self.global_batch_size != _DEFAULT_BATCH:
-            raise ValueError(
-                f"global_batch_size={self.global_batch_size} is for n_clusters='auto' alone, and means nothing beside "
-                f"n_clusters={self.n_clusters}; pass n_clusters='auto', or leave it out"
-            )
-        object.__setattr__(self, "seed", as_count("seed", self.seed, least=-(1 << 63)))
-        if not 0 <= self.seed < 1 << 31:
-            raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
 
     def check_sources(self, names: Iterable[str]) -> None:
         """Raise a ValueError if sizes are given by source, and one has none."""

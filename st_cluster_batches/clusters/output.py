@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.clusters.assigning import number_clusters
-from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, Clustering
+from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.naming import name_file

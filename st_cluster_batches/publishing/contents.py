@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
-from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
+from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import DatasetCard
 
 from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap_block
-from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, MANIFEST_FILE
+from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.output import check_belonging
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys

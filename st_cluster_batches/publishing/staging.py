@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from st_cluster_batches.batches.card_block import PLAN_FILE
-from st_cluster_batches.clusters.clustering import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
+from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE

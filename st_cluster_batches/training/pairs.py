@@ -11,8 +11,9 @@ from datasets import Dataset, DatasetDict
 
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.batches.targets import describe_targets
+from st_cluster_batches.clusters.artefact import MANIFEST_FILE
 from st_cluster_batches.clusters.attach import cluster_dataset
-from st_cluster_batches.clusters.clustering import MANIFEST_FILE, Clustering
+from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.columns import (
     CLUSTER,

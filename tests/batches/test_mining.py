@@ -16,7 +16,7 @@ from st_cluster_batches import ClusterBatchSampler, Refresh, attach_clusters
 from st_cluster_batches.batches import mining
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, find_negatives
-from st_cluster_batches.batches.refreshing import FOLDER
+from st_cluster_batches.batches.refresh_folder import FOLDER
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import PairOptions, Pairs

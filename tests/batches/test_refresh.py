@@ -33,7 +33,8 @@ from st_cluster_batches import (
     attach_clusters,
 )
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.refreshing import FOLDER, Refresher
+from st_cluster_batches.batches.refresh_folder import FOLDER
+from st_cluster_batches.batches.refreshing import Refresher
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder
 from st_cluster_batches.columns import certify_keys
 

@@ -1,0 +1,42 @@
+"""What the user gave, refused in one line before any work."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+# Errors of the system that a wrong path causes.
+_PATH_ERRORS = ["ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "EROFS", "EINVAL", "ELOOP", "ENAMETOOLONG"]
+
+
+class UsageError(Exception):
+    """Bad input, found before any work."""
+
+
+@contextmanager
+def checking_input() -> Iterator[None]:
+    """Turn the errors that bad input raises into a `UsageError` of one line."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # an OSError, but not caused by the input
+    except OSError as error:
+        if error.errno is not None and errno.errorcode.get(error.errno) not in _PATH_ERRORS:
+            raise  # nor is a full or a failing disk
+        raise UsageError(" ".join(str(error).split())) from error
+    except (ValueError, TypeError, ImportError) as error:
+        message = " ".join(str(error).split())
+        if "trust_remote_code" in message:
+            message += " (here: --trust_remote_code, if you trust it)"
+        raise UsageError(message) from error
+
+
+def refuse_given(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:
+    """Refuse options of a model's card where there is nothing to write them into."""
+    if given := [f"--{name}" for name in names if getattr(arguments, name.replace("-", "_"))]:
+        raise ValueError(
+            f"{arguments.folder} is {what}: {', '.join(given)} mean nothing to it; leave them out, or give them to "
+            "`build` with the model"
+        )
