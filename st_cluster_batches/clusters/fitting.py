@@ -71,18 +71,7 @@ def fit_vectors(
         return replace(found, encoder=encoder, manifest={**found.manifest, **encoder.describe()})
     for one in vectors:
         one.embed(options.key)
-    # Drafts and assignments stay: another job may be reading them, and they are small beside the vectors.
-    centroids = _keep(
-        cache.folder / f"draft-{name}-0", lambda: _train_sources(vectors, options, cache, start or {}), cache
-    )
-    for number in range(1, _MAX_ROUNDS):
-        nearest = [assign_rows(one, options.key, centroids) for one in vectors]
-        draft = cache.folder / f"draft-{name}-{number}"
-        refined = _keep(draft, lambda: _refine_sources(vectors, nearest, centroids, options), cache)  # noqa: B023
-        is_settled = all(np.array_equal(refined[source], centroids[source]) for source in centroids)
-        if is_settled or number == _MAX_ROUNDS - 1:  # rows that are too alike to be split may go on for ever
-            break
-        centroids = refined
+    centroids, nearest = _settle(vectors, options, cache, f"draft-{name}", start or {})
 
     def save() -> None:
         manifest = _describe(vectors, nearest, centroids, options)
@@ -91,6 +80,27 @@ def fit_vectors(
 
     cache.processes.once(save, None)
     return replace(Clustering.load(artefact), encoder=encoder)
+
+
+def _settle(
+    vectors: Sequence[PairVectors],
+    options: ClusterOptions,
+    cache: SharedCache,
+    draft: str,
+    start: Mapping[str, Centroids],
+) -> tuple[dict[str, Centroids], list[ChunkedArray]]:
+    """Find centroids, and refine them until sizes are as asked; return the rows' nearest too."""
+    # Drafts and assignments stay: another job may be reading them, and they are small beside the vectors.
+    centroids = _keep(cache.folder / f"{draft}-0", lambda: _train_sources(vectors, options, cache, start), cache)
+    for number in range(1, _MAX_ROUNDS):
+        nearest = [assign_rows(one, options.key, centroids) for one in vectors]
+        path = cache.folder / f"{draft}-{number}"
+        refined = _keep(path, lambda: _refine_sources(vectors, nearest, centroids, options), cache)  # noqa: B023
+        is_settled = all(np.array_equal(refined[source], centroids[source]) for source in centroids)
+        if is_settled or number == _MAX_ROUNDS - 1:  # rows that are too alike to be split may go on for ever
+            break
+        centroids = refined
+    return centroids, nearest
 
 
 def _is_whole(artefact: Path) -> bool:
