@@ -49,6 +49,17 @@ class Loader:
         loss = find_loss(self.trainer, dataset)
         return any(getattr(part, "gather_across_devices", False) for part in loss.modules())
 
+    def check_guides(self, dataset: Any) -> None:
+        """Check that guided losses have the vectors of the texts that a dataset shows, in its order.
+
+        Raises:
+            ValueError: If they are those of other columns.
+        """
+        parts = [] if self.trainer is None else find_loss(self.trainer, dataset).modules()
+        guides: list[Any] = [part.guide for part in parts if hasattr(getattr(part, "guide", None), "check_rows")]
+        for guide in guides:  # `GuideVectors`, of a module that embeds and clusters
+            guide.check_rows(dataset)
+
 
 def find_loss(trainer: Any, dataset: Any) -> Any:
     """Return the loss that a trainer has for one of its training datasets."""

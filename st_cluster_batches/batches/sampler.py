@@ -105,6 +105,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         if loader.trainer is not None:
             PlanCallback.of(loader.trainer).watch(dataset)
         hide_labels(dataset, self.hidden_columns)
+        if loader.is_training:
+            loader.check_guides(dataset)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
         """Take the number of processes from what accelerate will do with the batches, and see what the loss sees."""

@@ -123,17 +123,18 @@ def cluster_dataset(
         )
         if options.tuned is not None:
             options.clusters.check_sources(name for part in parts for name in part.sources)
-            _compare_choice(options.tuned, loaded, parts)
+            _compare_choice(options, options.tuned, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
             warn_of_giants(clustering)
         unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
-        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, cache, options.guide, unmasked)
+        keeps_vectors, centroids = options.keeps_vectors, clustering.centroids
+        labelled, report = label_rows(vectors, centroids, key, threshold, cache, keeps_vectors, unmasked)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
             about["tuned"] = options.tuned.describe()
-        if options.guide:
+        if keeps_vectors:
             about["guide"] = _describe_guide(parts, loaded, cache)
     clustering = replace(clustering, manifest={**clustering.manifest, **about})
     named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
@@ -148,7 +149,7 @@ def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache
     return {name: asdict(one) for name, one in found.items()}
 
 
-def _compare_choice(tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
+def _compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
     """Warn where what was tuned is not what is done."""
     counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
     tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
@@ -168,7 +169,7 @@ def _compare_choice(tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> 
             tuned.encoder,
             encoder.name,
         )
-    if tuned.masked_sources:
+    if tuned.masked_sources and not options.guide:  # whoever asks for a guide knows what for
         logger.warning(
             "The choice masks false negatives of %s%s, and the rows get the keys that a guide needs. The gain that "
             "was measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "

@@ -104,7 +104,7 @@ class GuideVectors:
                 )
             found = list({index.path.name: index for part in parts for index in _find_indices(part)}.values())
             for part in parts:
-                _check_rows(part, found)
+                cls(tuple(found)).check_rows(part)
         names = {index.content["encoder_hash"]: index.content["encoder"] for index in found}
         if len(names) > 1:
             raise ValueError(
@@ -152,6 +152,42 @@ class GuideVectors:
                 taken[column][at] = stored.take(rows[at])
         return taken or [np.zeros((len(keys), 1), dtype=np.float32)] * n_columns, is_known
 
+    def check_rows(self, part: Dataset) -> None:
+        """Check that the texts of the first rows are, in order, those that the vectors were made of.
+
+        Args:
+            part: Rows with row keys, as they are trained on.
+
+        Raises:
+            ValueError: If a guide would judge one text by the vectors of another.
+        """
+        if not has_row_keys(part):
+            return
+        table = part.with_format("arrow").select(range(min(len(part), _CHECKED_ROWS)))[:]
+        keys = read_marks(table[ROW_KEY].to_numpy())[0]
+        for index in self.indices:
+            columns = index.content["columns"]
+            is_here = index.find(keys) >= 0
+            # As the collator takes them, in the order in which the rows show them.
+            labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
+            texts = [name for name in hold_columns(part) if name not in labels]
+            is_same = not is_here.any()
+            if set(texts) <= set(table.column_names):
+                made = make_row_keys(hash_rows(table, texts), index.content["encoder_hash"])
+                is_same = bool((made == keys)[is_here].all())
+            if not is_same and texts != columns[: len(texts)]:
+                raise ValueError(
+                    f"The rows show the texts {texts}, but their vectors are, in order, those of {columns}: a guide "
+                    f"would compare one with the other. Attach again: attach_clusters(dataset, encoder, columns="
+                    f"{tuple(texts)!r}, guide=True, overwrite=True)"
+                )
+            # Of fewer columns no key can be made again, and of a transform's texts neither.
+            if not is_same and texts == columns and part.format["type"] != "custom":
+                raise ValueError(
+                    f"The texts {texts} are others than those that the vectors were made of: a guide would judge what "
+                    "no longer is there. Attach again: attach_clusters(dataset, encoder, guide=True, overwrite=True)"
+                )
+
 
 def _list_indices(folders: Sequence[Path]) -> Iterator[GuideIndex]:
     """Yield the indices in some folders or in `vectors` below, each once, if all that they name is there."""
@@ -188,33 +224,3 @@ def _find_indices(part: Dataset) -> list[GuideIndex]:
             raise ValueError(message)
         logger.warning("%s. Without them, no negative of such a row is masked, nor is it masked for others", message)
     return found
-
-
-def _check_rows(part: Dataset, indices: Sequence[GuideIndex]) -> None:
-    """Check that the texts of the first rows still are, in order, those that the vectors were made of."""
-    if not has_row_keys(part):
-        return
-    table = part.with_format("arrow").select(range(min(len(part), _CHECKED_ROWS)))[:]
-    keys = read_marks(table[ROW_KEY].to_numpy())[0]
-    for index in indices:
-        columns = index.content["columns"]
-        is_here = index.find(keys) >= 0
-        # As the collator takes them, in the order in which the rows show them.
-        labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
-        texts = [name for name in hold_columns(part) if name not in labels]
-        is_same = not is_here.any()
-        if set(texts) <= set(table.column_names):
-            made = make_row_keys(hash_rows(table, texts), index.content["encoder_hash"])
-            is_same = bool((made == keys)[is_here].all())
-        if not is_same and texts != columns[: len(texts)]:
-            raise ValueError(
-                f"The rows show the texts {texts}, but their vectors are, in order, those of {columns}: a guide would "
-                f"compare one with the other. Attach again: attach_clusters(dataset, encoder, columns="
-                f"{tuple(texts)!r}, guide=True, overwrite=True)"
-            )
-        # Of fewer columns no key can be made again, and of a transform's texts neither.
-        if not is_same and texts == columns and part.format["type"] != "custom":
-            raise ValueError(
-                f"The texts {texts} are others than those that the vectors were made of: a guide would judge what no "
-                "longer is there. Attach again: attach_clusters(dataset, encoder, guide=True, overwrite=True)"
-            )

@@ -174,7 +174,6 @@ class AttachOptions:
     def __post_init__(self) -> None:
         if self.tuned is not None:
             object.__setattr__(self, "clusters", _follow(self.clusters, self.tuned))
-            object.__setattr__(self, "guide", self.guide or bool(self.tuned.masked_sources))
         for name in ("truncate_dim", "batch_size"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_count(name, value))
@@ -183,6 +182,11 @@ class AttachOptions:
             raise ValueError(f"false_negative_threshold={threshold} must be in (0, 1)")
         if threshold is not None:
             object.__setattr__(self, "false_negative_threshold", float(threshold))
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether a guide's vectors are kept: as asked, or since the choice masks."""
+        return self.guide or (self.tuned is not None and bool(self.tuned.masked_sources))
 
     @property
     def pairs(self) -> PairOptions:
@@ -194,7 +198,7 @@ class AttachOptions:
             needs_passages = f"key={self.clusters.key!r}"
         elif self.false_negative_threshold is not None:
             needs_passages = "false_negative_threshold="
-        return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns, self.guide)
+        return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns, self.keeps_vectors)
 
 
 def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:

@@ -29,6 +29,7 @@ from st_cluster_batches.losses.guidance import (
     MaskedSimilarity,
     check_guidance,
 )
+from st_cluster_batches.losses.mask_counts import MaskCounts
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -84,14 +85,13 @@ class Guided(nn.Module):
         self.teacher_weight = teacher_weight
         self.teacher_scale = teacher_scale
         self.guide = guide if isinstance(guide, GuideVectors) else GuideVectors.open(guide)
-        self._counts = torch.zeros(4, dtype=torch.float64)
+        self._counts = MaskCounts()
         self._warned: set[str] = set()
 
     @property
     def masked_share(self) -> float | None:
         """Share of the documents in training batches, positives aside, that were masked; None before the first."""
-        n_masked, n_negatives, *_ = self._counts.tolist()
-        return n_masked / n_negatives if n_negatives else None
+        return self._counts.masked_share
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings for the model card, without any path."""
@@ -110,8 +110,8 @@ class Guided(nn.Module):
     def describe(self) -> list[str]:
         """Return lines of Markdown that say what the guide did in training."""
         share, margin = self.masked_share, self.margin
-        n_left, n_rows = self._counts[2:].tolist()
-        left = f"; none for {n_left / n_rows:.0%} of the queries, of sources tuned without a mask" if n_left else ""
+        unmasked = self._counts.unmasked_rows_share
+        left = f"; none for {unmasked:.0%} of the queries, of sources tuned without a mask" if unmasked else ""
         masked = "no negative was masked" if not self.mask else f"masked {share or 0:.2%} of the in-batch negatives"
         taught = f"; its soft labels had weight {self.teacher_weight:g}" if self.teacher_weight else ""
         guide = f"The guide, `{self.guide.encoder}`"
@@ -193,12 +193,11 @@ class Guided(nn.Module):
         if not self.mask:
             mask.zero_()
         if direction == "query_to_doc" and torch.is_grad_enabled():
-            if self._counts.device != mask.device:
-                self._counts = self._counts.to(mask.device)
-            self._counts[0] += mask.sum()
-            self._counts[1] += mask.numel() - len(mask)
-            self._counts[2] += (~guidance.is_masking[guidance.rows[begin:end]]).sum()
-            self._counts[3] += len(mask)
+            is_time = self._counts.add(mask, guidance.is_masking[guidance.rows[begin:end]])
+            if is_time and self.mask and (effect := self._counts.explain_extremes()):
+                margin = f"margin={self.margin.margin:g} (margin_strategy={self.margin.strategy!r})"
+                remedy = "`st-cluster-batches inspect` shows what each margin would mask"
+                logger.warning("So far the guide %r, with %s, %s. %s", self.guide.encoder, margin, effect, remedy)
         return mask
 
     def _warn_once(self, subject: str, message: str) -> None:
@@ -214,7 +213,8 @@ class GuidedMultipleNegativesRankingLoss(Guided, MultipleNegativesRankingLoss): 
     or `> margin * sim(q_i, p_i)` if the margin is relative. Explicit negatives are judged by their own vectors, and
     the other `directions` likewise. The mask is GISTEmbed's (arXiv 2402.16829), where the guide embeds every batch
     anew; here attaching clusters has embedded all rows. Works for static, dense and Router models, within SpladeLoss
-    (`similarity_fct=dot_score`) and MatryoshkaLoss, and with any batch sampler.
+    (`similarity_fct=dot_score`) and MatryoshkaLoss, and with any batch sampler; a stock one takes label columns for
+    texts, so leave them out: `train.remove_columns(["cluster", "false_negative_keys"])`.
 
     Args:
         model: The model to train.

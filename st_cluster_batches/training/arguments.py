@@ -277,6 +277,7 @@ class ClusterArguments:
         self, columns: list[str] | None = None, show_progress_bar: bool = True, guide: bool = False
     ) -> AttachOptions:
         """Return the options of attaching clusters, checked; `columns` are those of the data."""
+        tuned = None if self.tuned == AUTO else find_choice(self.tuned)
         return AttachOptions(
             ClusterOptions(
                 parse_n_clusters(self.n_clusters),
@@ -293,6 +294,6 @@ class ClusterArguments:
             batch_size=self.encoder_batch_size,
             cache_dir=self.cache_dir,
             show_progress_bar=show_progress_bar,
-            guide=guide or self.guide,
-            tuned=None if self.tuned == AUTO else find_choice(self.tuned),
+            guide=guide or self.guide or (tuned is not None and bool(tuned.masked_sources)),
+            tuned=tuned,
         )

@@ -14,6 +14,7 @@ from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_o
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import AUTO, ModelArguments
+from st_cluster_batches.training.pairs import find_clusterings
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,60 +29,93 @@ logger = logging.getLogger(__name__)
 def follow_choice(recipe: Recipe) -> ModelArguments:
     """Return the model and the loss of a recipe, with the margin that was tuned; warn of what was not tuned.
 
+    Pairs that were attached with a choice bring it along: with `tuned:` or without, a run that differs from what its
+    clusters were tuned for says so.
+
     Args:
         recipe: All parameters; a margin of its own stays.
     """
     model, tuned = recipe.model, recipe.clusters.tuned
-    if tuned in (None, AUTO):
+    if tuned not in (None, AUTO):
+        choices = {str(tuned): Choice.load(str(tuned))}
+    else:
+        attached = find_clusterings(recipe)
+        choices = {place: one.tuned for place, one in attached.items() if one.tuned is not None}
+    for place, choice in choices.items():
+        _tell_of_other_batches(recipe, choice, place)
+        _tell_of_other_mask(recipe, choice, place)
+    if tuned in (None, AUTO) or not model.is_guided or _has_own_margin(recipe):
         return model
-    choice = Choice.load(str(tuned))
-    _tell_of_other_batches(recipe, choice, str(tuned))
-    if not model.is_guided:
-        return model  # `attach_clusters` warns of a mask that needs a guided loss
-    sources = choice.sources
-    margins = {name: one.margin for name, one in sources.items() if one.masked}
-    if not margins:
-        logger.warning(
-            "loss: %s masks false negatives of %s, where the choice in %s is without a mask; take loss: mnrl",
-            model.loss,
-            ", ".join(sources),
-            tuned,
-        )
+    choice = choices[str(tuned)]
+    margin = _find_margin(choice)
+    if margin is None:
         return model
-    margin = max(margins.values())
-    if {"margin", "margin_strategy"} & set(recipe.given):
-        if (model.margin, model.margin_strategy) != (margin, "absolute"):
-            logger.warning(
-                "margin: %g (%s) is not the margin: %g (absolute) that the choice in %s was tuned with; leave margin "
-                "out",
-                model.margin,
-                model.margin_strategy,
-                margin,
-                tuned,
-            )
-        return model
-    logger.info("margin: %g, as the choice in %s has it", margin, tuned)
+    alone = " alone" if choice.unmasked_sources else ""
+    where = f"{', '.join(choice.masked_sources)}{alone}"
+    logger.info("margin: %g for false negatives of %s, as the choice in %s has it", margin, where, tuned)
     return replace(model, margin=margin)
 
 
-def _tell_of_other_batches(recipe: Recipe, choice: Choice, tuned: str) -> None:
+def _find_margin(choice: Choice) -> float | None:
+    """Return the margin of a choice; None where it masks nothing."""
+    return max((one.margin for one in choice.sources.values() if one.masked), default=None)
+
+
+def _has_own_margin(recipe: Recipe) -> bool:
+    return bool({"margin", "margin_strategy"} & set(recipe.given))
+
+
+def _tell_of_other_mask(recipe: Recipe, choice: Choice, place: str) -> None:
+    """Warn of a loss that masks what was not tuned to be masked, with another margin, or not at all."""
+    model, margin, is_followed = recipe.model, _find_margin(choice), place == str(recipe.clusters.tuned)
+    if margin is None and model.is_guided:
+        logger.warning(
+            "loss: %s masks false negatives of %s, where the choice in %s is without a mask; take loss: mnrl",
+            model.loss,
+            ", ".join(choice.sources),
+            place,
+        )
+    elif margin is not None and not model.is_guided and model.guide_model is None:
+        logger.warning(
+            "loss: %s masks nothing, and the choice in %s is of a loss that masks false negatives of %s, as part of "
+            "its gain; take loss: guided with margin: %g",
+            model.loss,
+            place,
+            ", ".join(choice.masked_sources),
+            margin,
+        )
+    elif model.is_guided and (model.margin, model.margin_strategy) != (margin, "absolute"):
+        if is_followed and not _has_own_margin(recipe):
+            return  # it will be
+        logger.warning(
+            "margin: %g (%s) is not the margin: %g (absolute) that the choice in %s was tuned with; %s",
+            model.margin,
+            model.margin_strategy,
+            margin,
+            place,
+            "leave margin out" if is_followed else f"give the recipe margin: {margin:g}, or `tuned:`",
+        )
+
+
+def _tell_of_other_batches(recipe: Recipe, choice: Choice, place: str) -> None:
     """Warn of batches of another size, or with other chunks of clusters, than those that were tuned."""
-    training, n_rows = recipe.training, recipe.rows_compared
+    training, n_rows, is_followed = recipe.training, recipe.rows_compared, place == str(recipe.clusters.tuned)
     if n_rows != choice.batch_size:
         logger.warning(
             "The choice in %s was tuned for batches of %d rows, this loss takes negatives among %d: larger batches "
             "want coarser clusters; tune with --batch_size %d",
-            tuned,
+            place,
             choice.batch_size,
             n_rows,
             n_rows,
         )
     if training.strategy == "cluster" and training.rows_per_stratum != choice.rows_per_stratum:
         logger.warning(
-            "rows_per_stratum: %s is not the %s that the choice in %s was tuned with; leave rows_per_stratum out",
+            "rows_per_stratum: %s is not the %s that the choice in %s was tuned with; %s",
             training.rows_per_stratum,
             choice.rows_per_stratum,
-            tuned,
+            place,
+            "leave rows_per_stratum out" if is_followed else "give the recipe that, or `tuned:`",
         )
 
 
@@ -91,10 +125,12 @@ def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Cluste
     Args:
         model: The model to be trained.
         dataset: The labelled training pairs.
-        clustering: What labelled them; its manifest has the figures of the guide.
+        clustering: What labelled them, if it was made for this run; its manifest, or that of the places that the pairs
+            were read from, has the figures of the guide.
         recipe: All parameters.
     """
-    guide = {} if clustering is None else clustering.manifest.get("guide", {})
+    made = [clustering] if clustering is not None else [*find_clusterings(recipe).values()]
+    guide = {name: figures for one in made for name, figures in one.manifest.get("guide", {}).items()}
     if not (recipe.model.is_guided and guide and isinstance(model, SentenceTransformer)):
         return
     was_training, bar = model.training, not recipe.training.disable_tqdm

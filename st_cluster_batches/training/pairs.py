@@ -13,6 +13,7 @@ from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.batches.targets import describe_targets
 from st_cluster_batches.clusters.artefact import MANIFEST_FILE
 from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.choice import find_choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.columns import (
@@ -169,27 +170,25 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     return (_attach_missing_keys(dataset, recipe) if needs_keys else dataset), clustering
 
 
+def find_clusterings(recipe: Recipe) -> dict[str, Clustering]:
+    """Return the clusterings that lie beside the training pairs, by place, as `attach` writes them."""
+    places = [str(recipe.data.find(place)) for place in recipe.data.train_data]
+    return {place: Clustering.load(place) for place in places if (Path(place) / MANIFEST_FILE).is_file()}
+
+
 def _tell_of_labels(recipe: Recipe) -> None:
-    """Warn of what pairs that have clusters make idle, and of batches that are not what these were tuned for."""
-    tuned, own = recipe.clusters.tuned, recipe.training.rows_per_stratum
+    """Warn of what pairs that have clusters make idle."""
+    tuned = find_choice(recipe.clusters.tuned)
     if unused := [one.name for one in fields(recipe.clusters) if one.name in recipe.given and one.name != "tuned"]:
         logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
-    if tuned is not None:
+    attached = [one.tuned for one in find_clusterings(recipe).values()]
+    if tuned is not None and (not attached or any(one != tuned for one in attached)):
         logger.warning(
-            "The pairs have labels already: of tuned: %s rows_per_stratum and margin are followed, sizes of clusters "
-            "are not",
-            tuned,
+            "The pairs have labels already, that were not made as tuned: %s says: its rows_per_stratum and margin are "
+            "followed, its sizes of clusters are not. Attach them anew: st-cluster-batches attach DATA --tuned %s",
+            recipe.clusters.tuned,
+            recipe.clusters.tuned,
         )
-    for folder in map(Path, map(recipe.data.find, recipe.data.train_data)):
-        attached = Clustering.load(folder).tuned if (folder / MANIFEST_FILE).is_file() else None
-        if attached is not None and attached.rows_per_stratum != own:
-            logger.warning(
-                "The clusters of %s were tuned for rows_per_stratum: %s, and batches are filled with "
-                "rows_per_stratum: %s; give the recipe that, or `tuned:`",
-                folder,
-                attached.rows_per_stratum,
-                own,
-            )
 
 
 def _have(dataset: Dataset | DatasetDict, column: str) -> bool:

@@ -87,11 +87,34 @@ def test_labels_alone_tell_of_batches_of_several_clusters_wherever_they_are_made
     recipe = workspace / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("n_clusters: 3\n", ""))
     words = ["--train_data", str(workspace / "out")]
-    label_pairs(labelled, read_recipe(recipe, words))
-    assert "were tuned for rows_per_stratum: 4, and batches are filled with rows_per_stratum: None" in caplog.text
+    prepare_run(read_recipe(recipe, words))
+    assert "rows_per_stratum: None is not the 4 that the choice in" in caplog.text
     caplog.clear()
-    label_pairs(labelled, read_recipe(recipe, [*words, "--tuned", str(workspace / "tuned")]))
-    assert "rows_per_stratum and margin are followed" in caplog.text and "were tuned for" not in caplog.text
+    prepare_run(read_recipe(recipe, [*words, "--tuned", str(workspace / "tuned")]))
+    assert "rows_per_stratum: None" not in caplog.text and "not made as tuned" not in caplog.text
+    make_choice(all=Candidate(40, rows_per_stratum=4)).save(workspace / "other")
+    prepare_run(read_recipe(recipe, [*words, "--tuned", str(workspace / "other")]))
+    assert "not made as tuned:" in caplog.text and f"attach DATA --tuned {workspace / 'other'}" in caplog.text
+
+
+def test_pairs_bring_along_what_their_clusters_were_tuned_for(
+    workspace: Path, static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice = make_choice(all=Candidate(20, masked=True, margin=-0.05))
+    write_output(workspace / "out", *cluster_dataset(make_pairs(120), static_model, AttachOptions(tuned=choice)))
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3\n", ""))
+    words = ["--train_data", str(workspace / "out")]
+    caplog.clear()
+    prepare_run(read_recipe(recipe, [*words, "--per_device_train_batch_size", "16"]))
+    assert "tuned for batches of 8 rows, this loss takes negatives among 16" in caplog.text
+    assert "loss: mnrl masks nothing, and the choice in" in caplog.text and "margin: -0.05" in caplog.text
+    caplog.clear()
+    prepare_run(read_recipe(recipe, [*words, "--loss", "guided"]))
+    assert "margin: 0 (absolute) is not the margin: -0.05" in caplog.text
+    caplog.clear()
+    prepare_run(read_recipe(recipe, [*words, "--loss", "guided", "--margin", "-0.05"]))
+    assert not [one for one in caplog.messages if "choice" in one]
 
 
 def test_sources_that_differ_in_rows_of_a_cluster_are_refused(tmp_path: Path) -> None:
@@ -240,8 +263,10 @@ def test_a_guided_run_masks_in_the_chosen_sources_alone_and_says_so(
 ) -> None:
     two_sources.to_parquet(str(workspace / "pairs.parquet"))
     choice = make_choice(fine=Candidate(20, masked=True, margin=-0.2), plain=Candidate())
-    run, _ = prepare_run(read_recipe(write_guided(workspace, choice)))
-    assert "masks false negatives of fine alone" in caplog.text and "without a mask" not in caplog.text
+    with caplog.at_level(logging.INFO, "st_cluster_batches.training"):
+        run, _ = prepare_run(read_recipe(write_guided(workspace, choice)))
+    assert "margin: -0.2 for false negatives of fine alone" in caplog.text
+    assert not [one for one in caplog.messages if "guided loss" in one or "without a mask" in one]
     loss, clustering = run.trainer.loss, run.clustering
     run.trainer.train()
     assert loss.masked_share > 0 and "of the queries, of sources tuned without a mask" in loss.describe()[0]

@@ -418,6 +418,45 @@ def test_a_guide_that_cannot_be_is_refused(tmp_path: Path, guide: SentenceTransf
         GuidedMultipleNegativesRankingLoss(model, guide=both)
 
 
+def test_rows_that_are_trained_on_by_other_columns_than_a_guide_judges_are_refused(
+    tmp_path: Path, guide: SentenceTransformer
+) -> None:
+    guided = attach_clusters(make_rows(40, 2), guide, n_clusters=2, guide=True)
+    guided.save_to_disk(str(tmp_path / "out"))
+    own = load_from_disk(str(tmp_path / "out"))  # hiding labels must not touch the rows that are trained on
+    labels = ["cluster", "false_negative_keys", ROW_KEY]
+    for number, (shown, message) in enumerate(
+        [
+            (["query", "passage", "negative_1"], "in order, those of"),
+            (["passage", "query"], "in order, those of"),
+            (["query", "passage"], None),
+            (["query", "passage", "negative_0", "negative_1"], None),
+        ]
+    ):
+        model = make_static_model()
+        loss = GuidedMultipleNegativesRankingLoss(model, guide=own)
+        rows = guided.select_columns([*shown, *labels])
+        trainer = make_trainer(tmp_path / str(number), rows, model=model, loss=loss, max_steps=1)
+        if message is None:
+            trainer.train()
+        else:
+            with pytest.raises(ValueError, match=message):
+                trainer.train()
+
+
+@pytest.mark.parametrize(("margin", "told"), [(2.0, "has masked none of"), (0.0, None), (-2.0, "has masked 100% of")])
+def test_a_guide_that_masks_all_or_nothing_is_told_of(
+    guide: SentenceTransformer, caplog: pytest.LogCaptureFixture, margin: float, told: str | None
+) -> None:
+    model = make_static_model()
+    guided = attach_clusters(make_rows(40), guide, n_clusters=2, guide=True)
+    loss = GuidedMultipleNegativesRankingLoss(model, guide=guided, margin=margin)
+    for _ in range(150):
+        loss.compute_loss_from_embeddings(embed(model, guided), torch.tensor(guided[ROW_KEY][:]))
+    found = [one for one in caplog.messages if "So far the guide" in one]
+    assert [told is not None and told in one for one in found] == ([True] if told else [])
+
+
 def test_rows_attached_anew_lose_their_old_keys(guide: SentenceTransformer) -> None:
     guided = attach_clusters(make_rows(20), guide, n_clusters=2, guide=True)
     with pytest.raises(ValueError, match="overwrite=True"):

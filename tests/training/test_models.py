@@ -12,6 +12,9 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import attach_clusters
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.options import AttachOptions
+from st_cluster_batches.clusters.output import write_output
 from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.recipe import read_recipe
@@ -161,3 +164,10 @@ def test_a_guide_that_is_weaker_than_the_model_is_warned_of(workspace: Path, cap
             prepare_run(read_recipe(recipe, words))
         assert ("The guide is weaker than the model" in caplog.text) == is_warned
         assert "The guide ranks the passages of all: nDCG@10" in caplog.text
+    # Pairs that were attached before bring along what their guide is worth.
+    write_output(workspace / "out", *cluster_dataset(pairs, str(weak), AttachOptions(guide=True)))
+    caplog.clear()
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3\n", ""))
+    words = ["--loss", "guided", "--train_data", str(workspace / "out"), "--model_name_or_path", str(strong)]
+    prepare_run(read_recipe(recipe, words))
+    assert "The guide is weaker than the model" in caplog.text
