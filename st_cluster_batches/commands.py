@@ -38,8 +38,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.batches.telling import tell_of_batches
         from st_cluster_batches.demo.comparison import run_demo
         from st_cluster_batches.demo.description import describe_demo
-    logging.getLogger(tell_of_batches.__module__).setLevel("WARNING")  # the demo logs plans itself, once,
-    logging.getLogger("st_cluster_batches.data.holdout").setLevel("ERROR")  # and holds out as many queries as it can
+    logging.getLogger(tell_of_batches.__module__).setLevel("WARNING")  # the demo logs plans itself, once
     result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs, start=arguments.start)
     return result, describe_demo(result)
 
@@ -50,17 +49,18 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.clusters.attach import cluster_dataset
         from st_cluster_batches.clusters.choice import find_choice, tell_of_chunks
         from st_cluster_batches.clusters.description import describe_statistics
-        from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
+        from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, find_key, parse_n_clusters
         from st_cluster_batches.clusters.output import check_names, check_output, write_output
         from st_cluster_batches.data.loading import load_data
 
+        tuned = find_choice(arguments.tuned)
         options = AttachOptions(
             ClusterOptions(
                 parse_n_clusters(arguments.n_clusters),
                 arguments.cluster_size,
                 arguments.max_cluster_size,
                 arguments.global_batch_size,
-                arguments.key,
+                find_key(arguments.key, tuned),
                 arguments.seed,
                 method=arguments.method,
             ),
@@ -73,7 +73,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             arguments.cache_dir,
             trust_remote_code=arguments.trust_remote_code,
             guide=arguments.guide,
-            tuned=find_choice(arguments.tuned),
+            tuned=tuned,
         )
         check_output(arguments.out)
         tell_of_chunks(options.tuned)

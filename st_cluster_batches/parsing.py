@@ -72,7 +72,7 @@ def _add_attach(add: _Add) -> None:
         default="kmeans",
         help="how clusters are made: communities are cut by METIS from the passages nearest to each query",
     )
-    attach.add_argument("--key", choices=_KEYS, default="query", help="text that is clustered")
+    attach.add_argument("--key", choices=_KEYS, help="text that is clustered; as tuned if not given, or the query")
     _add_columns(attach)
     _add_source_column(attach)
     attach.add_argument("--seed", type=int, default=0, metavar="N")

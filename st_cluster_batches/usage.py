@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,8 @@ def checking_input() -> Iterator[None]:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
             message += " (here: --trust_remote_code, if you trust it)"
+        if named := re.search(r"columns=\(([^)]*)\)", message):
+            message += f" (here: --columns {named[1].replace(',', ' ')})".replace("'", "").replace("  ", " ")
         raise UsageError(message) from error
 
 

@@ -122,6 +122,7 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "few"], "nor 'auto'"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--false_negative_threshold", "2"], "in (0, 1)"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
+        (["attach", "{}/numbers.jsonl", "{}/out", "--encoder", "x"], "(here: --columns QUERY POSITIVE)"),
         (["evaluate", "{}/encoder", "--tasks", "{}", "--output", "{}/scores"], "has no corpus.parquet"),
         (["evaluate", "{}/encoder", "--tasks", "{}/held_out", "--output", "{}/s", "--batch_size", "0"], "at least 1"),
         (
@@ -145,6 +146,8 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
             "'foo' fits the name of no",
         ),
         (["train", "{}/recipe.yaml", "--max_seq_length", "2"], "which reads texts of any length"),
+        (["train", "{}/recipe.yaml", "--per_device_train_batch_size", "1"], "so the loss has no negative"),
+        (["train", "{}/recipe.yaml", "--columns", "query"], "name both, as in `columns: [query, passage]`"),
         (
             ["train", "{}/recipe.yaml", "--output_dir", "{}/pairs.parquet"],
             "pairs.parquet is a file; a folder",
@@ -163,6 +166,7 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
 def test_bad_input_is_one_line_and_exit_code_2(
     workspace: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
+    (workspace / "numbers.jsonl").write_text('{"query": "a", "passage": 1}\n' * 3)
     assert main([word.format(workspace) for word in words]) == 2
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("st-cluster-batches: error:")]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.hardness import measure_batches
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.data.pairs import Pairs, Side
+from st_cluster_batches.data.pairs import Side
 
 logger = logging.getLogger(__name__)
 
@@ -60,21 +60,3 @@ def tell_of_refresh(record: dict[str, Any]) -> None:
         record.get("hardness_before", {}).get("negative", float("nan")),
         record.get("hardness_after", {}).get("negative", float("nan")),
     )
-
-
-def tell_of_whole_sources(pairs: Pairs, cluster_size: int) -> None:
-    """Warn of sources that are to be one cluster: their batches are random rows of them.
-
-    Args:
-        pairs: The rows.
-        cluster_size: Mean rows of a cluster.
-    """
-    sizes = np.bincount(pairs.source_of_row, minlength=len(pairs.sources))
-    whole = {name: int(size) for name, size in zip(pairs.sources, sizes, strict=True) if size < 1.5 * cluster_size}
-    if whole:
-        logger.warning(
-            "Refresh(cluster_size=%d) makes one cluster of a whole source, whose batches are then random rows of it: "
-            "%s. Give fewer rows of a cluster",
-            cluster_size,
-            ", ".join(f"{name!r} with {size:,} rows" for name, size in whole.items()),
-        )

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Hidden, so that `load_dataset(directory)` sees nothing but parquet.
 PLAN_FILE = ".batch_plan.json"
 
+_WORTH_A_WARNING = 0.01  # share of the rows that are left out
 _ROW_GROUP = 10_000  # rows that a reader holds at once
 
 
@@ -97,6 +98,11 @@ def export_batches(
     if late := find_unreached(PlanOptions.check(strata, distinct, random_fraction, rows_per_stratum), None, epochs):
         raise ValueError(f"{', '.join(late)} is never reached: epochs={epochs}, counted from 0; export more of them")
     shown = _choose_columns(dataset, columns)
+    if len(shown) < batch_size * world_size:
+        raise ValueError(
+            f"{len(shown)} rows fill no global batch of {batch_size * world_size} = {batch_size} rows x "
+            f"{world_size} processes, and only whole ones are written; lower batch_size, or add data"
+        )
     sampler = ClusterBatchSampler(
         shown,
         batch_size,
@@ -146,6 +152,9 @@ def _write(
             pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
     counts = sampler.counts
     logger.info("Batches of one epoch: %s", counts)
+    if counts.dropped > _WORTH_A_WARNING * len(shown):
+        text = "%d of %d rows are left out of each epoch, for only whole global batches of %d rows are written; "
+        logger.warning(text + "lower batch_size", counts.dropped, len(shown), counts.global_batch_size)
     content = {**described, "steps": steps, "counts": asdict(counts)}
     write_atomically(directory / PLAN_FILE, json.dumps(content, indent=2))
     return int(epochs * steps)

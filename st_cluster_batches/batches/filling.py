@@ -42,6 +42,7 @@ class PlanCounts:
         last: Rows of a final short batch.
         dropped: Rows in no batch.
         repeats: Rows that meet a false negative: they conflict with a row placed earlier in their global batch.
+        given_up: Pure batches that strata fill too few different texts for: their rows are in pooled ones instead.
     """
 
     global_batch_size: int
@@ -52,12 +53,15 @@ class PlanCounts:
     last: int
     dropped: int
     repeats: int
+    given_up: int = 0
 
     def __str__(self) -> str:
         kinds = {"pure": self.pure, "neighbour-pooled": self.pooled, "source-mixed": self.mixed, "random": self.random}
         total = max(sum(kinds.values()), 1)
         shares = ", ".join(f"{count:,} {kind} ({count / total:.1%})" for kind, count in kinds.items())
         repeats = f"; {self.repeats:,} rows meet a false negative" if self.repeats else ""
+        if self.given_up:
+            repeats += f"; {self.given_up:,} pure batches were given up to keep false negatives apart"
         return (
             f"{sum(kinds.values()):,} global batches of {self.global_batch_size:,} rows: {shares}; {self.last:,} rows "
             f"in a last short batch; {self.dropped:,} rows dropped{repeats}"
@@ -84,6 +88,7 @@ class Layout:
         self.n_rows = int(sizes.sum())
         self.n_batches = self.n_rows // global_size
         self.quota = quota
+        self.given_up = int((sizes // global_size - quota).sum())
         self.left = sizes - self.quota * global_size
         self.first_batch = _sum_earlier(self.quota)
         self.n_pure = int(self.quota.sum())  # random ones included

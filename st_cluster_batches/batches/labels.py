@@ -53,7 +53,7 @@ class Labels:
         return state.intdigest()
 
 
-def find_strata_columns(column_names: Sequence[str], strata: Sequence[str]) -> list[str]:
+def find_strata_columns(column_names: Sequence[str], strata: Sequence[str], where: str = "the dataset") -> list[str]:
     """Return the strata columns that a dataset has; sources alone may be absent, unless they are the finest.
 
     Raises:
@@ -68,7 +68,7 @@ def find_strata_columns(column_names: Sequence[str], strata: Sequence[str]) -> l
             else "add the column, or give other columns: ClusterBatchSampler.configure(strata=...)"
         )
         raise ValueError(
-            f"Batches are to share {tuple(strata)}, but the dataset has no column {name!r}, only "
+            f"Batches are to share {tuple(strata)}, but {where} has no column {name!r}, only "
             f"{list(column_names)}; {remedy}"
         )
     return [column for column in strata if column in column_names]

@@ -44,6 +44,12 @@ class Loader:
         """The datasets that the trainer trains on."""
         return list_parts(getattr(self.trainer, "train_dataset", None))
 
+    def name(self, dataset: Any) -> str:
+        """Return what messages call a dataset: by its name, if it is one of several."""
+        parts = getattr(self.trainer, "train_dataset", None)
+        own = [name for name, part in parts.items() if part is dataset] if isinstance(parts, dict) else []
+        return f"the dataset {own[0]!r}" if own else "the dataset"
+
     def gathers(self, dataset: Any) -> bool:
         """Whether the loss of a dataset, or one within it, takes negatives from the batches of all devices."""
         loss = find_loss(self.trainer, dataset)

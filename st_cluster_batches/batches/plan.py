@@ -168,7 +168,7 @@ class BatchPlan:
         rows = layout.rows[:n_full].reshape(-1, self.global_size)
         last = layout.rows[n_full:] if self._keeps_rest else layout.rows[:0]
         order = rng.permutation(self._full_batches)
-        return EpochPlan(rows, kinds, order, last, self._count(kinds, len(last), repeats))
+        return EpochPlan(rows, kinds, order, last, self._count(kinds, len(last), repeats, layout.given_up))
 
     def _join_chunks(self, epoch: int, n_rows: int) -> EpochPlan:
         """Plan chunks of so many rows, then batches of chunks; see `joining`."""
@@ -190,7 +190,8 @@ class BatchPlan:
             rows, rest = np.split(layout.rows, [rows.size])
             rows = rows.reshape(-1, self.global_size)
         last = rest if self._keeps_rest else rest[:0]
-        return EpochPlan(rows, kinds, plan.order, last, self._count(kinds, len(last), repeats))
+        given_up = chunked.counts.given_up * n_rows // self.global_size
+        return EpochPlan(rows, kinds, plan.order, last, self._count(kinds, len(last), repeats, given_up))
 
     def _part(self, layout: Layout, rng: np.random.Generator) -> int:
         """Part false negatives by exchanging rows; return how many rows meet one all the same."""
@@ -231,7 +232,7 @@ class BatchPlan:
         # Rows without a key are grouped last, so that they take no memory while the others are dealt.
         sizes = np.append(len(taken), count_strata(labels.strata, n_strata, placed))
         heap_sizes = sizes + np.bincount(heaps, minlength=len(sizes))
-        quota = choose_quotas(heap_sizes, labels.source_of_stratum, heaps, holders.groups, self.global_size)
+        quota = np.append(n_random // self.global_size, self._choose_quotas(heap_sizes[1:]))
         layout = Layout(heap_sizes, quota, self.global_size, self._keeps_rest)
         layout.deal(holders.rows, heaps, holders.groups, sizes, rng)
         del heaps
@@ -239,7 +240,14 @@ class BatchPlan:
         layout.fill(np.concatenate([taken, singles]) if n_random else singles, sizes, rng)
         return layout
 
-    def _count(self, kinds: npt.NDArray[np.uint8], n_last: int, repeats: int) -> PlanCounts:
+    def _choose_quotas(self, outside: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Choose how many pure batches each stratum fills, given its rows outside of random ones."""
+        labels, holders = self.labels, self._holders
+        sizes = count_strata(labels.strata, len(outside)) if self.random_fraction else outside
+        strata = labels.strata[holders.rows]
+        return choose_quotas(sizes, outside, labels.source_of_stratum, strata, holders.groups, self.global_size)
+
+    def _count(self, kinds: npt.NDArray[np.uint8], n_last: int, repeats: int, given_up: int) -> PlanCounts:
         by_kind = np.bincount(kinds, minlength=4)
         return PlanCounts(
             global_batch_size=self.global_size,
@@ -250,4 +258,5 @@ class BatchPlan:
             last=n_last,
             dropped=len(self.labels) - len(kinds) * self.global_size - n_last,
             repeats=repeats,
+            given_up=given_up,
         )

@@ -12,70 +12,79 @@ Counts = npt.NDArray[np.int64]
 _MOST_ROUNDS = 20
 
 
-def choose_quotas(sizes: Counts, sources: Integers, heaps: Integers, groups: Integers, global_size: int) -> Counts:
+def choose_quotas(
+    sizes: Counts, outside: Counts, sources: Integers, strata: Integers, groups: Integers, global_size: int
+) -> Counts:
     """Choose how many pure batches each stratum fills: all that it can without rows of one group in a batch.
 
     A stratum of 12 rows, three of each of four texts, fills no batch of 8 whose texts differ; among its neighbours
-    its rows meet none of their kind. What pooled batches cannot part either stays where it is, so a stratum does not
+    its rows meet none of their kind. What other batches cannot part either stays where it is, so a stratum does not
     give up pure batches for an answer that half of its source has.
 
     Args:
-        sizes: (h,) rows of each heap; the first holds the rows of random batches, which stay as they are.
-        sources: (h - 1,) the source of each other heap, ascending from 0.
-        heaps: (r,) the heap of each row that has a key.
+        sizes: (s,) rows of each stratum, in random batches or not: the two may change places.
+        outside: (s,) those that are in no random batch.
+        sources: (s,) the source of each stratum, ascending from 0.
+        strata: (r,) the stratum of each row that has a key.
         groups: (r,) their groups: rows of one group are not to meet.
         global_size: Rows of a global batch.
 
     Returns:
-        (h,) whole batches of each heap.
+        (s,) pure batches of each stratum.
     """
-    most: Counts = sizes // global_size
+    most: Counts = outside // global_size
+    n_random = int((sizes - outside).sum()) // global_size
     # A source of one stratum has no neighbours to pool with.
-    may_give = (most > 0) & np.append(False, (np.bincount(sources) > 1)[sources])
+    may_give = (most > 0) & (np.bincount(sources) > 1)[sources]
     # A group that fits into its stratum's batches one by one cannot stand in the way; most fit.
     frequency = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
-    limit = np.where(may_give, most, len(heaps))
-    chunks = [slice(low, low + CHUNK) for low in range(0, len(heaps), CHUNK)]  # to save memory
-    found = [one.start + np.flatnonzero(frequency[groups[one]] > limit[heaps[one]]) for one in chunks]
+    limit = np.where(may_give, most, len(strata))
+    chunks = [slice(low, low + CHUNK) for low in range(0, len(strata), CHUNK)]  # to save memory
+    is_large = np.zeros(len(frequency), dtype=bool)
+    for one in chunks:
+        is_large[groups[one][frequency[groups[one]] > limit[strata[one]]]] = True
+    # With all their rows: those of strata without a batch of their own are where others would be pooled.
+    found = [one.start + np.flatnonzero(is_large[groups[one]]) for one in chunks if is_large.any()]
     at = np.concatenate([np.zeros(0, dtype=np.intp), *found])
     if not len(at):
         return most
     n_groups = len(frequency)
-    runs = heaps[at] * np.int64(n_groups) + groups[at]
+    runs = strata[at] * np.int64(n_groups) + groups[at]
     runs = runs[stable_order(runs)]
     starts = find_starts(runs)
     counts = np.diff(starts, append=len(runs))
-    heap, group = np.divmod(runs[starts], n_groups)
-    rows_of_source = np.bincount(sources, weights=sizes[1:]).astype(np.int64)
-    parting = np.unique(sources[heap - 1] * np.int64(n_groups) + group, return_inverse=True)[1]
+    stratum, group = np.divmod(runs[starts], n_groups)
+    outside_of_source = np.bincount(sources, weights=outside).astype(np.int64)
+    parting = np.unique(sources[stratum] * np.int64(n_groups) + group, return_inverse=True)[1]
     source_of_parting = np.zeros(int(parting.max()) + 1, dtype=np.int64)
-    source_of_parting[parting] = sources[heap - 1]
-    # From as few pure batches as the groups ask for, back to as many as the pooled ones cannot relieve.
+    source_of_parting[parting] = sources[stratum]
+    # From as few pure batches as the groups ask for, back to as many as the others cannot relieve.
     stuck = np.zeros(len(counts), dtype=np.int64)
-    quota = _fill_purely(most, sizes, heap, counts, global_size)
+    quota = _fill_purely(most, sizes, stratum, counts, global_size)
     for _ in range(_MOST_ROUNDS):
-        n_pooled = rows_of_source // global_size - np.bincount(sources, weights=quota[1:]).astype(np.int64) + 1
-        surplus = np.maximum(counts - quota[heap], 0)
+        n_pure = np.bincount(sources, weights=quota).astype(np.int64)
+        n_others = outside_of_source // global_size - n_pure + n_random + 1
+        surplus = np.maximum(counts - quota[stratum], 0)
         of_group = np.bincount(parting, weights=surplus)
-        beyond = np.maximum(of_group - n_pooled[source_of_parting], 0)
+        beyond = np.maximum(of_group - n_others[source_of_parting], 0)
         stuck = np.ceil(surplus * (beyond / np.maximum(of_group, 1))[parting]).astype(np.int64)
-        relieved = _fill_purely(most, sizes, heap, counts - stuck, global_size)
+        relieved = _fill_purely(most, sizes, stratum, counts - stuck, global_size)
         if (relieved <= quota).all():
             break
         quota = np.maximum(relieved, quota)
     return quota
 
 
-def _fill_purely(most: Counts, sizes: Counts, heap: Integers, counts: Counts, global_size: int) -> Counts:
-    """Find the largest number of batches, up to `most`, that each heap fills without more than one row of a group.
+def _fill_purely(most: Counts, sizes: Counts, stratum: Integers, counts: Counts, global_size: int) -> Counts:
+    """Find the largest number of batches, up to `most`, that each stratum fills without more than one row of a group.
 
-    With q batches a heap places all its rows but those of its groups beyond q. That these are enough for q batches
+    With q batches a stratum places all its rows but those of its groups beyond q. That these are enough for q batches
     holds up to some q and for none beyond it, so halving finds it.
     """
     low, high = np.zeros_like(most), most.copy()
     while (low < high).any():
         middle = (low + high + 1) // 2
-        unplaced = np.bincount(heap, weights=np.maximum(counts - middle[heap], 0), minlength=len(sizes))
+        unplaced = np.bincount(stratum, weights=np.maximum(counts - middle[stratum], 0), minlength=len(sizes))
         is_filled = sizes - unplaced >= middle * global_size
         low, high = np.where(is_filled, middle, low), np.where(is_filled, high, middle - 1)
     return low

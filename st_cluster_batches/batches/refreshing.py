@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh, tell_of_whole_sources
+from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.refresh_folder import RefreshFolder
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
+from st_cluster_batches.clusters.fitting import fit_vectors
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.guide_index import write_guide
 from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.sizes import warn_of_sizes, warn_of_whole_sources
 from st_cluster_batches.clusters.vectors import PairVectors, Renewal
 from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE, has_row_keys
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
@@ -78,7 +79,9 @@ class Refresher:
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
             if sampler.refresh is not None and self.trainer.is_world_process_zero():
-                tell_of_whole_sources(pairs, sampler.refresh.cluster_size)
+                rows = np.bincount(pairs.source_of_row, minlength=len(pairs.sources)).tolist()
+                sizes = dict(zip(pairs.sources, rows, strict=True))
+                warn_of_whole_sources(sizes, _choose_clusters(sampler.refresh), "Refresh")
             if sampler.refresh is not None and sampler.refresh.guide:
                 _read_row_keys(sampler.dataset)
                 self._find_guided()
@@ -126,13 +129,12 @@ class Refresher:
         folder = self.folder.at(epoch, number)
         last, last_vectors = self.folder.find_last(sampler.find_refresh(epoch - 1), number)
         encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
-        options = ClusterOptions(
-            cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter
-        )
+        options = _choose_clusters(refresh)
         vectors = PairVectors(pairs, encoder, cache, _renew(refresh, epoch, last_vectors, pairs, options))
         clustering = fit_vectors([vectors], options, cache, None if last is None else last.centroids)
         if last is None and cache.processes.is_main:  # once: those of later epochs start from these
-            warn_of_giants(clustering, f"Refresh(cluster_size=) of fewer than {refresh.cluster_size} splits it")
+            remedy = f"Refresh(cluster_size=) of fewer than {refresh.cluster_size} splits it"
+            warn_of_sizes(clustering.manifest["statistics"], options, remedy)
         centroids = clustering.centroids
         sizes = [len(centroids[name]) for name in pairs.sources]
         first = dict(zip(pairs.sources, np.cumsum([0, *sizes]).tolist(), strict=False))
@@ -224,6 +226,10 @@ class Refresher:
         indices = tuple(index for _, guide in sorted(self._guides.items()) for index in guide.indices)
         for loss in self._find_guided():
             loss.guide = GuideVectors(indices)
+
+
+def _choose_clusters(refresh: Refresh) -> ClusterOptions:
+    return ClusterOptions(cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter)
 
 
 def _renew(refresh: Refresh, epoch: int, last: Sequence[str], pairs: Pairs, options: ClusterOptions) -> Renewal | None:

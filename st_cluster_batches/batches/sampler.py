@@ -89,7 +89,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
         loader = find_loader(dataset)
-        hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader)
+        hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader, refresh is not None)
         if SOURCE in dataset.column_names and not hides_source:
             self.options = self.options.without_source()
         self.hidden_columns = list_hidden(dataset.features, self.options.columns, hides_source)
@@ -97,7 +97,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._is_one_of_many = loader.is_one_of_many
         if loader.is_training:
             for _, columns in self.options.schedule:
-                find_strata_columns(dataset.column_names, self._without_missing(columns))
+                find_strata_columns(dataset.column_names, self._without_missing(columns), loader.name(dataset))
         elif not self._can_evaluate():
             # Never fewer rows than the set has: accelerate evens out a short last batch, unless it is told to drop it.
             self.drop_last = False

@@ -22,23 +22,24 @@ _FEW = 20  # sources that any number of rows may have
 _ROWS_OF_A_SOURCE = 10  # at least, of a column that stands before texts
 
 
-def has_source_labels(dataset: Dataset) -> bool:
+def has_source_labels(dataset: Dataset, gets_clusters: bool = False) -> bool:
     """Return whether the column `source` is a label: whether each cluster lies in one source.
 
     A sample of the rows tells, since samplers are built often. In translation pairs (columns source, target, negative)
-    the rows of a cluster have different texts there. Where rows have keys and no clusters, it is a label if there are
-    no more sources than that many rows can have.
+    the rows of a cluster have different texts there. Where rows have keys and no clusters, or clusters are still to be
+    made, it is a label if there are no more sources than that many rows can have.
 
     Args:
         dataset: The rows, hidden columns or not; without clusters or keys nothing says that `source` is a label.
+        gets_clusters: Whether they will be made while the rows are trained on.
     """
     labels = [name for name in (CLUSTER, FALSE_NEGATIVE_KEYS) if name in dataset.column_names]
-    if SOURCE not in dataset.column_names or not labels or not len(dataset):
+    if SOURCE not in dataset.column_names or not (labels or gets_clusters) or not len(dataset):
         return False
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
     table = dataset.with_format("arrow", columns=[SOURCE, *labels[:1]])[rows]
-    if labels[0] != CLUSTER:
-        table = table.drop_columns(labels[0]).append_column(CLUSTER, table[SOURCE])
+    if labels[:1] != [CLUSTER]:
+        table = table.select([SOURCE]).append_column(CLUSTER, table[SOURCE])
     if any(pa.types.is_nested(kind) or pa.types.is_binary(kind) for kind in table.schema.types):
         return False
     sources = pc.rank(table[SOURCE].cast(pa.large_string()), tiebreaker="min")
@@ -85,14 +86,15 @@ def _count_sources_at_most(columns: list[str], n_rows: int) -> int:
     return n_rows // _ROWS_OF_A_SOURCE
 
 
-def is_source_hidden(dataset: Dataset, loader: Loader) -> bool:
+def is_source_hidden(dataset: Dataset, loader: Loader, gets_clusters: bool) -> bool:
     """Return whether the loss is not to see a column `source` that no option names.
 
     Args:
         dataset: The dataset that a sampler is for.
         loader: Who asks for it. An evaluation set shows what the training data shows.
+        gets_clusters: Whether a refresh will make clusters, which lie within sources.
     """
     if SOURCE not in dataset.column_names:
         return False
     trained = [] if loader.is_training else [one for one in loader.trained if SOURCE in one.column_names]
-    return any(map(has_source_labels, trained or [dataset]))
+    return any(has_source_labels(one, gets_clusters) for one in trained or [dataset])

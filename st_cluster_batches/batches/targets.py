@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.loaders import find_loss
-from st_cluster_batches.columns import list_targets
+from st_cluster_batches.columns import NO_TEXT_COLUMNS, list_targets
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,37 @@ def describe_targets(dataset: Any) -> str:
     return ", and ".join(parts)
 
 
+def _find_in_batch_loss(trainer: Any, dataset: Any) -> Any:
+    """Return the loss of a dataset if it, or one within it, takes in-batch negatives."""
+    loss = None if trainer is None else find_loss(trainer, dataset)
+    return loss if loss is not None and any(isinstance(part, _IN_BATCH) for part in loss.modules()) else None
+
+
+def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
+    """Warn where batches are of one row: a loss of in-batch negatives then learns nothing from pairs.
+
+    Args:
+        trainer: The trainer; None outside of one.
+        sampler: A `ClusterBatchSampler` of one of its training datasets.
+    """
+    dataset, size = sampler.dataset, sampler.batch_size
+    loss = _find_in_batch_loss(trainer, dataset)
+    if loss is None:
+        return
+    if any(getattr(part, "gather_across_devices", False) for part in loss.modules()):
+        size *= sampler.world_size
+    shown = {*dataset.format["columns"]} - {*sampler.hidden_columns, *NO_TEXT_COLUMNS}
+    if min(size, len(dataset)) > 1 or len(shown) > 2:
+        return
+    logger.warning(
+        "A batch has one pair (%d rows, per_device_train_batch_size %d), so %s has no negative to compare it with, "
+        "and learns nothing: its value is 0 in every step. Take larger batches; accumulating gradients joins none",
+        len(dataset),
+        sampler.batch_size,
+        type(loss).__name__,
+    )
+
+
 def tell_of_targets(trainer: Any, dataset: Any) -> None:
     """Warn where a loss that takes in-batch negatives is given pairs with labels, which it does not read.
 
@@ -43,8 +74,8 @@ def tell_of_targets(trainer: Any, dataset: Any) -> None:
         dataset: One of its training datasets.
     """
     targets = list_targets(dataset)
-    loss = find_loss(trainer, dataset) if targets and trainer is not None else None
-    if loss is None or not any(isinstance(part, _IN_BATCH) for part in loss.modules()):
+    loss = _find_in_batch_loss(trainer, dataset) if targets else None
+    if loss is None:
         return
     logger.warning(
         "The pairs have the column %s. %s does not read it: every pair is learnt as a positive, and no false "

@@ -8,12 +8,13 @@ from typing import Any
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts
-from st_cluster_batches.batches.targets import tell_of_targets
+from st_cluster_batches.batches.targets import tell_of_no_negatives, tell_of_targets
 from st_cluster_batches.columns import SOURCE
 
 logger = logging.getLogger(__name__)
 
 _WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative
+WORTH_A_WARNING_OF_PURITY = 0.05  # share of the batches that are not pure on their account
 
 
 def tell_of_batches(sampler: Any, counts: PlanCounts, strategy: str | None, trainer: Any) -> None:
@@ -28,10 +29,23 @@ def tell_of_batches(sampler: Any, counts: PlanCounts, strategy: str | None, trai
     if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
         tell_of_source_texts(sampler.dataset)
     tell_of_targets(trainer, sampler.dataset)
+    tell_of_no_negatives(trainer, sampler)
     tell_of_missing_keys(sampler)
     logger.info("Batches of one epoch, by %s: %s", strategy, counts)
     if counts.repeats > _WORTH_A_WARNING * len(sampler.dataset):
         logger.warning(*explain_repeats(sampler.plan, sampler.dataset, counts))
-    if sampler.plan.random_fraction and not counts.random:
-        share, n_batches = sampler.plan.random_fraction, len(sampler.plan)
+    n_batches = counts.pure + counts.pooled + counts.mixed
+    if counts.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
+        logger.warning(
+            "%d of %d global batches of %d rows could be of one cluster each, but clusters hold too few different "
+            "texts for that: the rows would meet false negatives, so they are pooled with those of neighbours. Larger "
+            "clusters or smaller batches help, or distinct=None with a loss that masks false negatives "
+            "(attach with guide=True)",
+            counts.given_up,
+            n_batches,
+            counts.global_batch_size,
+        )
+    share = sampler.options.random_fraction
+    if share and not counts.random:
+        n_batches = len(sampler.plan)
         logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)

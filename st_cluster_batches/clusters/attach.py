@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from st_cluster_batches.clusters.choice import Choice, Method, find_choice, tell_of_chunks
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.fitting import fit_vectors, warn_of_giants
+from st_cluster_batches.clusters.fitting import fit_vectors
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
-from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, find_key
+from st_cluster_batches.clusters.sizes import warn_of_sizes, warn_of_whole_sources
 from st_cluster_batches.clusters.strength import describe_strength, measure_parts
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import SOURCE
@@ -41,7 +42,7 @@ def attach_clusters(
     cluster_size: int | Mapping[str, int | None] | None = None,
     max_cluster_size: int | None = None,
     global_batch_size: int = 1024,
-    key: Key = "query",
+    key: Key | None = None,
     columns: Columns | None = None,
     source_column: str | None = SOURCE,
     false_negative_threshold: float | None = None,
@@ -66,6 +67,8 @@ def attach_clusters(
         int64 keys. Pairs with labels or scores, whose losses take no in-batch negatives, get no keys. With `guide` a
         third, `label`: the row key that `GuidedMultipleNegativesRankingLoss` reads.
     """
+    choice = find_choice(tuned)
+    key = find_key(key, choice)
     options = AttachOptions(
         ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter, method),
         columns,
@@ -77,7 +80,7 @@ def attach_clusters(
         cache_dir,
         show_progress_bar,
         guide=guide,
-        tuned=find_choice(tuned),
+        tuned=choice,
     )
     tell_of_chunks(options.tuned)
     return cluster_dataset(dataset, encoder, options)[0]
@@ -122,12 +125,12 @@ def cluster_dataset(
             trust_remote_code=options.trust_remote_code,
         )
         if options.tuned is not None:
-            options.clusters.check_sources(name for part in parts for name in part.sources)
+            _check_sources(options.tuned, parts)
             _compare_choice(options, options.tuned, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
-            warn_of_giants(clustering)
+            _warn_of_clusters(clustering, options.clusters)
         unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
         keeps_vectors, centroids = options.keeps_vectors, clustering.centroids
         labelled, report = label_rows(vectors, centroids, key, threshold, cache, keeps_vectors, unmasked)
@@ -141,12 +144,29 @@ def cluster_dataset(
     return (DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]), clustering
 
 
+def _warn_of_clusters(clustering: Clustering, options: ClusterOptions) -> None:
+    """Warn of sizes that are not as they are meant."""
+    statistics = clustering.manifest["statistics"]
+    warn_of_whole_sources({name: one["rows"] for name, one in statistics.items()}, options)
+    warn_of_sizes(statistics, options)
+
+
 def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache) -> dict[str, Any]:
     """Measure the encoder as a guide, and say what it is worth; see `measure_parts`."""
     found = measure_parts(parts, encoder, cache)
     for line in describe_strength(found) if cache.processes.is_main else ():
         logger.info(line)
     return {name: asdict(one) for name, one in found.items()}
+
+
+def _check_sources(tuned: Choice, parts: Sequence[Pairs]) -> None:
+    """Raise a ValueError if the data have sources that nothing was chosen for."""
+    if unknown := sorted({name for part in parts for name in part.sources} - set(tuned.sources)):
+        raise ValueError(
+            f"tuned= says nothing of {', '.join(map(repr, unknown))}, only of {', '.join(map(repr, tuned.sources))}; "
+            "tune on data that have all of them: st-cluster-batches tune DATA --encoder E --output DIR, or attach "
+            "the others apart, with a cluster_size"
+        )
 
 
 def _compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
@@ -162,12 +182,24 @@ def _compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, par
             ", ".join(f"on {tried[name]:,} of {counts[name]:,} of {name}" for name in far),
             max(counts[name] for name in far) // _FAR + 1,
         )
+    for part in parts:
+        for name in part.sources:
+            tried_on = tuned.evidence.get(name, {}).get("columns", part.text_columns[:2])
+            if tried_on != part.text_columns[:2]:
+                logger.warning(
+                    "The choice for %r was tuned on query and passage %s, these are %s; name the same ones by "
+                    "columns=, or tune on these",
+                    name,
+                    tried_on,
+                    part.text_columns[:2],
+                )
     if tuned.encoder_hash != encoder.fingerprint:
         logger.warning(
-            "The choice was tuned with clusters of %s, these are of %s: its sizes may not be the best here; tune with "
-            "this encoder",
+            "The choice was tuned with clusters of %s, these are of %s%s: its sizes may not be the best here; tune "
+            "with this encoder",
             tuned.encoder,
             encoder.name,
+            "" if encoder.truncate_dim is None else f" with truncate_dim={encoder.truncate_dim}",
         )
     if tuned.masked_sources and not options.guide:  # whoever asks for a guide knows what for
         logger.warning(
@@ -236,5 +268,5 @@ def fit_clusters(
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         clustering = fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
         if cache.processes.is_main:
-            warn_of_giants(clustering)
+            _warn_of_clusters(clustering, clusters)
         return clustering

@@ -31,9 +31,7 @@ logger = logging.getLogger(__name__)
 _FIT_VERSION = 5  # to be raised by any change here that changes centroids
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "datasets")
 
-_LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
 _MAX_ROUNDS = 20
-_FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without rows
 
 
 def fit_vectors(
@@ -138,13 +136,6 @@ def _train_sources(
         is_only = len(own.pairs.sources) == 1 and own.renewal is None
         n_rows = len(own) if is_only else int(np.count_nonzero(source_of_row == code))
         n_clusters = options.count_clusters(n_rows, name)
-        if n_clusters > n_rows:
-            logger.warning(
-                "Source %r has %d rows, fewer than the %d clusters asked for: every row is one",
-                name,
-                n_rows,
-                n_clusters,
-            )
         if is_only:
             rows = sample_positions(n_rows, n_clusters, options.seed)
         else:
@@ -157,14 +148,6 @@ def _train_sources(
         centroids[name] = fit_centroids(
             sample, n_clusters, seed=options.seed, niter=options.niter, start=start.get(name)
         )
-        if len(centroids[name]) < _FEW_OF_THOSE_ASKED * min(n_clusters, len(sample)):
-            logger.warning(
-                "Source %r gives %d clusters of the %d asked for, since so few of its vectors differ. Ask for fewer, "
-                "or see whether the encoder knows these texts and reads the part in which they differ",
-                name,
-                len(centroids[name]),
-                min(n_clusters, len(sample)),
-            )
     return centroids
 
 
@@ -266,28 +249,3 @@ def describe_columns(parts: Sequence[Pairs]) -> list[str] | dict[str, list[str]]
     found = {one.name: one.text_columns for one in parts}
     first = parts[0].text_columns
     return first if all(columns == first for columns in found.values()) else found
-
-
-def warn_of_giants(clustering: Clustering, remedy: str = "max_cluster_size= splits it") -> None:
-    """Warn where clusters came out too large.
-
-    Args:
-        clustering: As `fit_vectors` returns it.
-        remedy: What mends it, in the caller's options.
-    """
-    limit, sizes = clustering.manifest["max_cluster_size"], clustering.manifest["cluster_size"]
-    for source, one in clustering.manifest["statistics"].items():
-        largest = max(one["sizes"])
-        if isinstance(sizes, dict) and sizes.get(source) is None:
-            continue  # one stratum, as it is to be
-        if limit is not None and largest > limit:
-            logger.warning("A cluster of source %r has %d rows that are too alike to be split", source, largest)
-        elif one["clusters"] > 2 and largest > _LARGE_SHARE * one["rows"]:
-            logger.warning(
-                "One of the %d clusters of source %r holds %d of its %d rows; %s",
-                one["clusters"],
-                source,
-                largest,
-                one["rows"],
-                remedy,
-            )

@@ -64,12 +64,12 @@ class ClusterOptions:
             )
         if isinstance(self.n_clusters, str) and self.n_clusters != "auto":
             raise ValueError(f"n_clusters={self.n_clusters!r} is neither a number nor 'auto'")
-        self._check_cluster_size()
         for name in ("n_clusters", "max_cluster_size", "global_batch_size", "niter"):
             value = getattr(self, name)
             if value is not None and value != "auto":
                 # Numbers of numpy become Python's, so that they can be written into a manifest.
                 object.__setattr__(self, name, as_count(name, value))
+        self._check_cluster_size()
         if self.n_clusters != "auto" and self.global_batch_size != _DEFAULT_BATCH:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} is for n_clusters='auto' alone, and means nothing beside "
@@ -80,7 +80,8 @@ class ClusterOptions:
             raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
 
     def _check_cluster_size(self) -> None:
-        """Make Python's own counts of the sizes, and refuse a limit on clusters where there are none."""
+        """Make Python's own counts of the sizes, and refuse a limit that leaves them nothing to decide."""
+        sizes: dict[str, int | None] = {}
         if isinstance(self.cluster_size, Mapping):
             sizes = {
                 str(name): None if rows is None else as_count(f"cluster_size of {name!r}", rows)
@@ -94,7 +95,13 @@ class ClusterOptions:
                     "max_cluster_size out"
                 )
         elif self.cluster_size is not None:
-            object.__setattr__(self, "cluster_size", as_count("cluster_size", self.cluster_size))
+            sizes = {"": as_count("cluster_size", self.cluster_size)}
+            object.__setattr__(self, "cluster_size", sizes[""])
+        if self.max_cluster_size is not None and any((mean or 0) > self.max_cluster_size for mean in sizes.values()):
+            raise ValueError(
+                f"max_cluster_size={self.max_cluster_size} is below the mean of cluster_size={self.cluster_size}, so "
+                "every cluster would be split, and the mean decide nothing; give the smaller number as cluster_size"
+            )
 
     def check_sources(self, names: Iterable[str]) -> None:
         """Raise a ValueError if sizes are given by source, and one has none."""
@@ -201,6 +208,11 @@ class AttachOptions:
         return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns, self.keeps_vectors)
 
 
+def find_key(key: Key | None, tuned: Choice | None) -> Key:
+    """Return the text that decides the clusters: as given, or else as tuned, or else the query."""
+    return key or ("query" if tuned is None else tuned.key)
+
+
 def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:
     """Return the options with the sizes that were chosen."""
     if clusters.n_clusters is not None or clusters.cluster_size not in (None, tuned.cluster_sizes):
@@ -211,7 +223,7 @@ def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:
     if clusters.method not in ("kmeans", tuned.methods):
         raise ValueError(f"tuned= says how clusters are made; method={clusters.method!r} is not to be given beside it")
     if clusters.key != tuned.key:
-        raise ValueError(f"key={clusters.key!r}, but tuned= was chosen by key={tuned.key!r}; give that")
+        raise ValueError(f"key={clusters.key!r}, but tuned= was chosen by key={tuned.key!r}; leave key out")
     return replace(clusters, cluster_size=tuned.cluster_sizes, method=tuned.methods)
 
 

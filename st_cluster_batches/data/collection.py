@@ -193,9 +193,10 @@ def _find_qrels(folder: Path, name: str) -> Path:
     there = [*(str(path.name) for path in beside), *(f"qrels/{path.name}" for path in found.values())]
     if not there:
         raise FileNotFoundError(f"{folder} has no qrels.tsv, qrels.jsonl or qrels/test.tsv, and so no judgements")
+    other = next(iter(found), "test")
     raise FileNotFoundError(
-        f"{folder} has no judgements {name!r}, only {', '.join(there)}; choose some: --qrels "
-        f"{next(iter(found), 'test')}, in a recipe `qrels: {next(iter(found), 'test')}`"
+        f"{folder} has no judgements {name!r}, only {', '.join(there)}; choose some: --split {other} to train on, "
+        f"--qrels {other} to evaluate on, in a recipe `split: {other}` and `qrels: {other}`"
     )
 
 

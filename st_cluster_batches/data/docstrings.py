@@ -111,7 +111,7 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
     }
     n_queries = min(_HELD_OUT_QUERIES, len(pairs) // 10)
     texts = ["query", "passage"]
-    left, near = hold_out(Dataset.from_dict(columns), n_queries, _HELD_OUT_DOCUMENTS, columns=texts)
+    left, near = hold_out(Dataset.from_dict(columns), n_queries, _HELD_OUT_DOCUMENTS, columns=texts, warns=False)
     if max_pairs is not None and len(left) > max_pairs:
         left = left.select([at * len(left) // max_pairs for at in range(max_pairs)])
     return left.rename_column(_PACKAGE, SOURCE).flatten_indices(), {

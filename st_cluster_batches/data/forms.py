@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _QUERY = ("query", "question", "anchor")
-_POSITIVES = ("pos", "positive", "positives")
-_NEGATIVES = ("neg", "negative", "negatives")
+# As FlagEmbedding, Tevatron and DPR call them; those of the last two hold title and text.
+_POSITIVES = ("pos", "positive", "positives", "positive_passages", "positive_ctxs")
+_NEGATIVES = ("neg", "negative", "negatives", "negative_passages", "hard_negative_ctxs", "negative_ctxs")
 _LABELS = (*TARGET_COLUMNS, "is_duplicate", "duplicate", "target")
 
 
@@ -50,7 +51,9 @@ def read_judged_pairs(folder: Path, split: str) -> Dataset:
 
 
 def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Dataset:
-    """Turn lists of positives and negatives, as FlagEmbedding has them, into columns: one row for each positive.
+    """Turn lists of positives and negatives, as FlagEmbedding, Tevatron and DPR have them, into columns.
+
+    Each positive gets a row. Title and text of a passage are joined by a space.
 
     Args:
         rows: Rows with a query and a list of positives; others are returned as they are.
@@ -146,14 +149,20 @@ def _spread(
 
 
 def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
+    values = [] if value is None else list(value) if isinstance(value, list) else [value]
+    return [_join_title(one) if isinstance(one, dict) else one for one in values]
+
+
+def _join_title(passage: dict[str, Any]) -> str:
+    return " ".join(filter(None, (passage.get("title"), passage["text"]))).strip()
 
 
 def _is_list(rows: Dataset, name: str | None) -> bool:
-    return name is not None and getattr(getattr(rows.features[name], "feature", None), "dtype", "") in (
-        "string",
-        "large_string",
-    )
+    """Whether a column holds lists of texts, or of passages with a text and perhaps a title."""
+    inner = None if name is None else getattr(rows.features[name], "feature", None)
+    if isinstance(inner, dict):
+        inner = inner.get("text")
+    return getattr(inner, "dtype", "") in ("string", "large_string")
 
 
 def keep_positive(rows: Dataset, label: str, where: str) -> Dataset:

@@ -25,7 +25,13 @@ HELD_OUT_FOLDER = "_held_out"
 
 
 def hold_out(
-    dataset: Dataset, n_queries: int, n_documents: int, seed: int = 0, columns: Columns | None = None
+    dataset: Dataset,
+    n_queries: int,
+    n_documents: int,
+    seed: int = 0,
+    columns: Columns | None = None,
+    *,
+    warns: bool = True,
 ) -> tuple[Dataset, dict[str, Collection]]:
     """Hold out some queries of each source, with all that repeats them.
 
@@ -40,6 +46,7 @@ def hold_out(
         n_documents: Documents of each collection, or as many as the source has.
         seed: Seed of the choice.
         columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
+        warns: Whether to warn of sources that give fewer queries: not where the number is none of the user's.
 
     Returns:
         The pairs that are left for training, and a collection for each source, by name.
@@ -64,7 +71,7 @@ def hold_out(
     for at, name in enumerate(names):
         own = rng.permutation(np.flatnonzero(source_of_row == at))
         chosen = _choose_groups(groups[own], queries[own], n_queries)
-        if (n_found := len(np.unique(queries[own[np.isin(groups[own], chosen)]]))) < n_queries:
+        if (n_found := len(np.unique(queries[own[np.isin(groups[own], chosen)]]))) < n_queries and warns:
             logger.warning(
                 "Source %r gives %d held-out queries of the %d asked for: with all that repeats them they may take a "
                 "tenth of its %d rows",

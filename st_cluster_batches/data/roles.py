@@ -100,11 +100,14 @@ def assign_roles(
         rest = [name for name in dict.fromkeys([*holds, *column_names]) if name not in (*chosen, *targets, *labels)]
         return Roles(chosen, targets, tuple(rest), is_in_place=others == list(chosen), is_given=True)
     texts = [name for name in others if holds[name] == TEXT]
+    ids = [name for name in texts if _IDS.fullmatch(name)]
+    # First what surely is no text: it may be what the pairs are about, and ids only come along with it.
     for name in others:
         if name not in texts:
-            raise ValueError(explain_fault(where, name, f"holds {holds[name]}", texts))
-        if _IDS.fullmatch(name):
-            raise ValueError(explain_fault(where, name, "holds ids by its name", texts))
+            named = [one for one in texts if one not in ids]
+            raise ValueError(explain_fault(where, name, f"holds {holds[name]}", named))
+    for name in ids:
+        raise ValueError(explain_fault(where, name, "holds ids by its name", texts))
     if not texts:
         raise ValueError(f"{where} shows no column of text, only {list(holds)}; a query column is needed")
     ordered = tuple(_order_by_name(texts))
@@ -115,13 +118,13 @@ def assign_roles(
 def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> str:
     """Return the message on a column that cannot be text, with the calls that mend it."""
     remedy = ""
-    if "lists of texts" in fault:
+    if "holds lists of" in fault:
         remedy = "Give each text of the list a row, or a column, of its own. "
     kept = [one for one in texts if one != name]
     if len(kept) < 2 and name in texts and len(texts) > 1:
         kept = list(texts)  # to name a column is to say that it is text
     elif len(kept) < 2 or (remedy and not all(map(has_role_name, kept))):
-        kept = ["query", "positive"]
+        kept = ["QUERY", "POSITIVE"]
     return (
         f"{where} shows the column {name!r}, which {fault}: that is no text to be embedded and trained on. {remedy}"
         f"Say which columns are query, positive and negatives, such as columns={tuple(kept)!r}, or take it out: "
@@ -286,10 +289,12 @@ def _explain_guess(ordered: Sequence[str], texts: Sequence[str]) -> str:
     if list(ordered) != list(texts):
         return f"That is by their names; they stand as {list(texts)}. If that is their order, say {said}"
     for at, name in enumerate(ordered):
-        rank = _rank(name)
-        if rank is not None and rank != min(at, 2):
-            return (
-                f"That is by their order, though {name!r} is a name for a {_ROLES[rank]}. If it is right, say {said}, "
-                "else name them in another order, or fewer of them"
-            )
+        rank, role = _rank(name), min(at, 2)
+        if rank == role or (rank is None and role < 2):
+            continue
+        doubt = f"{name!r} is {'no name' if rank is None else 'a name'} for a {_ROLES[role if rank is None else rank]}"
+        return (
+            f"That is by their order, though {doubt}. If it is right, say {said}, else name them in another order, or "
+            "fewer of them"
+        )
     return ""

@@ -36,7 +36,9 @@ def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
     """
     columns = ["query", "passage"]
     named = pairs.with_format(None).rename_column(SOURCE, _PACKAGE)
-    left, collections = hold_out(named, min(_QUERIES, len(named) // 10), start.n_documents, columns=columns)
+    left, collections = hold_out(
+        named, min(_QUERIES, len(named) // 10), start.n_documents, columns=columns, warns=False
+    )
     (held_out,) = collections.values()
     documents = [text for _, text in held_out.corpus.values()]
     judged = judge_collection(held_out, {text: at for at, text in enumerate(documents)}, start)

@@ -120,8 +120,9 @@ def prepare_problem(
     fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
     if measured_on is None or tuned_on is None or fewest < _LEAST_QUERIES:
         logger.warning(
-            "Source %r has %d rows: only %d queries can be held out with all that repeats them, and %d at least are "
-            "needed to tell batches apart. It gets one stratum, whose batches are random rows of it",
+            "Of source %r %d rows are tried (max_rows= at most): only %d queries can be held out with all that "
+            "repeats them, and %d at least are needed to tell batches apart. It gets one stratum, whose batches are "
+            "random rows of it",
             name,
             len(rows),
             fewest,
@@ -167,7 +168,7 @@ def _hold_out(
     rows: Dataset, n_queries: int, n_documents: int, columns: list[str]
 ) -> tuple[Dataset, Collection | None]:
     n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
-    left, collections = hold_out(rows, n_queries, n_documents, columns=columns)
+    left, collections = hold_out(rows, n_queries, n_documents, columns=columns, warns=False)
     return left, next(iter(collections.values()), None)
 
 

@@ -223,7 +223,7 @@ class Tuning:
         if n_rows > options.max_rows:
             rows = np.sort(np.random.default_rng(options.seed).choice(rows, options.max_rows, replace=False))
         pairs = part.dataset.with_format(None).select(rows).select_columns(part.text_columns[:2])
-        evidence: Record = {"rows": n_rows, "tuned_rows": len(rows)}
+        evidence: Record = {"rows": n_rows, "tuned_rows": len(rows), "columns": part.text_columns[:2]}
         found: dict[Key, Measured] = {}
         for key in options.keys:
             problem = prepare_problem(name, pairs, self.encoder, key, options.guide, self.start, self.cache)

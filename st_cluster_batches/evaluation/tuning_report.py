@@ -49,7 +49,10 @@ def describe_tuning(choice: dict[str, Any]) -> str:
         shown = ", ".join(f"{key} {promise:+.4f}" for key, promise in promises.items())
         best = max(promises, key=lambda key: promises[key])
         own = ", which" if choice["key"] == best else f"; {best}"
-        lines.append(f"Clusters by {choice['key']}{own} promises most (lower ends of all choices, by rows): {shown}")
+        text = f"Clusters by {choice['key']}{own} promises most (lower ends of all choices, by rows): {shown}"
+        if promises[best] <= 0:
+            text = f"Clusters by {' or '.join(promises)} promise nothing above random batches"
+        lines.append(text)
     for name, one in choice["evidence"].items():
         rows = (
             f"{one['tuned_rows']:,} of {one['rows']:,} rows"

@@ -137,7 +137,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         clusters.encoder or model.model_name_or_path,
         batch_size=recipe.rows_compared,
         model=model.model_name_or_path,
-        key=clusters.key,
+        key=clusters.key or "query",
         columns=recipe.data.columns,
         guide=model.is_guided,
         margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,

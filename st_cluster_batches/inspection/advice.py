@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from st_cluster_batches.batches.telling import WORTH_A_WARNING_OF_PURITY
 from st_cluster_batches.inspection.findings import Inspection
 
 # The values from which on a figure gives rise to advice.
@@ -47,13 +48,19 @@ def give_advice(inspection: Inspection) -> list[str]:
 def _on_sizes(inspection: Inspection) -> Iterator[str]:
     plan = inspection.plans["cluster"]
     n_batches = plan.pure + plan.pooled + plan.mixed
-    if n_batches and plan.pure < _PURE * n_batches:
+    if n_batches and plan.pure + plan.given_up < _PURE * n_batches:
         sizes = [topic.rows for topic in inspection.clusters]
         yield (
             f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "
             f"{int(np.median(sizes)):,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others "
             "are packed with neighbours. For purer batches cluster again with "
             f"cluster_size={8 * plan.global_batch_size:,}, or lower batch_size."
+        )
+    if plan.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
+        yield (
+            f"{plan.given_up:,} of the {n_batches:,} global batches could be of one cluster each, but clusters hold "
+            "too few different texts for that: to keep false negatives apart their rows are packed with those of "
+            f"neighbours. Cluster again with cluster_size={16 * plan.global_batch_size:,}, or lower batch_size."
         )
     if plan.dropped > 0.01 * inspection.rows:
         yield (

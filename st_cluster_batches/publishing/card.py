@@ -98,6 +98,8 @@ def render_block(contents: CardContents, figures: Sequence[str] = ()) -> str:
     lines += _describe_scores(contents)
     if contents.comparison is not None:
         lines += ["### Compared with random batches", "", describe_results(contents.comparison), ""]
+        if contents.other_training:
+            lines += [f"This model was not trained as these were: {'; '.join(contents.other_training)}.", ""]
         lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" not in one]
     return wrap_block([*lines, *describe_recipe(contents.recipe)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from st_cluster_batches.training.folder import (
     publish_values,
     publish_words,
 )
+from st_cluster_batches.training.recipe import read_words
+
+logger = logging.getLogger(__name__)
+
+# Keys of a recipe, with their defaults, by which a comparison is one of this model's training, or of another.
+_COMPARED = {"loss": "mnrl", "per_device_train_batch_size": 8, "batch_sampler": "cluster"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,21 @@ class CardContents:
         """The batch strategy: `random`, `source`, `cluster`, or another column that batches share; None if unknown."""
         return find_strategy(self.plans) or (self.setting("batch_sampler", "cluster") if self.recipe else None)
 
+    @property
+    def other_training(self) -> list[str]:
+        """What the comparison trains otherwise than this model was trained, if both have a recipe."""
+        compared = {} if self.comparison is None else self.comparison.get("recipe", {})
+        if not (self.recipe and compared):
+            return []
+        compared = {**_COMPARED, **compared, **read_words((self.comparison or {}).get("overrides", []))}
+        variants = [{**compared, **(one or {})} for one in compared.get("variants", {}).values()] or [compared]
+        found = []
+        for key, default in _COMPARED.items():
+            own, theirs = str(self.recipe.get(key, default)), sorted({str(one[key]) for one in variants})
+            if own not in theirs:
+                found.append(f"{key} is {', '.join(theirs)} there and {own} here")
+        return found
+
     def setting(self, key: str, default: str | None = None) -> str | None:
         """Return the value of a recipe's key as text."""
         value = self.recipe.get(key, default)
@@ -94,7 +116,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
     clustering = run / CLUSTERING_FOLDER if run else None
     if clustering is None or not all((clustering / file).is_file() for file in (MANIFEST_FILE, CENTROIDS_FILE)):
         clustering = None
-    return CardContents(
+    contents = CardContents(
         _read_recipe(run) if run and (run / RECIPE_FILE).exists() else {},
         json.loads((run / PLAN_FILE).read_text(encoding="utf-8")) if run and (run / PLAN_FILE).exists() else [],
         json.loads((clustering / MANIFEST_FILE).read_text(encoding="utf-8")) if clustering else None,
@@ -102,6 +124,10 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         _read_comparison(comparison) if comparison else None,
     )
+    if contents.other_training:
+        text = "%s compares other training than that of %s, and the card says so: %s"
+        logger.warning(text, comparison, model, "; ".join(contents.other_training))
+    return contents
 
 
 def _read_recipe(run: Path) -> dict[str, Any]:

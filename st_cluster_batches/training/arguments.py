@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from st_cluster_batches.clusters.choice import Method, find_choice
-from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, parse_n_clusters
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, find_key, parse_n_clusters
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.losses.guidance import TEACHER_SCALE, Margin, MarginStrategy, check_guidance
@@ -256,7 +256,7 @@ class ClusterArguments:
         default=None, metadata={"help": "Similarity from which on passages count as false negatives of one another."}
     )
     truncate_dim: int | None = field(default=None, metadata={"help": "Dimensions to keep of the encoder's vectors."})
-    key: Key = field(default="query", metadata={"help": "Text that decides the cluster."})
+    key: Key | None = field(default=None, metadata={"help": "Text that decides the cluster; as tuned, or the query."})
     cluster_seed: int = field(default=0, metadata={"help": "Seed of k-means; the run's own seed is `seed`."})
     encoder_batch_size: int | None = field(
         default=None, metadata={"help": "Texts that the encoder sees at once; by the kind of encoder if absent."}
@@ -284,7 +284,7 @@ class ClusterArguments:
                 self.cluster_size,
                 self.max_cluster_size,
                 self.global_batch_size,
-                self.key,
+                find_key(self.key, tuned),
                 self.cluster_seed,
                 method=self.method,
             ),

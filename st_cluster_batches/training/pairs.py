@@ -94,6 +94,11 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
                 f"every pair as a positive. Keep the pairs that belong together, positive_label: 1, or save the data "
                 f"without {targets}"
             )
+        if len(roles.texts) < 2:
+            raise ValueError(
+                f"The pairs show one column of text, {roles.texts[0]!r}, and every loss of a recipe takes a query and "
+                "its positive; name both, as in `columns: [query, passage]`"
+            )
         found.append(roles)
         return select_roles(part, roles, labels)
 

@@ -32,7 +32,7 @@ from st_cluster_batches.batches.card_block import (
 )
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, NO_TEXT_COLUMNS, SOURCE, list_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
@@ -139,6 +139,22 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     return run, tasks
 
 
+def _check_negatives(dataset: Dataset | DatasetDict, recipe: Recipe, labels: Sequence[str]) -> None:
+    """Check that pairs have others to be compared with: every loss of a recipe takes in-batch negatives.
+
+    Raises:
+        ValueError: If there is one pair in a batch.
+    """
+    for part in list_parts(dataset):
+        has_negatives = len([name for name in part.column_names if name not in (*labels, *NO_TEXT_COLUMNS)]) > 2
+        if min(recipe.rows_compared, len(part)) < 2 and not has_negatives:
+            raise ValueError(
+                f"A batch has one pair ({len(part)} rows, per_device_train_batch_size "
+                f"{recipe.training.per_device_train_batch_size}), so the loss has no negative to compare it with, and "
+                "would learn nothing; take larger batches: gradient_accumulation_steps joins none"
+            )
+
+
 def _check_learning_rates(trainer: SentenceTransformerTrainer | SparseEncoderTrainer) -> None:
     """Check that learning rates are for parameters that there are, as the trainer would when it starts.
 
@@ -197,6 +213,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
         else dataset.with_format(None)
     )
     labels = find_labels(plain, recipe.data.columns)
+    _check_negatives(plain, recipe, labels)
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
     _check_learning_rates(trainer)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.

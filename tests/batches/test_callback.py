@@ -132,11 +132,13 @@ def test_rows_that_meet_a_false_negative_are_trained_on_and_warned_of(
     assert "21 of 300 rows (7.0 %)" in warning and "40 rows share the passage 'Yes'" in warning
 
 
-def test_rows_that_would_meet_in_small_clusters_are_pooled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = label_pairs(make_pairs(80))
-    rows = rows.remove_columns("cluster").add_column("cluster", [at // 8 for at in range(80)])
+def test_pure_batches_that_are_given_up_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = label_pairs(make_pairs(80)).remove_columns("cluster").add_column("cluster", [at // 8 for at in range(80)])
     make_trainer(tmp_path, concatenate_datasets([rows] * 3)).train()
-    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert (
+        "10 of 15 global batches of 16 rows could be of one cluster each" in warning and "Larger clusters" in warning
+    )
     (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
     assert plan["counts"]["pooled"] == 15 and plan["counts"]["repeats"] == 0
 
@@ -152,6 +154,15 @@ def test_a_source_of_too_few_texts_is_told_of(tmp_path: Path, caplog: pytest.Log
     (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert "a source or cluster holds too few different texts: of random batches" in warning
     assert "rows share the query" in warning
+
+
+@pytest.mark.parametrize("n_negatives", [0, 1])
+def test_batches_of_one_pair_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, n_negatives: int) -> None:
+    rows = label_pairs(make_pairs(20))
+    if n_negatives:
+        rows = rows.add_column("negative", make_pairs(20, seed=1)["passage"][:])
+    make_trainer(tmp_path, rows, per_device_train_batch_size=1, max_steps=2).train()
+    assert ("learns nothing: its value is 0 in every step" in caplog.text) == (not n_negatives)
 
 
 def test_equal_texts_without_keys_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

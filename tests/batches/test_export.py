@@ -109,6 +109,16 @@ assert len(list(Path(sys.argv[1]).glob("*.parquet"))) == 2 * 3 * 9, "all is ther
 """
 
 
+def test_rows_that_fill_no_whole_batch_are_counted(
+    tmp_path: Path, labelled: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_batches(labelled, tmp_path / "whole", batch_size=16, show_progress_bar=False)
+    left = len(labelled) % 16
+    assert f"{left} of {len(labelled)} rows are left out of each epoch" in caplog.text
+    with pytest.raises(ValueError, match=r"fill no global batch of 512 = 512 rows x 1 processes.*lower batch_size"):
+        export_batches(labelled, tmp_path / "none", batch_size=512, show_progress_bar=False)
+
+
 def test_two_processes_that_make_the_same_call_write_what_one_would(tmp_path: Path) -> None:
     script = tmp_path / "export.py"
     script.write_text(EXPORT)

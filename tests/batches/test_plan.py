@@ -89,6 +89,14 @@ def test_rows_that_would_meet_in_a_small_stratum_are_pooled_with_its_neighbours(
     assert np.sort(spans)[: len(spans) * 3 // 4].max() <= 5, "neighbours on the path, but where it was cut"
 
 
+def test_rows_that_random_batches_can_part_cost_no_pure_batch() -> None:
+    rng = np.random.default_rng(0)
+    strata = np.repeat(np.arange(20), 150)
+    labels = Labels(strata, np.zeros(20, dtype=int), group_keys(strata * 20 + rng.integers(12, size=3000)))
+    epoch = BatchPlan(labels, 8, random_fraction=0.4).plan_epoch(0)
+    assert epoch.counts.given_up == 0 and epoch.counts.repeats <= 30
+
+
 def test_an_answer_that_most_of_a_source_has_costs_few_pure_batches() -> None:
     rng = np.random.default_rng(0)
     strata = np.arange(4000) // 200

@@ -22,7 +22,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
-from trainers import make_trainer
+from trainers import make_trainer, record_texts
 from transformers import TrainerCallback
 
 from st_cluster_batches import (
@@ -277,6 +277,19 @@ def test_many_datasets_and_a_curriculum(tmp_path: Path) -> None:
             by_source = [set(clusters[first::2].tolist()) for first in (0, 1)]
             assert not by_source[0] & by_source[1]
             assert at in (2, 3) and len(batches) == 13
+
+
+def test_sources_stay_labels_where_clusters_are_still_to_be_made(tmp_path: Path) -> None:
+    sources = make_pairs(200).add_column("source", ["x", "y"] * 100)
+    trainer = make_trainer(
+        tmp_path,
+        sources,
+        batch_sampler=ClusterBatchSampler.configure(refresh=Refresh(first=1, cluster_size=40)),
+        num_train_epochs=2,
+    )
+    seen = record_texts(trainer)
+    trainer.train()
+    assert {name for batch in seen for row in batch for name in row} == {"query", "passage"}
 
 
 def test_a_source_of_one_cluster_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

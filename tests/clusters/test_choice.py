@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -162,16 +162,16 @@ def test_a_source_without_a_choice_stops_before_any_embedding(
     two_sources: Dataset, static_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static_model, "encode", lambda *_, **__: pytest.fail("a text is embedded"))
-    with pytest.raises(ValueError, match="nothing of the source 'plain'"):
+    with pytest.raises(ValueError, match="says nothing of 'plain', only of 'fine'"):
         attach_clusters(two_sources, static_model, tuned=make_choice(fine=Candidate(20)))
 
 
 def test_a_source_of_one_stratum_is_never_split(
     two_sources: Dataset, static_model: SentenceTransformer, choice: Choice, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = AttachOptions(ClusterOptions(max_cluster_size=15), tuned=choice)
+    options = AttachOptions(ClusterOptions(max_cluster_size=21), tuned=choice)
     counts = cluster_dataset(two_sources, static_model, options)[1].manifest["statistics"]
-    assert counts["plain"]["sizes"] == [120] and max(counts["fine"]["sizes"]) <= 15
+    assert counts["plain"]["sizes"] == [120] and max(counts["fine"]["sizes"]) <= 21
     assert "too alike to be split" not in caplog.text
     with pytest.raises(ValueError, match="max_cluster_size=15 splits clusters, and there are none: all of all"):
         AttachOptions(ClusterOptions(max_cluster_size=15), tuned=make_choice(all=Candidate()))
@@ -186,6 +186,20 @@ def test_a_choice_is_not_mixed_with_other_sizes(choice: Choice) -> None:
     assert AttachOptions(AttachOptions(tuned=choice).clusters, tuned=choice).clusters.method == choice.methods
     with pytest.raises(ValueError, match="chosen by key='query'"):
         AttachOptions(ClusterOptions(key="passage"), tuned=choice)
+
+
+def test_a_key_that_is_not_given_is_the_one_that_was_tuned(workspace: Path, static_model: SentenceTransformer) -> None:
+    choice = replace(make_choice(all=Candidate(20)), key="both")
+    choice.save(workspace / "tuned")
+    dataset, tuned = make_pairs(120), str(workspace / "tuned")
+    expected = attach_clusters(dataset, static_model, key="both", cluster_size=20)["cluster"][:]
+    assert attach_clusters(dataset, static_model, tuned=tuned)["cluster"][:] == expected
+    words = ["attach", str(workspace / "pairs.parquet"), str(workspace / "out")]
+    assert main([*words, "--encoder", str(workspace / "encoder"), "--tuned", tuned]) == 0
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", f"tuned: {tuned}"))
+    clustering = label_pairs(dataset, read_recipe(recipe))[1]
+    assert clustering is not None and clustering.manifest["key"] == "both"
 
 
 def test_another_encoder_and_a_mask_are_told_of(

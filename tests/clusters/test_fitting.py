@@ -120,6 +120,7 @@ def test_interleaved_sources_are_clustered_as_if_each_were_alone(cache: Path) ->
         ({"n_clusters": "many"}, "n_clusters='many' is neither a number nor 'auto'"),
         ({"n_clusters": "auto", "cluster_size": 3}, "exclude each other"),
         ({"global_batch_size": 0}, "global_batch_size=0"),
+        ({"cluster_size": 10, "max_cluster_size": 5}, "max_cluster_size=5 is below the mean of cluster_size=10"),
     ],
 )
 def test_bad_options_are_refused(cache: Path, options: dict[str, Any], message: str) -> None:
@@ -129,5 +130,25 @@ def test_bad_options_are_refused(cache: Path, options: dict[str, Any], message: 
 
 def test_fewer_clusters_than_asked_for_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = Dataset.from_dict({"query": [f"unknown{at}" for at in range(60)], "passage": make_pairs(60)["passage"][:]})
-    fit(tmp_path, rows, n_clusters=10)
-    assert "Source 'all' gives 1 clusters of the 10 asked for, since so few of its vectors differ" in caplog.text
+    for _ in range(2):  # also where the clustering is found in the cache
+        caplog.clear()
+        fit(tmp_path, rows, n_clusters=10)
+        assert "Source 'all' gives 1 clusters of the 10 asked for, since so few of its vectors differ" in caplog.text
+    fit(tmp_path, make_pairs(5), n_clusters=10)
+    assert "Source 'all' has 5 rows, fewer than the 10 clusters asked for" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cluster_size": 5000}, "attach_clusters(cluster_size=5000) makes one cluster of a whole source"),
+        ({"n_clusters": "auto"}, "attach_clusters(n_clusters='auto', global_batch_size=1024) makes one cluster"),
+        ({"n_clusters": 1}, None),
+    ],
+)
+def test_a_source_that_becomes_one_cluster_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any], told: str | None
+) -> None:
+    fit(tmp_path, make_pairs(60), **options)
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert told in warnings[0] if told else not warnings

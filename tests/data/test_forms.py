@@ -36,6 +36,31 @@ def test_each_positive_is_a_row_and_the_fewest_negatives_are_columns(
     assert "1 to 2 negatives; 1 become columns" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("query", "positives", "negatives"),
+    [("query", "positive_passages", "negative_passages"), ("question", "positive_ctxs", "hard_negative_ctxs")],
+)
+def test_passages_with_titles_are_joined_as_in_collections(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, query: str, positives: str, negatives: str
+) -> None:
+    def make_passage(name: str, title: str = "") -> dict[str, str]:
+        return {"docid": name, "title": title, "text": f"text of {name}"}
+
+    rows = [
+        {"query_id": "1", query: "a", positives: [make_passage("p1", "One"), make_passage("p2")], negatives: []},
+        {"query_id": "2", query: "b", positives: [make_passage("p3")], negatives: [make_passage("n1", "No")]},
+    ]
+    path = write_lines(tmp_path / "rows.jsonl", *reversed(rows))
+    assert load_data(path).to_list() == [
+        {"query": "b", "positive": "text of p3"},
+        {"query": "a", "positive": "One text of p1"},
+        {"query": "a", "positive": "text of p2"},
+    ]
+    assert "query_id" in caplog.text and "set aside" in caplog.text
+    with_negatives = [{"query": "b", "positive": "text of p3", "negative": "No text of n1"}]
+    assert load_data(path, Choice(max_negatives=1)).to_list() == with_negatives
+
+
 def test_max_negatives_chooses_the_columns_of_negatives(flag: Path) -> None:
     assert load_data(flag, Choice(max_negatives=2)).to_list()[1:] == [
         {"query": "a", "positive": "p2", "negative_1": "n1", "negative_2": "n2"},

@@ -96,7 +96,9 @@ def test_training_labels_and_sources_stay_beside_named_columns(tmp_path: Path) -
 def test_without_names_the_order_is_that_of_the_collator(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     rows = make(b=PASSAGES, a=QUERIES, z=NEGATIVES)
     assert [list(row) for row in train(attach(rows, tmp_path), tmp_path)] == [["b", "a", "z"]] * N
-    assert roles_in(log) == [("INFO", "Columns: query 'b', positive 'a', negative 'z'")]
+    ((level, line),) = roles_in(log)
+    assert line.startswith("Columns: query 'b', positive 'a', negative 'z'")
+    assert level == "WARNING" and "'z' is no name for a negative" in line and "say columns=('b', 'a', 'z')" in line
 
 
 @pytest.mark.parametrize(

@@ -146,11 +146,13 @@ def test_a_refresh_is_compared_and_its_time_is_told(tmp_path: Path) -> None:
     assert f"`own` {results['own']['refresh_seconds']:.1f} s, `coarse`" in table
 
 
-def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_and_are_counted(tmp_path: Path) -> None:
-    recipe = make_workspace(tmp_path, make_repeated_pairs(800), variants=TWO)
+def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_unless_they_are_kept_apart(tmp_path: Path) -> None:
+    variants = {**TWO, "meeting": {"keep_false_negatives_apart": False}}
+    recipe = make_workspace(tmp_path, make_repeated_pairs(800), variants=variants)
     results = compare(recipe, tmp_path / "out", n_seeds=2)["results"]
-    assert results["cluster"]["difference"]["high"] < 0
-    assert results["cluster"]["counts"][0]["repeats"] > 400
+    assert results["meeting"]["difference"]["high"] < 0 and results["meeting"]["counts"][0]["pure"] > 40
+    assert results["cluster"]["difference"]["low"] >= -0.01
+    assert results["cluster"]["counts"][0]["given_up"] > 40 and results["cluster"]["counts"][0]["repeats"] < 10
 
 
 def read_keys(data: Any) -> list[list[int]]:
