@@ -185,10 +185,13 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.retrieval import evaluate
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.evaluation.tasks import load_tasks
+        from st_cluster_batches.training.folder import MODEL_FOLDER
 
         tasks = load_tasks(arguments.tasks, Judging(arguments.qrels, arguments.missing))
         make_folder(arguments.output)
-        model = SentenceTransformer(arguments.model, trust_remote_code=arguments.trust_remote_code)
+        within = Path(arguments.model) / MODEL_FOLDER  # where `train` leaves it
+        name = str(within) if within.is_dir() else arguments.model
+        model = SentenceTransformer(name, trust_remote_code=arguments.trust_remote_code)
     scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
 

@@ -33,6 +33,8 @@ def checking_input() -> Iterator[None]:
             message += " (here: --trust_remote_code, if you trust it)"
         if named := re.search(r"columns=\(([^)]*)\)", message):
             message += f" (here: --columns {named[1].replace(',', ' ')})".replace("'", "").replace("  ", " ")
+        if "overwrite=True" in message:
+            message += " (here: --overwrite)"
         raise UsageError(message) from error
 
 

@@ -112,6 +112,18 @@ def tell_of_keys(pairs: Pairs, report: dict[str, Any]) -> None:
             ", ".join(pairs.targets),
         )
         return
+    if contradicted := report["own_positive_is_negative"]:
+        positive, *negatives = pairs.text_columns[1:]
+        logger.warning(
+            "%d of the %d rows%s have their own positive as an explicit negative too, which teaches that it answers "
+            "the query and does not. Take them out: dataset.filter(lambda row: row[%r] not in [row[name] for name in "
+            "%r])",
+            contradicted,
+            len(pairs),
+            f" of {pairs.name!r}" if pairs.name else "",
+            positive,
+            negatives,
+        )
     meetings = {size: report["unavoidable"].get(str(size), 0) for size in _BATCH_SIZES}
     if max(meetings.values()) <= _WORTH_A_WARNING * len(pairs):
         return
@@ -161,4 +173,12 @@ def _describe(pairs: Pairs, columns: Sequence[Hashes]) -> dict[str, Any]:
         if len(counts) and counts.max() > largest["rows"]:
             row = int((hashes == repeated[counts.argmax()]).argmax())
             largest = {"rows": int(counts.max()), "row": row, "column": name}
-    return {"rows_that_share": shared, "largest": largest, "unavoidable": unavoidable}
+    is_contradicted = np.zeros(len(pairs), dtype=bool)
+    for hashes in columns[2:]:
+        is_contradicted |= hashes == columns[1]
+    return {
+        "rows_that_share": shared,
+        "largest": largest,
+        "unavoidable": unavoidable,
+        "own_positive_is_negative": int(is_contradicted.sum()),
+    }

@@ -95,6 +95,12 @@ class GuideVectors:
                 )
         else:
             parts = list_parts(guide)
+            if not all(hasattr(part, "cache_files") for part in parts):
+                raise TypeError(
+                    "guide= takes rows that attach_clusters(dataset, encoder, guide=True) has labelled, or the folder "
+                    f"of their vectors, not {type(guide).__name__}; for a model as guide, which embeds every batch "
+                    "anew, take GISTEmbedLoss"
+                )
             for part in parts:
                 check_keys(part)
             if not any(has_row_keys(part) for part in parts):

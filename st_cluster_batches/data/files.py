@@ -231,6 +231,8 @@ def _explain(path: Path, kind: str | None, error: BaseException) -> str:
     """Say what is wrong with a file, and in which line where that can be told."""
     if isinstance(error, UnicodeDecodeError):
         return explain_encoding(path)
+    if kind in (".jsonl", ".ndjson") and "column names don't match" in str(error):
+        return _explain_fields(path)
     if kind in (".jsonl", ".ndjson", ".json"):
         try:
             with open_text(path) as file:
@@ -249,6 +251,20 @@ def _explain(path: Path, kind: str | None, error: BaseException) -> str:
         except EOFError as found:
             return str(found)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _explain_fields(path: Path) -> str:
+    """Say which line is the first with a field that those before have not."""
+    fields: set[str] = set()
+    where = "its lines differ in their fields"
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            own = {*json.loads(line)} if line.strip() else fields
+            if fields and (new := own - fields):
+                where = f"line {number} has the field {min(new)!r}, which those before have not"
+                break
+            fields |= own
+    return f"{where}; give every line the same fields, with null where there is nothing"
 
 
 def explain_encoding(path: Path) -> str:

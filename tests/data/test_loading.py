@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,14 @@ def test_a_saved_dict_of_splits_gives_train_and_says_so(
 def test_a_saved_dict_of_sources_stays_one(tmp_path: Path) -> None:
     DatasetDict({"web": make_pairs(5), "news": make_pairs(3)}).save_to_disk(str(tmp_path / "saved"))
     assert set(load_data(tmp_path / "saved")) == {"web", "news"}
+
+
+def test_a_field_that_begins_far_down_is_found_in_its_line(tmp_path: Path) -> None:
+    line = json.dumps({"query": "what is it " * 40, "passage": "it is this " * 40}) + "\n"
+    late = json.dumps({"query": "q", "passage": "p", "negative": "n"}) + "\n"
+    (tmp_path / "late.jsonl").write_text(line * 14_000 + late * 10)
+    with pytest.raises(ValueError, match="line 14001 has the field 'negative', which those before have not"):
+        load_data(tmp_path / "late.jsonl")
 
 
 def test_half_a_surrogate_pair_is_found_in_its_line(tmp_path: Path) -> None:

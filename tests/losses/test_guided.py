@@ -457,6 +457,21 @@ def test_a_guide_that_masks_all_or_nothing_is_told_of(
     assert [told is not None and told in one for one in found] == ([True] if told else [])
 
 
+def test_a_model_as_guide_is_refused_with_the_loss_that_takes_one(guide: SentenceTransformer) -> None:
+    with pytest.raises(TypeError, match=r"not SentenceTransformer; for a model as guide.*GISTEmbedLoss"):
+        GuidedMultipleNegativesRankingLoss(make_static_model(), guide=guide)  # type: ignore[arg-type]
+
+
+def test_rows_whose_negative_is_their_own_positive_are_counted(
+    guide: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = make_rows(40, 1).map(
+        lambda row, at: {"negative_0": row["passage"] if at < 3 else row["negative_0"]}, with_indices=True
+    )
+    attach_clusters(rows, guide, n_clusters=2)
+    assert "3 of the 40 rows have their own positive as an explicit negative too" in caplog.text
+
+
 def test_rows_attached_anew_lose_their_old_keys(guide: SentenceTransformer) -> None:
     guided = attach_clusters(make_rows(20), guide, n_clusters=2, guide=True)
     with pytest.raises(ValueError, match="overwrite=True"):
