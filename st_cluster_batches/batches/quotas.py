@@ -36,19 +36,10 @@ def choose_quotas(
     n_random = int((sizes - outside).sum()) // global_size
     # A source of one stratum has no neighbours to pool with.
     may_give = (most > 0) & (np.bincount(sources) > 1)[sources]
-    # A group that fits into its stratum's batches one by one cannot stand in the way; most fit.
-    frequency = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
-    limit = np.where(may_give, most, len(strata))
-    chunks = [slice(low, low + CHUNK) for low in range(0, len(strata), CHUNK)]  # to save memory
-    is_large = np.zeros(len(frequency), dtype=bool)
-    for one in chunks:
-        is_large[groups[one][frequency[groups[one]] > limit[strata[one]]]] = True
-    # With all their rows: those of strata without a batch of their own are where others would be pooled.
-    found = [one.start + np.flatnonzero(is_large[groups[one]]) for one in chunks if is_large.any()]
-    at = np.concatenate([np.zeros(0, dtype=np.intp), *found])
+    at = _find_large_groups(strata, groups, np.where(may_give, most, len(strata)))
     if not len(at):
         return most
-    n_groups = len(frequency)
+    n_groups = int(groups.max()) + 1
     runs = strata[at] * np.int64(n_groups) + groups[at]
     runs = runs[stable_order(runs)]
     starts = find_starts(runs)
@@ -59,7 +50,6 @@ def choose_quotas(
     source_of_parting = np.zeros(int(parting.max()) + 1, dtype=np.int64)
     source_of_parting[parting] = sources[stratum]
     # From as few pure batches as the groups ask for, back to as many as the others cannot relieve.
-    stuck = np.zeros(len(counts), dtype=np.int64)
     quota = _fill_purely(most, sizes, stratum, counts, global_size)
     for _ in range(_MOST_ROUNDS):
         n_pure = np.bincount(sources, weights=quota).astype(np.int64)
@@ -73,6 +63,22 @@ def choose_quotas(
             break
         quota = np.maximum(relieved, quota)
     return quota
+
+
+def _find_large_groups(strata: Integers, groups: Integers, limits: Counts) -> npt.NDArray[np.intp]:
+    """Find the rows of all groups that have more rows than one of their strata has batches.
+
+    Most groups have fewer, and cannot stand in the way: their rows go to batches one by one. Of the others all rows
+    count, since those of strata without a batch of their own are where the rows of others would be pooled.
+    """
+    if not len(groups):
+        return np.zeros(0, dtype=np.intp)
+    frequency = np.bincount(groups)
+    chunks = [slice(low, low + CHUNK) for low in range(0, len(strata), CHUNK)]  # to save memory
+    is_large = np.zeros(len(frequency), dtype=bool)
+    for one in chunks:
+        is_large[groups[one][frequency[groups[one]] > limits[strata[one]]]] = True
+    return np.concatenate([one.start + np.flatnonzero(is_large[groups[one]]) for one in chunks])
 
 
 def _fill_purely(most: Counts, sizes: Counts, stratum: Integers, counts: Counts, global_size: int) -> Counts:

@@ -39,7 +39,8 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     if tuned not in (None, AUTO):
         choices = {str(tuned): Choice.load(str(tuned))}
     else:
-        attached = find_clusterings(recipe)
+        reads_labels = recipe.training.strategy == "cluster" or model.is_guided
+        attached = find_clusterings(recipe) if reads_labels else {}
         choices = {place: one.tuned for place, one in attached.items() if one.tuned is not None}
     for place, choice in choices.items():
         _tell_of_other_batches(recipe, choice, place)
