@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from report import save_figure
-from static import SOURCES, list_ways, load_start, make_parser, read_rows
+from static import SOURCES, list_ways, load_start, make_parser, prepare_source, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.problem import prepare_problem
@@ -35,7 +35,10 @@ EPOCHS = (1, 2, 4)
 def run_source(name: str, chosen: str, arguments: Any, cache: SharedCache) -> dict[str, dict[str, Any]]:
     """Train with both ways for all numbers of epochs."""
     encoder, start = load_start(arguments.encoder, cache)
-    problem = prepare_problem(name, read_rows(name, arguments), encoder, "query", False, start, cache)
+    if "communities" in chosen or "masked" in chosen:
+        problem = prepare_source(name, arguments, cache)  # with the guide that these need
+    else:
+        problem = prepare_problem(name, read_rows(name, arguments), encoder, "query", False, start, cache)
     assert problem is not None, f"{name} has a choice"
     way = next(one for one in list_ways(arguments.batch_size, len(problem)) if str(one) == chosen)
     found = {}
@@ -90,6 +93,7 @@ def main() -> None:
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that a guide reads of a text")
     parser.add_argument("--tune_seconds", type=float, required=True, help="that `tune` takes for a source")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

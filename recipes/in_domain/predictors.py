@@ -88,6 +88,8 @@ def main() -> None:
     gains: dict[str, dict[str, float]] = {}
     for size in next(iter(results.values()))["batch_sizes"]:
         own = {name: results[name]["batch_sizes"][size]["all"] for name in found}
+        if any("clusters of 32" not in scores for scores in own.values()):
+            continue  # finer than these batches allow
         gains[f"gain of clusters of 32, batch {size}"] = {
             name: scores["clusters of 32"] / scores["random"] - 1 for name, scores in own.items()
         }

@@ -56,7 +56,7 @@ def read_choices(folder: Path, ways: list[str]) -> Gains:
 
 
 def _read_size(way: str) -> int:
-    return int(way.removeprefix("clusters of ").replace(",", ""))
+    return int(way.replace(",", "").split()[2])  # "clusters of 1,024", "communities of 96"
 
 
 def find_regrets(real: Gains, by: Gains) -> list[float]:
