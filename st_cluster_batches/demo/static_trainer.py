@@ -65,4 +65,7 @@ def _rest_unread_tokens(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for weights in group["params"]:
             rows = weights.grad.any(dim=1).nonzero()[:, 0]
-            weights.grad = torch.sparse_coo_tensor(rows[None], weights.grad[rows], weights.grad.shape)
+            # `nonzero` gives each row once; torch warns where it is not told whether to check that.
+            weights.grad = torch.sparse_coo_tensor(
+                rows[None], weights.grad[rows], weights.grad.shape, check_invariants=False
+            )
