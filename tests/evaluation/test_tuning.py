@@ -102,7 +102,7 @@ def test_a_small_source_gets_one_stratum_with_a_warning(
     with caplog.at_level(logging.WARNING):
         choice = run(small, tmp_path, key=["query", "both"])
     assert choice.cluster_sizes == {"all": None}
-    assert caplog.text.count("'all' has 60 rows") == 1 and "one stratum" in caplog.text
+    assert caplog.text.count("source 'all' 60 rows are tried") == 1 and "one stratum" in caplog.text
     assert "too few queries" in choice.evidence["all"]["why"]
 
 
