@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.plan import BatchPlan
-from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS, list_targets
+from st_cluster_batches.columns import LABEL_COLUMNS, list_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,8 +84,7 @@ def tell_of_missing_keys(sampler: Any) -> None:
     dataset, distinct = sampler.dataset, sampler.options.distinct
     if distinct is None or distinct in dataset.column_names or list_targets(dataset):
         return
-    shown = {*dataset.format["columns"]} - {*sampler.hidden_columns, *NO_TEXT_COLUMNS}
-    texts = [name for name in list_texts(dataset.features) if name in shown]
+    texts = [name for name in list_texts(dataset.features) if name in sampler.shown_columns]
     repeated = {}
     for name in texts[:2]:
         column = dataset.with_format("arrow", columns=[name])[:][name]

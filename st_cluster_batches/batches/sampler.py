@@ -21,7 +21,7 @@ from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, hide_labels
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, hide_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -168,6 +168,12 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         """
         refuse_arguments("batch_sampler=ClusterBatchSampler.configure", misplaced, unknown)
         return ConfiguredSampler(PlanOptions.check(strata, distinct, random_fraction, rows_per_stratum), refresh)
+
+    @property
+    def shown_columns(self) -> list[str]:
+        """The columns that a collator takes for texts."""
+        others = {*self.hidden_columns, *NO_TEXT_COLUMNS}
+        return [name for name in self.dataset.format["columns"] if name not in others]
 
     @property
     def is_planned(self) -> bool:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.loaders import find_loss
-from st_cluster_batches.columns import NO_TEXT_COLUMNS, list_targets
+from st_cluster_batches.columns import list_targets
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,7 @@ def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
         return
     if any(getattr(part, "gather_across_devices", False) for part in loss.modules()):
         size *= sampler.world_size
-    shown = {*dataset.format["columns"]} - {*sampler.hidden_columns, *NO_TEXT_COLUMNS}
-    if min(size, len(dataset)) > 1 or len(shown) > 2:
+    if min(size, len(dataset)) > 1 or len(sampler.shown_columns) > 2:
         return
     logger.warning(
         "A batch has one pair (%d rows, per_device_train_batch_size %d), so %s has no negative to compare it with, "

@@ -294,6 +294,7 @@ class ClusterArguments:
             batch_size=self.encoder_batch_size,
             cache_dir=self.cache_dir,
             show_progress_bar=show_progress_bar,
+            # Said for the run, which tells of a loss that does not mask: attaching need not.
             guide=guide or self.guide or (tuned is not None and bool(tuned.masked_sources)),
             tuned=tuned,
         )
