@@ -46,9 +46,8 @@ class Loader:
 
     def name(self, dataset: Any) -> str:
         """Return what messages call a dataset: by its name, if it is one of several."""
-        parts = getattr(self.trainer, "train_dataset", None)
-        own = [name for name, part in parts.items() if part is dataset] if isinstance(parts, dict) else []
-        return f"the dataset {own[0]!r}" if own else "the dataset"
+        own = None if self.trainer is None else find_name(self.trainer, dataset)
+        return "the dataset" if own is None else f"the dataset {own!r}"
 
     def gathers(self, dataset: Any) -> bool:
         """Whether the loss of a dataset, or one within it, takes negatives from the batches of all devices."""
@@ -67,11 +66,15 @@ class Loader:
             guide.check_rows(dataset)
 
 
+def find_name(trainer: Any, dataset: Any) -> str | None:
+    """Return the name that a trainer knows one of several training datasets by; None if there is one alone."""
+    parts = trainer.train_dataset
+    return next((name for name, part in parts.items() if part is dataset), None) if isinstance(parts, dict) else None
+
+
 def find_loss(trainer: Any, dataset: Any) -> Any:
     """Return the loss that a trainer has for one of its training datasets."""
-    if not isinstance(trainer.loss, dict):
-        return trainer.loss
-    return next(trainer.loss[name] for name, part in trainer.train_dataset.items() if part is dataset)
+    return trainer.loss[find_name(trainer, dataset)] if isinstance(trainer.loss, dict) else trainer.loss
 
 
 def find_loader(dataset: Any) -> Loader:

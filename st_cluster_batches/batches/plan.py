@@ -107,6 +107,7 @@ class BatchPlan:
         self.rows_per_stratum = rows_per_stratum
         self._full_batches = len(labels) // self.global_size
         self._keeps_rest = world_size == 1 and not drop_last
+        self._gives_up = True  # pure batches whose rows would meet false negatives
         if len(self) == 0:
             raise ValueError(self._explain_emptiness())
 
@@ -171,8 +172,19 @@ class BatchPlan:
         return EpochPlan(rows, kinds, order, last, self._count(kinds, len(last), repeats, layout.given_up))
 
     def _join_chunks(self, epoch: int, n_rows: int) -> EpochPlan:
-        """Plan chunks of so many rows, then batches of chunks; see `joining`."""
-        chunked = BatchPlan(self.labels, n_rows, seed=self.seed).plan_epoch(epoch)
+        """Plan chunks of so many rows, and batches of them; where chunks give up purity in vain, they keep it."""
+        chunks = BatchPlan(self.labels, n_rows, seed=self.seed)
+        chunked = chunks.plan_epoch(epoch)
+        plan = self._join(chunked, epoch)
+        if not chunked.counts.given_up:
+            return plan
+        chunks._gives_up = False
+        purer = self._join(chunks.plan_epoch(epoch), epoch)
+        return purer if purer.counts.repeats <= plan.counts.repeats else plan
+
+    def _join(self, chunked: EpochPlan, epoch: int) -> EpochPlan:
+        """Plan batches of chunks; see `joining`."""
+        n_rows = chunked.rows.shape[1]
         by_chunk = label_chunks(self.labels, chunked.rows, chunked.kinds)
         joined = BatchPlan(by_chunk, self.global_size // n_rows, drop_last=not self._keeps_rest, seed=self.seed)
         plan = joined.plan_epoch(epoch)
@@ -243,6 +255,8 @@ class BatchPlan:
     def _choose_quotas(self, outside: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Choose how many pure batches each stratum fills, given its rows outside of random ones."""
         labels, holders = self.labels, self._holders
+        if not self._gives_up:
+            return outside // self.global_size
         sizes = count_strata(labels.strata, len(outside)) if self.random_fraction else outside
         strata = labels.strata[holders.rows]
         return choose_quotas(sizes, outside, labels.source_of_stratum, strata, holders.groups, self.global_size)

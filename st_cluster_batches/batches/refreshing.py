@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh
+from st_cluster_batches.batches.loaders import find_name
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.refresh_folder import RefreshFolder
@@ -179,14 +180,13 @@ class Refresher:
     def _make_encoder(self, dataset: Any, pairs: Pairs, refresh: Refresh, cache: SharedCache) -> TrainedEncoder:
         args = self.trainer.args
         columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[:2][-1]}
-        parts = self.trainer.train_dataset
-        names = [name for name, part in parts.items() if part is dataset] if isinstance(parts, dict) else []
+        name = find_name(self.trainer, dataset)
         max_length = getattr(args, "max_length", None)
         return TrainedEncoder(
             self.trainer.accelerator.unwrap_model(self.trainer.model),
             cache.folder,
             batch_size=refresh.batch_size,
-            side_prompts={side: find_prompt(args.prompts, names, column) for side, column in columns.items()},
+            side_prompts={side: find_prompt(args.prompts, name, column) for side, column in columns.items()},
             max_length=max_length if isinstance(max_length, int) else None,
             accelerator=self.trainer.accelerator,
         )

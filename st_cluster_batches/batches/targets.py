@@ -41,6 +41,24 @@ def _find_in_batch_loss(trainer: Any, dataset: Any) -> Any:
     return loss if loss is not None and any(isinstance(part, _IN_BATCH) for part in loss.modules()) else None
 
 
+def explain_no_negatives(n_rows: int, n_texts: int, batch_size: int, n_compared: int) -> str | None:
+    """Say why the rows of a dataset have no negative at all, in a batch or of their own; None if they have.
+
+    Args:
+        n_rows: Rows of the dataset.
+        n_texts: Texts of a row: more than two are explicit negatives.
+        batch_size: Rows of a batch of one device.
+        n_compared: Rows among which the loss takes negatives: of all devices, if it gathers.
+    """
+    if min(n_compared, n_rows) > 1 or n_texts > 2:
+        return None
+    return (
+        f"A batch has one pair ({n_rows} rows, per_device_train_batch_size {batch_size}), so the loss has no negative "
+        "to compare it with, and learns nothing: its value is 0 in every step. Take larger batches: "
+        "gradient_accumulation_steps joins none"
+    )
+
+
 def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
     """Warn where batches are of one row: a loss of in-batch negatives then learns nothing from pairs.
 
@@ -54,15 +72,8 @@ def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
         return
     if any(getattr(part, "gather_across_devices", False) for part in loss.modules()):
         size *= sampler.world_size
-    if min(size, len(dataset)) > 1 or len(sampler.shown_columns) > 2:
-        return
-    logger.warning(
-        "A batch has one pair (%d rows, per_device_train_batch_size %d), so %s has no negative to compare it with, "
-        "and learns nothing: its value is 0 in every step. Take larger batches; accumulating gradients joins none",
-        len(dataset),
-        sampler.batch_size,
-        type(loss).__name__,
-    )
+    if explanation := explain_no_negatives(len(dataset), len(sampler.shown_columns), sampler.batch_size, size):
+        logger.warning("%s: %s", type(loss).__name__, explanation)
 
 
 def tell_of_targets(trainer: Any, dataset: Any) -> None:

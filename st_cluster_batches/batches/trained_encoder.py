@@ -91,16 +91,16 @@ class TrainedEncoder(Encoder):
         return projection
 
 
-def find_prompt(prompts: Any, names: Sequence[str], column: str) -> str:
+def find_prompt(prompts: Any, name: str | None, column: str) -> str:
     """Return the prompt that the stock collator puts before a column.
 
     Args:
         prompts: The trainer's argument: of all, by column, by dataset, or by dataset and column.
-        names: The name of the dataset, if it has one.
+        name: The name of the dataset, if it has one.
         column: The column.
     """
     if isinstance(prompts, dict):
-        prompts = next((prompts[name] for name in names if name in prompts), prompts)
+        prompts = prompts.get(name, prompts)
     found = prompts.get(column, "") if isinstance(prompts, dict) else prompts
     return found if isinstance(found, str) else ""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 CENTROIDS_FILE = "centroids.safetensors"
 MANIFEST_FILE = "clustering.json"
@@ -28,6 +30,17 @@ def find_folder(name: str | Path) -> Path:
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             failure = error
         else:
-            if all((folder / file).is_file() for file in files):
+            if has_clustering(folder):
                 return folder
     raise FileNotFoundError(f"{name} is neither a folder here nor a clustering on the Hub") from failure
+
+
+def has_clustering(folder: Path) -> bool:
+    """Whether a clustering lies in a folder."""
+    return all((folder / file).is_file() for file in (CENTROIDS_FILE, MANIFEST_FILE))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what a clustering says of itself, without its centroids."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return manifest

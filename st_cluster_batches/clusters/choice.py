@@ -166,6 +166,11 @@ def find_choice(tuned: Choice | str | Path | None) -> Choice | None:
     return tuned if tuned is None or isinstance(tuned, Choice) else Choice.load(tuned)
 
 
+def find_tuned(manifest: Mapping[str, Any]) -> Choice | None:
+    """Return the choice that a clustering was made by, if its manifest names one."""
+    return Choice.read(manifest["tuned"]) if "tuned" in manifest else None
+
+
 def tell_of_chunks(tuned: Choice | None) -> None:
     """Warn where labels are for batches of several clusters, which only a sampler can fill."""
     if tuned is not None and tuned.rows_per_stratum is not None:

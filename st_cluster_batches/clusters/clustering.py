@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, find_folder
+from st_cluster_batches.clusters.artefact import (
+    CENTROIDS_FILE,
+    ENCODER_FOLDER,
+    MANIFEST_FILE,
+    find_folder,
+    read_manifest,
+)
 from st_cluster_batches.clusters.assigning import digest_array, number_clusters
-from st_cluster_batches.clusters.choice import Choice, tell_of_chunks
+from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
@@ -57,7 +63,7 @@ class Clustering:
     @property
     def tuned(self) -> Choice | None:
         """The choice that sizes of clusters come from, if they were tuned."""
-        return Choice.read(self.manifest["tuned"]) if "tuned" in self.manifest else None
+        return find_tuned(self.manifest)
 
     def first_cluster(self, source: str) -> int:
         """Return the number of a source's first cluster; see `number_clusters`."""
@@ -245,7 +251,7 @@ class Clustering:
         from safetensors.numpy import load_file
 
         folder = find_folder(name)
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
         arrays = load_file(folder / CENTROIDS_FILE)
         hashes = manifest.pop("centroids")
         centroids = {source: arrays[f"source {at}"] for at, source in enumerate(hashes)}

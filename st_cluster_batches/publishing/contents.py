@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
-from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, MANIFEST_FILE
+from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE
@@ -114,12 +114,11 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
     )
     evaluation = scores or (run / EVALUATION_FOLDER if run else None)
     clustering = run / CLUSTERING_FOLDER if run else None
-    if clustering is None or not all((clustering / file).is_file() for file in (MANIFEST_FILE, CENTROIDS_FILE)):
-        clustering = None
+    clustering = clustering if clustering is not None and has_clustering(clustering) else None
     contents = CardContents(
         _read_recipe(run) if run and (run / RECIPE_FILE).exists() else {},
         json.loads((run / PLAN_FILE).read_text(encoding="utf-8")) if run and (run / PLAN_FILE).exists() else [],
-        json.loads((clustering / MANIFEST_FILE).read_text(encoding="utf-8")) if clustering else None,
+        read_manifest(clustering) if clustering else None,
         clustering,
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         _read_comparison(comparison) if comparison else None,

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from st_cluster_batches.batches.card_block import PLAN_FILE
-from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE
+from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, read_manifest
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
@@ -181,13 +181,13 @@ def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
         source: Folder that `Clustering.save` filled.
         stage: Folder to be published.
     """
-    manifest = json.loads((source / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(source)
     _copy(source / CENTROIDS_FILE, stage / CENTROIDS_FILE)
     if (source / ENCODER_FOLDER).is_dir():
         for path in _list_model_files(source / ENCODER_FOLDER):
             _copy(path, stage / ENCODER_FOLDER / path.relative_to(source / ENCODER_FOLDER))
     write_json(stage / MANIFEST_FILE, manifest)
-    return dict(manifest)
+    return manifest
 
 
 def draw_sizes(manifest: dict[str, Any], stage: Path) -> list[str]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.choice import Choice, find_tuned
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import AUTO, ModelArguments
-from st_cluster_batches.training.pairs import find_clusterings
+from st_cluster_batches.training.pairs import find_manifests
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
         choices = {str(tuned): Choice.load(str(tuned))}
     else:
         reads_labels = recipe.training.strategy == "cluster" or model.is_guided
-        attached = find_clusterings(recipe) if reads_labels else {}
-        choices = {place: one.tuned for place, one in attached.items() if one.tuned is not None}
+        attached = find_manifests(recipe) if reads_labels else {}
+        choices = {place: one for place, manifest in attached.items() if (one := find_tuned(manifest)) is not None}
     for place, choice in choices.items():
         _tell_of_other_batches(recipe, choice, place)
         _tell_of_other_mask(recipe, choice, place)
@@ -130,8 +130,8 @@ def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Cluste
             were read from, has the figures of the guide.
         recipe: All parameters.
     """
-    made = [clustering] if clustering is not None else [*find_clusterings(recipe).values()]
-    guide = {name: figures for one in made for name, figures in one.manifest.get("guide", {}).items()}
+    made = [clustering.manifest] if clustering is not None else [*find_manifests(recipe).values()]
+    guide = {name: figures for one in made for name, figures in one.get("guide", {}).items()}
     if not (recipe.model.is_guided and guide and isinstance(model, SentenceTransformer)):
         return
     was_training, bar = model.training, not recipe.training.disable_tqdm

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.batches.targets import describe_targets
-from st_cluster_batches.clusters.artefact import MANIFEST_FILE
+from st_cluster_batches.clusters.artefact import MANIFEST_FILE, read_manifest
 from st_cluster_batches.clusters.attach import cluster_dataset
-from st_cluster_batches.clusters.choice import find_choice
+from st_cluster_batches.clusters.choice import find_choice, find_tuned
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.columns import (
@@ -175,10 +176,10 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     return (_attach_missing_keys(dataset, recipe) if needs_keys else dataset), clustering
 
 
-def find_clusterings(recipe: Recipe) -> dict[str, Clustering]:
-    """Return the clusterings that lie beside the training pairs, by place, as `attach` writes them."""
+def find_manifests(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return what the clusterings that `attach` wrote beside the training pairs say of themselves, by place."""
     places = [str(recipe.data.find(place)) for place in recipe.data.train_data]
-    return {place: Clustering.load(place) for place in places if (Path(place) / MANIFEST_FILE).is_file()}
+    return {place: read_manifest(Path(place)) for place in places if (Path(place) / MANIFEST_FILE).is_file()}
 
 
 def _tell_of_labels(recipe: Recipe) -> None:
@@ -186,7 +187,7 @@ def _tell_of_labels(recipe: Recipe) -> None:
     tuned = find_choice(recipe.clusters.tuned)
     if unused := [one.name for one in fields(recipe.clusters) if one.name in recipe.given and one.name != "tuned"]:
         logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
-    attached = [one.tuned for one in find_clusterings(recipe).values()]
+    attached = [find_tuned(one) for one in find_manifests(recipe).values()]
     if tuned is not None and (not attached or any(one != tuned for one in attached)):
         logger.warning(
             "The pairs have labels already, that were not made as tuned: %s says: its rows_per_stratum and margin are "

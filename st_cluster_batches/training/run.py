@@ -30,6 +30,7 @@ from st_cluster_batches.batches.card_block import (
     describe_batches,
     find_strategy,
 )
+from st_cluster_batches.batches.targets import explain_no_negatives
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, NO_TEXT_COLUMNS, SOURCE, list_parts
@@ -146,13 +147,10 @@ def _check_negatives(dataset: Dataset | DatasetDict, recipe: Recipe, labels: Seq
         ValueError: If there is one pair in a batch.
     """
     for part in list_parts(dataset):
-        has_negatives = len([name for name in part.column_names if name not in (*labels, *NO_TEXT_COLUMNS)]) > 2
-        if min(recipe.rows_compared, len(part)) < 2 and not has_negatives:
-            raise ValueError(
-                f"A batch has one pair ({len(part)} rows, per_device_train_batch_size "
-                f"{recipe.training.per_device_train_batch_size}), so the loss has no negative to compare it with, and "
-                "would learn nothing; take larger batches: gradient_accumulation_steps joins none"
-            )
+        n_texts = len([name for name in part.column_names if name not in (*labels, *NO_TEXT_COLUMNS)])
+        batch_size = recipe.training.per_device_train_batch_size
+        if explanation := explain_no_negatives(len(part), n_texts, batch_size, recipe.rows_compared):
+            raise ValueError(explanation)
 
 
 def _check_learning_rates(trainer: SentenceTransformerTrainer | SparseEncoderTrainer) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from examples import make_static_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import count_repeats, global_batches, make_keys, make_labels
+from plans import count_repeats, global_batches, group_keys, make_keys, make_labels
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
@@ -150,3 +150,12 @@ def test_a_trainer_takes_several_strata_and_does_not_resume_with_others(labelled
     with pytest.raises(ValueError, match="rows_per_stratum was 4 and is None"):
         train(None, resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
     train(4, resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+
+
+def test_chunks_stay_pure_where_giving_it_up_would_part_no_false_negatives():
+    # Each of four strata has three texts, 20 times each: a batch of 32 rows holds 12 texts, whatever its chunks are of.
+    strata = np.arange(240) % 4
+    texts = np.arange(240) // 4 % 3 + 3 * strata
+    labels = make_labels([0] * 240, strata.tolist(), group_keys(texts))
+    counts = BatchPlan(labels, 32, rows_per_stratum=8).plan_epoch(0).counts
+    assert (counts.pure, counts.given_up, counts.repeats) == (7, 0, 144)
