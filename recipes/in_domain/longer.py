@@ -105,6 +105,8 @@ def main() -> None:
             if chosen != str(Candidate()):
                 results[name] = run_source(name, chosen, arguments, cache)
                 write_atomically(arguments.output / "longer.json", json.dumps(results, indent=1) + "\n")
+    if not results:
+        raise SystemExit(f"random batches of {arguments.batch_size} were chosen for all sources: nothing to draw")
     draw(results, arguments.tune_seconds, arguments.output)
 
 

@@ -7,15 +7,13 @@ Takes the same pairs, vectors and held-out queries as `static.py`, whose results
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from static import SOURCES, prepare_source
+from static import SOURCES, make_parser, prepare_source
 
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.clusters.choice import Candidate
@@ -71,18 +69,13 @@ def describe(found: dict[str, Any], gains: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     """Write `predictors.json` and `predictors.md`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--encoder", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--cache_dir", type=Path)
-    parser.add_argument("--rows", type=int, default=8000)
+    parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--max_seq_length", type=int, default=128)
     arguments = parser.parse_args()
     results = json.loads((arguments.output / "results.json").read_text(encoding="utf-8"))
     found = {}
     with SharedCache.open(arguments.cache_dir) as cache:
-        for name in SOURCES:
+        for name in arguments.sources:
             if name in results and (problem := prepare_source(name, arguments, cache)) is not None:
                 found[name] = measure(problem)
     gains: dict[str, dict[str, float]] = {}

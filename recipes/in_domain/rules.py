@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from static import SOURCES
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
@@ -32,7 +33,10 @@ def read_runs(folder: Path) -> dict[tuple[str, int], dict[Candidate, Sets]]:
     found: dict[Any, dict[Candidate, dict[tuple[float, int], Any]]] = defaultdict(lambda: defaultdict(dict))
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        own = found[record["source"], record["counts"]["global_batch_size"]]
+        size = record["counts"]["global_batch_size"]
+        if record["source"] not in {f"{name}-{size}" for name in SOURCES}:
+            continue  # of another script, that wrote into the same folder
+        own = found[record["source"], size]
         own[Candidate(**record["candidate"])][record["rate"], record["seed"]] = record
     return {place: _order({one: _find_best(runs) for one, runs in own.items()}) for place, own in found.items()}
 

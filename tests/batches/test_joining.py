@@ -152,8 +152,8 @@ def test_a_trainer_takes_several_strata_and_does_not_resume_with_others(labelled
     train(4, resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
 
 
-def test_chunks_stay_pure_where_giving_it_up_would_part_no_false_negatives():
-    # Each of four strata has three texts, 20 times each: a batch of 32 rows holds 12 texts, whatever its chunks are of.
+def test_chunks_stay_pure_where_giving_it_up_would_part_no_false_negatives() -> None:
+    # Each of four strata has three texts, 20 times each: a batch of 32 rows has 12 texts at most, whatever its chunks.
     strata = np.arange(240) % 4
     texts = np.arange(240) // 4 % 3 + 3 * strata
     labels = make_labels([0] * 240, strata.tolist(), group_keys(texts))

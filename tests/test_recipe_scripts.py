@@ -1,0 +1,90 @@
+"""The scripts in `recipes/in_domain` run, and the tables that they draw are those that are committed."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import make_pairs
+from sentence_transformers import SentenceTransformer
+
+SCRIPTS = Path(__file__).parents[1] / "recipes" / "in_domain"
+RESULTS = SCRIPTS / "results"
+Script = Callable[..., Any]
+SOURCES = ("medquad", "stackexchange")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Run a script as `python recipes/in_domain/NAME.py WORDS` would."""
+
+    def run(name: str, *words: object) -> None:
+        monkeypatch.syspath_prepend(str(SCRIPTS))
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.mark.parametrize(("script", "table"), [("report", "results.md"), ("regret", "regret.md")])
+def test_committed_tables_are_drawn_of_committed_results(run: Script, script: str, table: str, tmp_path: Path) -> None:
+    shutil.copytree(RESULTS, tmp_path / "results")
+    (tmp_path / "results" / table).unlink()
+    run(script, tmp_path / "results")
+    assert (tmp_path / "results" / table).read_text() == (RESULTS / table).read_text()
+
+
+def choose_clusters(path: Path) -> None:
+    """Say that clusters were chosen for one of the sources: `longer.py` has nothing to do for the others."""
+    results = json.loads(path.read_text())
+    results[SOURCES[0]]["batch_sizes"]["16"]["chosen"]["tuned"] = "clusters of 32"
+    path.write_text(json.dumps(results))
+
+
+@pytest.fixture
+def common(tmp_path: Path, tiny_bert: Path) -> list[object]:
+    """Words that all scripts take: pairs of two sources, an encoder, an output folder."""
+    (tmp_path / "data").mkdir()
+    for seed, source in enumerate(SOURCES):
+        make_pairs(400, seed).to_parquet(str(tmp_path / "data" / f"{source}.parquet"))
+    words = [tmp_path / "data", "--encoder", tiny_bert, "--cache_dir", tmp_path / "cache", "--sources", *SOURCES]
+    return [*words, "--output", tmp_path / "results"]
+
+
+def test_scripts_of_static_models_run_one_after_another(run: Script, tmp_path: Path, common: list[object]) -> None:
+    output = tmp_path / "results"
+    run("static", *common, "--batch_sizes", 16, 64, "--seeds", 2)
+    choose_clusters(output / "results.json")
+    run("report", output)
+    run("predictors", *common)
+    run("keys", *common, "--seeds", 2)
+    run("apart", *common, "--seeds", 2, "--batch_sizes", 16)
+    run("longer", *common, "--seeds", 2, "--tune_seconds", 9)
+    run("rules", output / "runs", "--output", output)
+    tables = {one.stem for one in output.glob("*.md")}
+    assert tables == {"results", "predictors", "keys-16", "apart-16", "rules"}
+    assert (output / "gain_by_time.png").exists() and (output / "ndcg_by_batch_size.png").exists()
+
+
+@pytest.mark.slow
+def test_scripts_of_transformers_run_one_after_another(
+    run: Script, tmp_path: Path, tiny_bert: Path, common: list[object]
+) -> None:
+    output = tmp_path / "results"
+    run("static", *common, "--batch_sizes", 16, "--seeds", 2)
+    run("layers", *common, "--n_layers", 1, "--learning_rate", 1e-3, "--steps", 2, "--sizes", 96, 32)
+    run("regret", output)
+    layers = [*common[:-1], output / "layers"]
+    run("full_length", *layers, "--model", tiny_bert, "--learning_rate", 1e-3, "--batch_sizes", 16)
+    assert (output / "regret.md").exists() and (output / "layers" / "batch-16.md").exists()
+
+
+def test_pretraining_runs(run: Script, tmp_path: Path, common: list[object]) -> None:
+    run("pretrain", common[0], "--output", tmp_path / "bert", "--steps", 1)
+    assert SentenceTransformer(str(tmp_path / "bert")).encode("a text").shape == (256,)
