@@ -52,7 +52,7 @@ def common(tmp_path: Path, tiny_bert: Path) -> list[object]:
     """Words that all scripts take: pairs of two sources, an encoder, an output folder."""
     (tmp_path / "data").mkdir()
     for seed, source in enumerate(SOURCES):
-        make_pairs(400, seed).to_parquet(str(tmp_path / "data" / f"{source}.parquet"))
+        make_pairs(450, seed).to_parquet(str(tmp_path / "data" / f"{source}.parquet"))
     words = [tmp_path / "data", "--encoder", tiny_bert, "--cache_dir", tmp_path / "cache", "--sources", *SOURCES]
     return [*words, "--output", tmp_path / "results"]
 

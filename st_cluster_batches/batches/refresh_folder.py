@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from st_cluster_batches.batches.refresh import RefreshedSampler
 from st_cluster_batches.clusters.clustering import Clustering
+from st_cluster_batches.clusters.guide_index import GuideIndex
 from st_cluster_batches.storage.cache import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -88,15 +91,18 @@ class RefreshFolder:
             n_steps: Steps before it.
         """
         steps = max(n_steps, 1)
-        saved = [int(path.name.split("-")[1]) * epoch // steps for path in self.path.parent.glob("checkpoint-*")]
+        names = (path.name for path in self.path.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+        numbers = [name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for name in names]
+        # People keep others beside them, such as `checkpoint-best`.
+        saved = [int(number) * epoch // steps for number in numbers if number.isdecimal()]
         oldest = sampler.find_refresh(min([*saved, epoch])) or 0
         records = self._read_all("*")
         newest = {one["dataset"]: one["epoch"] for one in records}
         needed = [one for one in records if one["epoch"] >= min(oldest, newest[one["dataset"]])]
         kept = {name for record in needed for name in record["vectors"]}
-        of_guide = ("vectors-", "guide-") if sampler.refresh is not None and sampler.refresh.guide else ()
+        kept |= {name for one in needed if one["guide"] for name in GuideIndex.read(self.work / one["guide"]).files}
         for path in self.work.iterdir():
-            if path.name not in kept and not path.name.startswith(of_guide):
+            if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def list_records(self, number: int) -> list[dict[str, Any]]:

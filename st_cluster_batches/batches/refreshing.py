@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.changes import measure_change, measure_planned, tell_of_refresh
+from st_cluster_batches.batches.changes import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.loaders import find_name
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
@@ -197,7 +197,7 @@ class Refresher:
         """Compare the clusters with those before, and the batches with those that they would have been."""
         record: dict[str, Any] = {**about, "clusters": int(clusters.max()) + 1}
         if (before := sampler.clusters) is not None:
-            record |= measure_change(before, clusters)
+            record["moved"] = measure_move(before, clusters)
         planned = [sampler.plan_epoch(), sampler.plan_with(clusters).plan_epoch(about["epoch"])]
         for name, plan in zip(("hardness_before", "hardness_after"), planned, strict=True):
             if len(plan.rows) and plan.rows.shape[1] > 1:  # a row by itself has no negatives in its batch

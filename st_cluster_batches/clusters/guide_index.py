@@ -83,6 +83,11 @@ class GuideIndex:
         return cls(path, json.loads(path.read_text(encoding="utf-8")))
 
     @property
+    def files(self) -> list[str]:
+        """Names of the files and folders that it consists of, itself included."""
+        return [self.path.name, self.content["keys"], *self.content["vectors"]]
+
+    @property
     def is_complete(self) -> bool:
         """Whether all files that it names are there."""
         folder = self.path.parent

@@ -7,7 +7,7 @@ find their vectors too.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from st_cluster_batches.clusters.earlier import EarlierRows
+from st_cluster_batches.clusters.earlier import EarlierRows, write_index
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import widen
 from st_cluster_batches.data.pairs import Key, Pairs, Side, sides_of
 from st_cluster_batches.data.texts import find_wordless, hash_rows
-from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.cache import hash_values
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.shared_cache import SharedCache
+
+logger = logging.getLogger(__name__)
 
 _MAX_WORDLESS = 10_000  # texts without a letter or digit that are tried before all others
 
@@ -153,8 +155,12 @@ class PairVectors:
         if not array.is_complete():
             self._check_wordless(side, column)
             if is_shared:
-                indices = sorted(self.cache.folder.glob(f"{_index_prefix(self.encoder)}*.json"))
-                earlier = EarlierRows.find(indices, side, self.row_hashes, array)
+                keys = self.row_hashes.slice(0, len(self))
+                earlier = EarlierRows.find(self.cache.folder, self.encoder.fingerprint, side, keys, array)
+                if n_known := int(np.count_nonzero(earlier.array_of_row >= 0)):
+                    logger.info(
+                        "The vectors of %d of %d rows are in the cache; others are embedded", n_known, len(self)
+                    )
         array.fill(make, self.cache, f"Embedding {('queries', 'passages')[position] if position < 2 else column}")
         return array
 
@@ -199,12 +205,12 @@ class PairVectors:
     def _register(self) -> None:
         """Write down which vectors and row keys belong together."""
         keys = self.row_hashes
-        folders: dict[str, str] = {"query": self._folder_name(0)}
+        folders: dict[Side, str] = {"query": self._folder_name(0)}
         if len(self.pairs.text_columns) > 1:
             folders["passage"] = self._folder_name(1)
-        content = {"keys": keys.folder.name, "rows": len(self), "sides": folders}
-        name = f"{_index_prefix(self.encoder)}{keys.folder.name.removeprefix('row-keys-')}.json"
-        self.cache.processes.once(lambda: write_atomically(self.cache.folder / name, json.dumps(content)), None)
+        self.cache.processes.once(
+            lambda: write_index(self.cache.folder, self.encoder.fingerprint, keys, folders), None
+        )
 
 
 def take_by_key(
@@ -228,17 +234,17 @@ def take_by_key(
     """
     found: dict[Side, Vectors] = {}
     for side, own in texts.items():
-        vectors, is_known = _find_stored(encoder, cache, row_keys, side)
-        missing = np.flatnonzero(~is_known)
-        if len(missing):
-            made = encoder.encode_many(
-                side, [own[at] for at in missing.tolist()], description, cache.show_progress_bar
-            )
-            if vectors is None:
-                vectors = np.empty((len(row_keys), made.shape[1]), dtype=np.float32)
-            vectors[missing] = made
-        assert vectors is not None, "a row that is not known has been embedded"
-        found[side] = vectors
+        earlier = EarlierRows.find(cache.folder, encoder.fingerprint, side, row_keys)
+        is_known, known = earlier.take(0, len(row_keys))
+        if known is not None and is_known.all():
+            found[side] = widen(known)
+            continue
+        missing = [own[at] for at in np.flatnonzero(~is_known).tolist()]
+        made = encoder.encode_many(side, missing, description, cache.show_progress_bar)
+        found[side] = np.empty((len(row_keys), made.shape[1]), dtype=np.float32)
+        found[side][~is_known] = made
+        if known is not None:
+            found[side][is_known] = widen(known)
     return found
 
 
@@ -253,39 +259,3 @@ def join_sides(sides: Sequence[Vectors]) -> Vectors:
 
 def _position(side: Side) -> int:
     return ("query", "passage").index(side)
-
-
-def _index_prefix(encoder: Encoder) -> str:
-    return f"pairs-{encoder.fingerprint[:32]}-"
-
-
-def _find_stored(
-    encoder: Encoder, cache: SharedCache, row_keys: npt.NDArray[np.uint64], side: Side
-) -> tuple[Vectors | None, npt.NDArray[np.bool_]]:
-    """Collect the vectors of one side from every dataset that has been embedded; which rows have one is second."""
-    vectors: Vectors | None = None
-    is_known = np.zeros(len(row_keys), dtype=bool)
-    order = np.argsort(row_keys, kind="stable")
-    ordered = row_keys[order]
-    first = order[np.searchsorted(ordered, ordered)]  # rows with equal keys share what the first of them finds
-    for path in sorted(cache.folder.glob(f"{_index_prefix(encoder)}*.json")):
-        index = json.loads(path.read_text(encoding="utf-8"))
-        stored = ChunkedArray.at(cache.folder / index["sides"].get(side, "none"), index["rows"])
-        stored_keys = ChunkedArray.at(cache.folder / index["keys"], index["rows"])
-        if is_known.all() or not (stored.is_complete() and stored_keys.is_complete()):
-            continue
-        rows = np.full(len(row_keys), -1)
-        for low, _, keys in stored_keys:
-            at = np.minimum(np.searchsorted(ordered, keys), len(order) - 1)
-            hits = np.flatnonzero(ordered[at] == keys)
-            rows[order[at[hits]]] = low + hits
-        rows[order] = rows[first]
-        wanted = np.flatnonzero((rows >= 0) & ~is_known)
-        if len(wanted):
-            sorted_rows, back = np.unique(rows[wanted], return_inverse=True)
-            taken = widen(stored.take(sorted_rows))[back]
-            if vectors is None:
-                vectors = np.empty((len(row_keys), taken.shape[1]), dtype=np.float32)
-            vectors[wanted] = taken
-            is_known[wanted] = True
-    return vectors, is_known

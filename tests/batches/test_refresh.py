@@ -93,7 +93,6 @@ def test_epochs_from_the_first_on_are_of_clusters_of_the_model(tmp_path: Path, i
     assert plan["refreshes"][1].keys() >= {
         "seconds",
         "moved",
-        "mutual_information",
         "hardness_before",
         "hardness_after",
     }
