@@ -188,7 +188,11 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
     column = table[name]
     if column.null_count:
         row = int(pc.index(pc.is_null(column), True).as_py())
-        raise ValueError(f"Label column {name!r} has {column.null_count} nulls, the first in row {row}")
+        raise ValueError(
+            f"Label column {name!r} has {column.null_count} nulls, the first in row {row}, as where labelled rows "
+            "are joined with others. Label all: attach_clusters(dataset, encoder, overwrite=True); or leave these "
+            f"out: dataset.filter(lambda row: row[{name!r}] is not None)"
+        )
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.type == pa.string_view():

@@ -54,6 +54,18 @@ class Loader:
         loss = find_loss(self.trainer, dataset)
         return any(getattr(part, "gather_across_devices", False) for part in loss.modules())
 
+    def refuse_dispatching(self) -> None:
+        """Check that each process of several reads its own batches.
+
+        Raises:
+            ValueError: If the first one is to deal them out.
+        """
+        if self.trainer.accelerator.dispatch_batches:
+            raise ValueError(
+                "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
+                "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
+            )
+
     def check_guides(self, dataset: Any) -> None:
         """Check that guided losses have the vectors of the texts that a dataset shows, in its order.
 

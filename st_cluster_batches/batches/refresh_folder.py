@@ -100,7 +100,9 @@ class RefreshFolder:
         newest = {one["dataset"]: one["epoch"] for one in records}
         needed = [one for one in records if one["epoch"] >= min(oldest, newest[one["dataset"]])]
         kept = {name for record in needed for name in record["vectors"]}
-        kept |= {name for one in needed if one["guide"] for name in GuideIndex.read(self.work / one["guide"]).files}
+        guides = [self.work / one["guide"] for one in needed if one["guide"]]
+        # One may have gone already: a checkpoint that was put back makes older epochs needed again.
+        kept |= {name for path in guides if path.is_file() for name in GuideIndex.read(path).files}
         for path in self.work.iterdir():
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

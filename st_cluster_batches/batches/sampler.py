@@ -21,6 +21,7 @@ from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
+from st_cluster_batches.batches.targets import refuse_row_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, hide_labels
 
 if TYPE_CHECKING:
@@ -107,17 +108,14 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         hide_labels(dataset, self.hidden_columns)
         if loader.is_training:
             loader.check_guides(dataset)
+            refuse_row_keys(loader.trainer, dataset)
 
     def _fit_to_trainer(self, loader: Loader) -> None:
         """Take the number of processes from what accelerate will do with the batches, and see what the loss sees."""
         if loader.trainer is None or self.world_size == 1:
             return
         n_devices, global_size = self.world_size, self.world_size * self.batch_size
-        if loader.trainer.accelerator.dispatch_batches:
-            raise ValueError(
-                "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
-                "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
-            )
+        loader.refuse_dispatching()
         if loader.trainer.accelerator.split_batches:
             # accelerate cuts every batch into one slice per process: a batch is a global batch already.
             global_size, self.world_size, self.drop_last = self.batch_size, 1, True

@@ -7,10 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sentence_transformers.cross_encoder import losses as cross_encoder_losses
 from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.loaders import find_loss
-from st_cluster_batches.columns import list_targets
+from st_cluster_batches.columns import ROW_KEY, has_row_keys, list_targets
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,44 @@ _IN_BATCH = (
     losses.MultipleNegativesRankingLoss,
     losses.MultipleNegativesSymmetricRankingLoss,
 )
+
+
+_READING_LABELS = (
+    cross_encoder_losses.BinaryCrossEntropyLoss,
+    cross_encoder_losses.CrossEntropyLoss,
+    cross_encoder_losses.MarginMSELoss,
+    cross_encoder_losses.MSELoss,
+    losses.BatchAllTripletLoss,
+    losses.BatchHardTripletLoss,
+    losses.BatchSemiHardTripletLoss,
+    losses.ContrastiveLoss,
+    losses.CoSENTLoss,
+    losses.CosineSimilarityLoss,
+    losses.DistillKLDivLoss,
+    losses.EmbedDistillLoss,
+    losses.MarginMSELoss,
+    losses.OnlineContrastiveLoss,
+    losses.SoftmaxLoss,
+)
+
+
+def refuse_row_keys(trainer: Any, dataset: Any) -> None:
+    """Check that no loss learns the row keys of a guide, which lie where it looks for labels or scores.
+
+    Args:
+        trainer: The trainer; None outside of one.
+        dataset: One of its training datasets.
+
+    Raises:
+        ValueError: If one does.
+    """
+    loss = None if trainer is None else find_loss(trainer, dataset)
+    reading = [] if loss is None else [part for part in loss.modules() if isinstance(part, _READING_LABELS)]
+    if reading and has_row_keys(dataset):
+        raise ValueError(
+            f"{type(reading[0]).__name__} learns from the column {ROW_KEY!r}, which holds the row keys of a guide. "
+            f"Take them away: dataset.remove_columns({ROW_KEY!r}); labels or scores of your own go there instead"
+        )
 
 
 def describe_targets(dataset: Any) -> str:

@@ -63,7 +63,7 @@ class EarlierRows:
         """
         found = cls([], np.full(len(keys), -1, dtype=np.int16), np.zeros(len(keys), dtype=np.int64))
         sample = np.sort(keys[np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE)).astype(np.int64)])
-        order = np.argsort(keys, kind="stable")
+        order: npt.NDArray[np.intp] | None = None
         for path in sorted(folder.glob(f"{_index_prefix(encoder_hash)}*.json")):
             index = json.loads(path.read_text(encoding="utf-8"))
             vectors = ChunkedArray.at(folder / index["sides"].get(side, "none"), index["rows"])
@@ -72,6 +72,7 @@ class EarlierRows:
             if is_own or not vectors.has_chunks() or not stored.is_complete():
                 continue
             if any(len(_match(sample, part)[0]) for *_, part in stored):
+                order = np.argsort(keys, kind="stable") if order is None else order
                 found._add(vectors, stored, keys, order)
             if (found.array_of_row >= 0).all():
                 break

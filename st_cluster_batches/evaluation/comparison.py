@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import DatasetDict, concatenate_datasets
-from transformers.trainer_utils import get_last_checkpoint
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
@@ -46,6 +45,7 @@ from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import EVALUATION_FOLDER, find_hub_ids, publish_values, publish_words
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
+from st_cluster_batches.training.resuming import find_last_checkpoint
 from st_cluster_batches.training.run import build_run
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Comparison:
             lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
             attach_seconds=variant.attach_seconds,
             tune_seconds=variant.tune_seconds,
-            checkpoint=get_last_checkpoint(str(trained)) if trained.exists() else None,
+            checkpoint=find_last_checkpoint(trained),
             judging=recipe.data.judging,
             batch_size=recipe.training.per_device_eval_batch_size,
         )

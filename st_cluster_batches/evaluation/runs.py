@@ -75,7 +75,7 @@ def measure_run(
     *,
     attach_seconds: float,
     tune_seconds: float = 0.0,
-    checkpoint: str | None = None,
+    checkpoint: Path | None = None,
     save_to: Path | None = None,
     judging: Judging | None = None,
     batch_size: int = 32,
@@ -102,7 +102,7 @@ def measure_run(
         lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
     )
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     train_seconds = time.perf_counter() - start
     if save_to is not None:
         # Before evaluating: the card says how long it was from the start of training to this.

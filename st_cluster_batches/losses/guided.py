@@ -112,7 +112,9 @@ class Guided(nn.Module):
         share, margin = self.masked_share, self.margin
         unmasked = self._counts.unmasked_rows_share
         left = f"; none for {unmasked:.0%} of the queries, of sources tuned without a mask" if unmasked else ""
-        masked = "no negative was masked" if not self.mask else f"masked {share or 0:.2%} of the in-batch negatives"
+        masked = "no negative was masked" if not self.mask else "has seen no batch"
+        if self.mask and share is not None:
+            masked = f"masked {share:.2%} of the in-batch negatives"
         taught = f"; its soft labels had weight {self.teacher_weight:g}" if self.teacher_weight else ""
         guide = f"The guide, `{self.guide.encoder}`"
         return [f"{guide}, {masked} ({margin.strategy} margin {margin.margin:g}{left}){taught}.", ""]

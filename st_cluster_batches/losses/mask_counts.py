@@ -14,7 +14,7 @@ class MaskCounts:
 
     def __init__(self) -> None:
         # Masked documents, all but the positives; rows for which nothing is to be masked, all rows.
-        self._counts = torch.zeros(4, dtype=torch.int64)  # not float64, which Apple GPUs have not
+        self._counts = torch.zeros(4, dtype=torch.int64)  # Apple GPUs (MPS) have no float64
         self._n_masks = 0
 
     def add(self, mask: Tensor, is_masking: Tensor) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import xxhash
 from tqdm.auto import tqdm
 
@@ -197,6 +196,8 @@ def _map(path: Path, offset: int, dtype: np.dtype[Any]) -> Array:
 
     A process may have some hundred files open, and a guide of 4M vectors has a thousand chunks.
     """
+    import torch
+
     mapped = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     rows: Array = mapped[offset:].numpy().view(dtype)
     return rows

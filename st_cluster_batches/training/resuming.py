@@ -1,48 +1,138 @@
-"""The checkpoint that a run goes on from, checked before any work."""
+"""The checkpoint that a run goes on from, checked before any work, and what the run before it was."""
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from st_cluster_batches.batches.callback import PlanCallback
-from st_cluster_batches.training.trainer_arguments import TrainingArguments
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+STARTED_FILE = "_started.json"  # what a run in this folder has begun with; what begins so is not pushed with it
+
+_ELSEWHERE = {"data_dir", "eval_tasks", "qrels", "missing"}  # of the data, but not what is trained on
+# A resumed optimizer and schedule keep what they were made with, so another value would decide nothing.
+_OPTIMIZED = ("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "optim", "max_grad_norm", "seed")
 
 
-def find_resumed(arguments: TrainingArguments) -> bool | str | None:
-    """Return what a trainer is to resume from.
+def find_resumed(recipe: Recipe) -> str | None:
+    """Return the checkpoint that a run is to go on from; None if it starts anew.
 
     Args:
-        arguments: The trainer's arguments, as a recipe gives them.
+        recipe: All parameters.
 
     Raises:
-        ValueError: If it is not there, or was trained on planned batches that are to be taken no more.
+        ValueError: If it is not there, is of other training, or nothing says what to do with the checkpoints of an
+            earlier run.
     """
-    given = arguments.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
-    resumed: bool | str | None = {"True": True, "False": None}.get(str(given).title(), given)
-    output = Path(arguments.output_dir)
-    found = get_last_checkpoint(str(output)) if resumed is True and output.is_dir() else resumed
-    if found in (None, True) and resumed is True:
-        raise ValueError(
-            f"resume_from_checkpoint: true, but there is no checkpoint in {output}; give the output_dir of the run "
-            "that is to go on, or leave resume_from_checkpoint out to start anew"
-        )
-    if isinstance(found, str) and not Path(found).is_dir():
-        raise ValueError(f"resume_from_checkpoint: there is no folder {found}; give true, or one of {output}")
-    if isinstance(found, str) and arguments.strategy == "stock":
-        _refuse_planned(Path(found))
-    return resumed
+    given = recipe.training.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
+    switch = {"true": True, "false": False, "none": None}.get(str(given).lower())
+    output = Path(recipe.training.output_dir)
+    if switch is None and given is not None:
+        found = Path(given)
+        if not found.is_dir():
+            raise ValueError(f"resume_from_checkpoint: there is no folder {given}; give true, or one of {output}")
+        if not _is_whole(found):
+            raise ValueError(
+                f"resume_from_checkpoint: {given} has no whole {TRAINER_STATE_NAME}: the run was killed while it was "
+                "written; give true for the last whole one"
+            )
+    elif switch:
+        last = find_last_checkpoint(output)
+        if last is None:
+            raise ValueError(
+                f"resume_from_checkpoint: true, but there is no checkpoint in {output}; give the output_dir of the "
+                "run that is to go on, or leave resume_from_checkpoint out to start anew"
+            )
+        found = last
+    else:
+        if switch is None and (there := _list_checkpoints(output)):
+            raise ValueError(
+                f"{output} holds {there[-1].name} of an earlier run. resume_from_checkpoint: true goes on from it, "
+                "resume_from_checkpoint: false removes it and starts anew; or give another output_dir"
+            )
+        return None
+    _refuse_other_training(found, recipe)
+    return str(found)
 
 
-def _refuse_planned(checkpoint: Path) -> None:
-    """Refuse to go on in the stock order from a checkpoint of planned batches: no callback of ours sees it."""
+def find_last_checkpoint(output: Path) -> Path | None:
+    """Return the last checkpoint in a folder that is whole: a kill may have cut off the one that was being written."""
+    for path in reversed(_list_checkpoints(output)):
+        if _is_whole(path):
+            return path
+        logger.warning("%s was cut off while it was written; the checkpoint before it is taken", path)
+    return None
+
+
+def begin(recipe: Recipe, checkpoint: str | None) -> None:
+    """Write down what a run begins with, and remove the checkpoints of an earlier one if this does not go on from it.
+
+    Args:
+        recipe: All parameters.
+        checkpoint: From `find_resumed`.
+    """
+    output = Path(recipe.training.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    if checkpoint is None:
+        for path in _list_checkpoints(output):
+            shutil.rmtree(path)
+    write_atomically(output / STARTED_FILE, json.dumps(_describe(recipe), indent=1) + "\n")
+
+
+def _list_checkpoints(output: Path) -> list[Path]:
+    """List the checkpoints in a folder by their steps, whole or not."""
+    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
+    found = {path.name.removeprefix(prefix): path for path in output.glob(f"{prefix}*") if path.is_dir()}
+    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has its state, which the trainer writes last."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _describe(recipe: Recipe) -> dict[str, Any]:
+    """Return the parameters that a run cannot change on the way, as JSON values."""
+    data = {name: value for name, value in asdict(recipe.data).items() if name not in _ELSEWHERE}
+    training = {name: getattr(recipe.training, name) for name in (*_OPTIMIZED, "prompts")}
+    described: dict[str, Any] = json.loads(json.dumps({**data, **asdict(recipe.model), **training}, default=str))
+    return described
+
+
+def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
+    """Refuse to go on from a checkpoint with other parameters than it was trained with.
+
+    Planned batches are compared when training starts: what is compared here is what no callback of ours sees.
+    """
     path = checkpoint / TRAINER_STATE_NAME
-    callbacks = json.loads(path.read_text(encoding="utf-8")).get("stateful_callbacks", {}) if path.is_file() else {}
-    if callbacks.get(PlanCallback.__name__, {}).get("attributes", {}).get("plans"):
+    callbacks = json.loads(path.read_text(encoding="utf-8")).get("stateful_callbacks", {})
+    plans = callbacks.get(PlanCallback.__name__, {}).get("attributes", {}).get("plans")
+    if recipe.training.strategy == "stock" and plans:
         raise ValueError(
             f"{checkpoint} was trained on planned batches, and batch_sampler: stock takes another order. Resume with "
             "what it was trained with, or start anew without resume_from_checkpoint"
+        )
+    started = checkpoint.parent / STARTED_FILE
+    now = _describe(recipe)
+    before = json.loads(started.read_text(encoding="utf-8")) if started.is_file() else now
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changes := [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed]:
+        raise ValueError(
+            f"{checkpoint} is of other training: {'; '.join(changes)}. Resume with what it was trained with, or start "
+            "anew: resume_from_checkpoint: false, in another output_dir if this checkpoint is to stay"
         )

@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from st_cluster_batches.training.guiding import follow_choice, measure_start
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import Recipe
-from st_cluster_batches.training.resuming import find_resumed
+from st_cluster_batches.training.resuming import begin, find_resumed
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Run:
     clustering: Clustering | None
     recipe: Recipe
     hub_ids: list[str]
+    checkpoint: str | None = None
 
     def train(self) -> Path:
         """Train and save.
@@ -80,7 +81,8 @@ class Run:
         is_main = self.trainer.is_world_process_zero()
         if is_main:
             self._remove_earlier_run(output, target)
-        self.trainer.train(resume_from_checkpoint=find_resumed(arguments))
+            begin(self.recipe, self.checkpoint)
+        self.trainer.train(resume_from_checkpoint=self.checkpoint)
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:
@@ -131,13 +133,13 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
         ValueError: If data and parameters do not fit.
         FileNotFoundError: If a file is missing.
     """
-    find_resumed(recipe.training)
+    checkpoint = find_resumed(recipe)
     _tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)
     measure_start(run.trainer.model, labelled, clustering, recipe)
-    return run, tasks
+    return replace(run, checkpoint=checkpoint), tasks
 
 
 def _check_negatives(dataset: Dataset | DatasetDict, recipe: Recipe, labels: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from st_cluster_batches import (
     attach_clusters,
 )
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.refresh_folder import FOLDER
+from st_cluster_batches.batches.refresh_folder import FOLDER, RefreshFolder
 from st_cluster_batches.batches.refreshing import Refresher
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder
 from st_cluster_batches.columns import certify_keys
@@ -518,3 +518,18 @@ def test_a_giant_is_told_of_once_with_what_mends_it(tmp_path: Path, caplog: pyte
     train(tmp_path, rows, Refresh(cluster_size=14))
     told = [line for line in caplog.messages if "of its 98 rows" in line]
     assert len(told) == 1 and told[0].endswith("Refresh(cluster_size=) of fewer than 14 splits it")
+
+
+def test_vectors_of_guides_that_no_checkpoint_needs_are_removed(tmp_path: Path) -> None:
+    rows = attach_clusters(make_pairs(200), make_static_model(seed=5), n_clusters=3, guide=True)
+    (tmp_path / "out" / "checkpoint-best").mkdir(parents=True)  # as people keep
+    model = make_static_model()
+    loss = GuidedMultipleNegativesRankingLoss(model, guide=rows)
+    options = {"model": model, "loss": loss, "num_train_epochs": 5, "save_strategy": "epoch", "save_total_limit": 1}
+    train(tmp_path, rows, Refresh(cluster_size=40, guide=True), **options)
+    work = RefreshFolder.of(tmp_path / "out").work
+    # Those of the newest epoch, at whose start the last checkpoint is: an index with its keys, and two sides.
+    assert len(list(work.glob("guide-*.json"))) == 1 and len(list(work.glob("vectors-*"))) == 2
+    options["save_total_limit"] = 5
+    train(tmp_path, rows, Refresh(cluster_size=40, guide=True), **options)
+    assert len(list(work.glob("guide-*.json"))) == 4 and len(list(work.glob("vectors-*"))) == 8

@@ -15,13 +15,14 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.losses import (
     CoSENTLoss,
     MultipleNegativesRankingLoss,
 )
 from trainers import make_trainer, record_texts
 
-from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_keys
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_clusters, attach_keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.columns import hide_labels
 
@@ -463,3 +464,22 @@ def test_a_curriculum_may_begin_with_random_batches(labelled: Dataset) -> None:
 def test_options_without_meaning_are_refused_where_they_are_written(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClusterBatchSampler.configure(**options)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.CoSENTLoss,
+        losses.CosineSimilarityLoss,
+        lambda model: losses.MatryoshkaLoss(model, losses.CoSENTLoss(model), matryoshka_dims=[8]),
+    ],
+)
+def test_row_keys_are_not_learnt_as_scores(tmp_path: Path, loss: Any) -> None:
+    rows = attach_clusters(make_pairs(60), make_static_model(), n_clusters=2, guide=True)
+    model = make_static_model()
+    arguments = {"output_dir": str(tmp_path), "report_to": "none", "batch_sampler": ClusterBatchSampler}
+    trainer = SentenceTransformerTrainer(
+        model, SentenceTransformerTrainingArguments(**arguments), rows, loss=loss(model)
+    )
+    with pytest.raises(ValueError, match="learns from the column 'label', which holds the row keys of a guide"):
+        trainer.train()

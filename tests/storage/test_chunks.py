@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from st_cluster_batches.storage.chunks import ChunkedArray
+from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 
@@ -67,3 +68,16 @@ def test_a_chunk_that_does_not_hold_what_was_written_is_made_again(
 def test_billions_of_rows_make_thousands_of_files() -> None:
     assert ChunkedArray.at(Path("x"), 1_000_000).chunk_rows == 4096
     assert ChunkedArray.at(Path("x"), 10**9).n_chunks == 10_000
+
+
+def test_more_chunks_are_mapped_than_files_may_be_open(tmp_path: Path) -> None:
+    array = ChunkedArray(tmp_path / "array", n_rows=103, chunk_rows=1)
+    fill(array)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = len(list(Path("/dev/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 20, hard))
+    try:
+        rows = MappedRows(array)
+        assert np.array_equal(rows.take(np.array([102, 0, 55])), ROWS[[102, 0, 55]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
