@@ -178,7 +178,9 @@ class GuideVectors:
             labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
             texts = [name for name in hold_columns(part) if name not in labels]
             is_same = not is_here.any()
-            if set(texts) <= set(table.column_names):
+            if not index.content.get("has_own_keys", True):  # refreshed vectors go by the keys that rows have
+                is_same = texts == columns
+            elif set(texts) <= set(table.column_names):
                 made = make_row_keys(hash_rows(table, texts), index.content["encoder_hash"])
                 is_same = bool((made == keys)[is_here].all())
             if not is_same and texts != columns[: len(texts)]:

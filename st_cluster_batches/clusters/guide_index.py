@@ -58,6 +58,7 @@ def write_guide(vectors: PairVectors, keys: Keys | None = None) -> Path:
             "vectors": folders,
             "encoder": encoder.name,
             "encoder_hash": encoder.fingerprint,
+            "has_own_keys": keys is None,
         }
         write_atomically(cache.folder / f"{name}.json", json.dumps(content, ensure_ascii=False))
 
