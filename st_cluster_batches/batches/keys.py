@@ -86,6 +86,7 @@ def _flatten(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Integers | None]
 
 
 def _read_values(column: pa.ChunkedArray, name: str) -> Integers:
+    column = column.cast(pa.large_string()) if column.type == pa.string_view() else column
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         codes: Integers = column.dictionary_encode().unify_dictionaries().combine_chunks().indices.to_numpy()

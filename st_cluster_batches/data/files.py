@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import gzip
 import json
 import logging
+import lzma
 import os
 import sys
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from st_cluster_batches.data.header import check_header
 from st_cluster_batches.storage.cache import NO_ROOM
@@ -104,6 +107,7 @@ def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] 
         raise ValueError(f"{path} is no file of rows that is known here; these are: {KINDS}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; remove it, or fetch it again")
+    _find_opener(path)
     try:
         options = find_dialect(path, kind) if _BUILDERS[kind] == "csv" else {}
         if column_names is not None:
@@ -215,16 +219,25 @@ def lift_field_limit() -> None:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a file of text, gzipped or not, as UTF-8; a byte-order mark is no part of the text."""
-    if path.suffix.lower() in (".bz2", ".xz"):
-        import bz2
-        import lzma
+    """Open a file of text, packed or not, as UTF-8; a byte-order mark is no part of the text."""
+    return cast(IO[str], _find_opener(path)(path, "rt", encoding="utf-8-sig", newline=""))
 
-        opener: Any = bz2.open if path.suffix.lower() == ".bz2" else lzma.open
-        return opener(path, "rt", encoding="utf-8-sig", newline="")  # type: ignore[no-any-return]
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+
+def _find_opener(path: Path) -> Any:
+    """Return the `open` of a kind of packing.
+
+    Raises:
+        ValueError: If what unpacks it is not installed.
+    """
+    ending = path.suffix.lower()
+    if ending != ".zst":
+        return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending, open)
+    try:
+        return import_module("zstandard").open
+    except ImportError as error:
+        raise ValueError(
+            f"{path} is packed by zstd, which needs `pip install zstandard`; or unpack it: zstd -d {path.name}"
+        ) from error
 
 
 def _explain(path: Path, kind: str | None, error: BaseException) -> str:
@@ -269,11 +282,12 @@ def _explain_fields(path: Path) -> str:
 
 def explain_encoding(path: Path) -> str:
     """Say which line of a file is not UTF-8."""
-    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rb") as file:
+    is_packed = path.suffix.lower() in _PACKED
+    name = f"{path.stem} (of {path.name}, unpacked)" if is_packed else path.name
+    with _find_opener(path)(path, "rb") as file:
         start = file.read(2)
         if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return f"it is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
+            return f"it is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8 {name}"
         file.seek(0)
         for number, line in enumerate(file, 1):
             try:
@@ -281,6 +295,6 @@ def explain_encoding(path: Path) -> str:
             except UnicodeDecodeError as error:
                 return (
                     f"line {number} is not UTF-8 (byte 0x{line[error.start]:02x}); convert the file, from Latin-1 for "
-                    f"instance: iconv -f LATIN1 -t UTF-8 {path.name}"
+                    f"instance: iconv -f LATIN1 -t UTF-8 {name}"
                 )
     return "it is not UTF-8"

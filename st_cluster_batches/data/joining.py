@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys
 from st_cluster_batches.data.splits import name_sources
 
@@ -95,9 +97,8 @@ def join_parts(parts: Sequence[tuple[str, str, Dataset]]) -> Dataset:
             )
     order = first.column_names
     aligned = [rows if rows.column_names == order else rows.select_columns(order) for _, _, rows in parts]
-    target = _widen_strings([rows.features for rows in aligned])
-    aligned = [rows if rows.features == target else _cast(rows, target, place, first_place)
-               for rows, (place, _, _) in zip(aligned, parts, strict=True)]  # fmt: skip
+    target = _unify([(place, rows.features) for (place, _, _), rows in zip(parts, aligned, strict=True)])
+    aligned = [rows if rows.features == target else rows.cast(target) for rows in aligned]
     return aligned[0] if len(aligned) == 1 else concatenate_datasets(aligned)
 
 
@@ -109,28 +110,33 @@ def _add_source(rows: Dataset, source: str) -> Dataset:
     return rows.add_column(SOURCE, np.full(len(rows), source, dtype=object))
 
 
-def _widen_strings(all_features: Sequence[Features]) -> Features:
-    """Return the features of the first, with large strings where any has such."""
-    from datasets import Features, Value
+def _unify(parts: Sequence[tuple[str, Features]]) -> Features:
+    """Return features that hold the values of all: strings of either kind, integers and floats as the wider of them.
 
-    target = dict(all_features[0])
-    for features in all_features[1:]:
+    Args:
+        parts: The place and the features of each.
+
+    Raises:
+        ValueError: If a column holds what has no common kind, such as classes of other names.
+    """
+    from datasets import Features
+
+    first_place, first = parts[0]
+    target = dict(first)
+    for place, features in parts[1:]:
         for name, feature in features.items():
-            kinds = {getattr(one, "dtype", None) for one in (feature, target[name])}
-            if kinds == {"string", "large_string"}:
-                target[name] = Value("large_string")
-            elif getattr(target[name], "dtype", None) == "null":
-                target[name] = feature
+            if feature == target[name]:
+                continue
+            given = [Features({name: one}) for one in (target[name], feature)]
+            try:
+                if any("ClassLabel" in str(one) for one in given):
+                    raise pa.ArrowTypeError("the numbers of classes mean other things")
+                schemas = [one.arrow_schema.remove_metadata() for one in given]
+                target[name] = Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))[
+                    name
+                ]
+            except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+                raise ValueError(
+                    f"Column {name!r} is {feature} in {place} and {first[name]} in {first_place}; make them one kind"
+                ) from error
     return Features(target)
-
-
-def _cast(rows: Dataset, target: Features, place: str, first_place: str) -> Dataset:
-    """Cast what may differ: the kind of string, columns without a value, integers to floats."""
-    harmless = ({"string", "large_string"}, {"int64", "int32"}, {"int64", "float64"}, {"float32", "float64"})
-    for name, feature in rows.features.items():
-        kinds = {getattr(feature, "dtype", str(feature)), getattr(target[name], "dtype", str(target[name]))}
-        if feature != target[name] and "null" not in kinds and kinds not in harmless:
-            raise ValueError(
-                f"Column {name!r} is {feature} in {place} and {target[name]} in {first_place}; make them one kind"
-            )
-    return rows.cast(target)

@@ -18,6 +18,7 @@ from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_
 from st_cluster_batches.data.forms import keep_positive, read_judged_pairs, spread_lists
 from st_cluster_batches.data.ids import join_ids, read_ids, refuse_ids
 from st_cluster_batches.data.joining import join_parts, join_places
+from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.data.splits import TRAIN, are_splits, choose_splits, name_sources, sort_files
 from st_cluster_batches.storage.reaching import probe_hub
 
@@ -277,7 +278,7 @@ def _cap_sources(dataset: Dataset | DatasetDict, max_rows: int, seed: int, has_s
         return DatasetDict({name: _cap_sources(part, max_rows, seed, has_sources) for name, part in dataset.items()})
     source = np.zeros(len(dataset), dtype=int)
     if has_sources and SOURCE in dataset.column_names:
-        source = np.unique(np.asarray(dataset[SOURCE][:]), return_inverse=True)[1]
+        source = read_sources(dataset)[1].astype(int)
     rng = np.random.default_rng(seed)
     kept = [rng.permutation(np.flatnonzero(source == one))[:max_rows] for one in range(source.max(initial=-1) + 1)]
     return dataset.select(np.sort(np.concatenate(kept))) if kept else dataset

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -279,3 +283,51 @@ def test_files_of_one_name_in_two_folders_are_two_sources(tmp_path: Path) -> Non
     assert list(dict.fromkeys(joined["source"][:])) == ["web/a", "news/a", "data-science"]
     joined = load_training_data(["web/a.jsonl", "mail/train.jsonl"], str(tmp_path))
     assert list(dict.fromkeys(joined["source"][:])) == ["a", "mail"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        ([1, 2], [0.5, 1.0], "float64"),
+        (np.array([1, 2], dtype=np.int32), np.array([2**40, 1]), "int64"),
+        (pa.array(["a", "b"], pa.large_string()), ["c", "d"], "large_string"),
+        ([None, None], [3, 4], "int64"),
+    ],
+)
+def test_files_whose_values_have_a_common_kind_are_joined_in_any_order(
+    tmp_path: Path, one: object, other: object, kind: str, first: int
+) -> None:
+    for name, extra in zip("ab" if first == 0 else "ba", (one, other), strict=True):
+        rows = make_pairs(2).data.table.append_column("extra", pa.chunked_array([pa.array(extra)]))
+        Dataset(rows).to_parquet(str(tmp_path / f"{name}.parquet"))
+    joined = load_data(tmp_path)
+    assert joined.features["extra"].dtype == kind
+    assert sorted(map(str, joined["extra"][:])) == sorted(
+        str(value) for part in (one, other) for value in pa.array(part).cast(kind).to_pylist()
+    )
+
+
+def test_values_without_a_common_kind_are_refused_with_both_places(tmp_path: Path) -> None:
+    make_pairs(2).add_column("extra", [1, 2]).to_parquet(str(tmp_path / "a.parquet"))
+    make_pairs(2).add_column("extra", ["x", "y"]).to_parquet(str(tmp_path / "b.parquet"))
+    with pytest.raises(
+        ValueError, match=r"Column 'extra' is .*string.* in .*b\.parquet and .*int64.* in .*a\.parquet"
+    ):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [bz2, gzip, lzma])
+def test_a_packed_file_of_another_encoding_is_explained_as_it_is_within(tmp_path: Path, packed: Any) -> None:
+    ending = {bz2: "bz2", gzip: "gz", lzma: "xz"}[packed]
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(packed.compress('{"query": "a"}\n{"query": "é"}\n'.encode("latin-1")))
+    with pytest.raises(ValueError, match=r"line 2 is not UTF-8 .*a\.jsonl \(of a\.jsonl\..*, unpacked\)"):
+        load_data(path)
+
+
+def test_what_cannot_be_unpacked_is_said_to_be_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)  # as if it were not installed
+    (tmp_path / "a.csv.zst").write_bytes(b"\x28\xb5\x2f\xfd rest")
+    with pytest.raises(ValueError, match="packed by zstd, which needs `pip install zstandard`"):
+        load_data(tmp_path / "a.csv.zst")
