@@ -29,8 +29,7 @@ def forget_labels(data: Any, trainer: Any, hidden: Collection[str]) -> None:
         if not set(hidden).isdisjoint(about.get("stats") or ()):
             _describe_again(data, about, hidden)
     shown = trainer.eval_dataset or trainer.train_dataset
-    values = _list_values(list_parts(shown), hidden)
-    if values and not values.isdisjoint(_list_texts([data.widget, data.usage_examples])):
+    if _hold_any(list_parts(shown), hidden, set(_list_texts([data.widget, data.usage_examples]))):
         _draw_again(data, shown, hidden)
 
 
@@ -73,15 +72,16 @@ def _take_texts(part: Dataset, hidden: Collection[str]) -> Dataset:
     return copied
 
 
-def _list_values(parts: list[Dataset], hidden: Collection[str]) -> set[str]:
-    """Return all values of hidden columns of strings."""
-    values: set[str] = set()
+def _hold_any(parts: list[Dataset], hidden: Collection[str], texts: Collection[str]) -> bool:
+    """Return whether hidden columns of strings hold any of some texts."""
+    wanted = pa.array(sorted(texts), pa.large_string())
     for part in parts:
         for name in set(hidden) & set(part.column_names or ()):
             if getattr(part.features[name], "dtype", None) in ("string", "large_string", "string_view"):
                 column = part.with_format("arrow", columns=[name])[:][name].cast(pa.large_string())
-                values.update(pc.unique(column).to_pylist())
-    return values
+                if pc.any(pc.is_in(column, value_set=wanted)).as_py():
+                    return True
+    return False
 
 
 def _list_texts(value: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from st_cluster_batches.batches.changes import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.loaders import find_name
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
+from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
 from st_cluster_batches.batches.refresh_folder import RefreshFolder
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
@@ -68,14 +69,14 @@ class Refresher:
             ValueError: If the weights are spread over the processes, or rows or loss lack what is to be refreshed.
         """
         if getattr(self.trainer, "is_fsdp_enabled", False) or getattr(self.trainer, "is_deepspeed_enabled", False):
-            raise ValueError(
+            raise StartError(
                 "refresh= embeds with the model on each process by itself, and under FSDP or DeepSpeed no process has "
                 "all weights; train with DDP, or attach clusters beforehand: attach_clusters(dataset, encoder)"
             )
         for number, sampler in enumerate(samplers):
             pairs = self._read_pairs(sampler, number)
             if sampler.refresh is not None and sampler.refresh.mine and pairs.targets:
-                raise ValueError(
+                raise StartError(
                     f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
@@ -108,7 +109,7 @@ class Refresher:
             array = ChunkedArray.at(folder, len(sampler.dataset))
             is_made = self.folder.is_made(due, number)
             if not is_made and not (due == epoch and is_start):
-                raise ValueError(
+                raise StartError(
                     f"The clusters of epoch {due} were made of the model as it was then, and are not in {folder}. Put "
                     "them beside the checkpoint again, resume from a checkpoint at the end of an epoch, or start anew "
                     "with resume_from_checkpoint=None"
@@ -211,7 +212,7 @@ class Refresher:
         parts = [part for one in (loss.values() if isinstance(loss, dict) else [loss]) for part in one.modules()]
         guided = [part for part in parts if isinstance(getattr(part, "guide", None), GuideVectors)]
         if not guided:
-            raise ValueError(
+            raise StartError(
                 f"refresh=Refresh(guide=True), but the loss {type(loss).__name__} has no guide; take "
                 "GuidedMultipleNegativesRankingLoss, or guide=False"
             )
@@ -247,7 +248,7 @@ def _renew(refresh: Refresh, epoch: int, last: Sequence[str], pairs: Pairs, opti
 
 def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:
     if not has_row_keys(dataset):
-        raise ValueError(
+        raise StartError(
             "refresh=Refresh(guide=True) needs row keys, which are not there: attach_clusters(dataset, encoder, "
             "guide=True)"
         )
@@ -257,7 +258,7 @@ def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:
 
 def _refuse_damaged(folder: Path) -> Any:
     def refuse(chunk: int) -> Numbers:
-        raise ValueError(
+        raise StartError(
             f"The clusters in {folder} are damaged (chunk {chunk}), and the model that they were made of is no more; "
             "put back what was there, or start anew with resume_from_checkpoint=None"
         )

@@ -30,7 +30,7 @@ from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.stream import label_stream
 from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key, as_datasets, prepare_parts, sides_of
+from st_cluster_batches.data.pairs import Key, PairOptions, as_datasets, prepare_parts, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
@@ -110,14 +110,15 @@ class Clustering:
 
         key: Key = self.manifest["key"]
         tell_of_chunks(self.tuned)
-        batch_size = None if batch_size is None else as_count("batch_size", batch_size)
-        encoder = replace(self.get_encoder(), batch_size=batch_size)
+        encoder = self.get_encoder()
+        if batch_size is not None:
+            encoder = encoder.with_batch_size(as_count("batch_size", batch_size))
         if isinstance(dataset, IterableDataset):
             for name, value in (("false_negative_threshold", false_negative_threshold), ("guide", guide or None)):
                 if value is not None:
                     raise ValueError(f"{name}= needs all rows at once, which an IterableDataset does not give")
-            assign = replace(self, encoder=encoder).assign
-            return label_stream(dataset, assign, key, columns, source_column, overwrite)
+            as_they_come = PairOptions(source_column, overwrite, columns=columns)
+            return label_stream(dataset, replace(self, encoder=encoder).assign, key, as_they_come)
         options = AttachOptions(
             ClusterOptions(key=key),
             columns,

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,12 @@ class Encoder:
             "truncate_dim": self.truncate_dim or getattr(self.model, "truncate_dim", None),
         }
 
+    def with_batch_size(self, batch_size: int) -> Encoder:
+        """Return the same encoder, which sees so many texts at once; the model is loaded for both."""
+        changed = replace(self, batch_size=batch_size)
+        changed.__dict__["model"] = self.model  # where a cached property keeps its value
+        return changed
+
     def encode(self, side: Side, texts: Sequence[str], rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Embed the queries or the passages of some rows.
 
@@ -166,13 +172,13 @@ class Encoder:
         )
 
     def encode_many(
-        self, side: Side, texts: Sequence[str], description: str, show_progress_bar: bool
+        self, side: Side, texts: Sequence[str], description: str, show_progress_bar: bool, rows: Sequence[int]
     ) -> npt.NDArray[np.float32]:
-        """Embed texts like `encode`, part by part with a progress bar."""
+        """Embed the texts of some rows like `encode`, part by part with a progress bar."""
         starts = range(0, len(texts), _ROWS_IN_A_PART)
         bar = tqdm(starts, description, unit="part", disable=not show_progress_bar or len(starts) < 2)
         parts = (slice(low, low + _ROWS_IN_A_PART) for low in bar)
-        return np.concatenate([self.encode(side, texts[part], range(len(texts))[part]) for part in parts])
+        return np.concatenate([self.encode(side, texts[part], rows[part]) for part in parts])
 
 
 def choose_batch_size(model: SentenceTransformer) -> int:
@@ -250,21 +256,22 @@ def load_encoder(
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(target) as temporary:
-            _distil(name).save(str(temporary), create_model_card=False)
+            _distil(name, trust_remote_code).save(str(temporary), create_model_card=False)
     return SentenceTransformer(str(target)).eval()
 
 
-def _distil(name: str) -> SentenceTransformer:
+def _distil(name: str, trust_remote_code: bool) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     logger.info("Distilling %s to static token embeddings", name)
     try:
-        return SentenceTransformer(modules=[StaticEmbedding.from_distillation(name)])
+        distilled = StaticEmbedding.from_distillation(name, trust_remote_code=trust_remote_code)
     except ImportError as error:
         raise ImportError(
             f"encoder='{STATIC_PREFIX}{name}' needs model2vec: pip install 'st-cluster-batches[static]'"
         ) from error
+    return SentenceTransformer(modules=[distilled])
 
 
 def get_max_seq_length(model: SentenceTransformer) -> int | None:

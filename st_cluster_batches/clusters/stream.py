@@ -12,8 +12,8 @@ import numpy.typing as npt
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, has_row_keys
 from st_cluster_batches.data.meaning import check_meaning
-from st_cluster_batches.data.pairs import WHOLE, Key, sides_of
-from st_cluster_batches.data.roles import Columns, Roles, assign_roles, describe_feature, hold_first_row, tell_roles
+from st_cluster_batches.data.pairs import WHOLE, Key, PairOptions, sides_of
+from st_cluster_batches.data.roles import Roles, assign_roles, describe_feature, hold_first_row, tell_roles
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -29,9 +29,7 @@ def label_stream(
     dataset: IterableDataset,
     assign: Assign,
     key: Key,
-    columns: Columns | None,
-    source_column: str | None,
-    overwrite: bool,
+    options: PairOptions,
 ) -> IterableDataset:
     """Attach labels lazily: the cluster, and the keys that a row shares with its false negatives.
 
@@ -39,9 +37,7 @@ def label_stream(
         dataset: Pairs or longer tuples of text.
         assign: Finds the clusters of texts.
         key: The text that decides the cluster.
-        columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
-        source_column: Column that names the source of a row; the default one may be absent.
-        overwrite: Whether to replace label columns that the dataset has.
+        options: Which columns are texts and sources, and whether labels are replaced.
 
     Returns:
         A stream of the same rows with labels.
@@ -51,7 +47,7 @@ def label_stream(
     """
     from datasets import Features, List, Value
 
-    dataset, roles, has_sources = _choose_columns(dataset, columns, source_column, overwrite)
+    dataset, roles, has_sources = _choose_columns(dataset, options)
     has_targets = any(name in TARGET_COLUMNS for name in roles.targets)
     if len(roles.texts) < len(sides_of(key)):
         raise ValueError(f"The stream has the columns of text {list(roles.texts)}; key={key!r} needs more")
@@ -71,9 +67,7 @@ def label_stream(
     return dataset.map(_label_batch, batched=True, batch_size=_BATCH, features=features, fn_kwargs=arguments)
 
 
-def _choose_columns(
-    dataset: IterableDataset, columns: Columns | None, source_column: str | None, overwrite: bool
-) -> tuple[IterableDataset, Roles, bool]:
+def _choose_columns(dataset: IterableDataset, options: PairOptions) -> tuple[IterableDataset, Roles, bool]:
     """Find out which column is what, and keep texts, training labels and a column `source`, in this order."""
     from datasets import Dataset
 
@@ -84,27 +78,23 @@ def _choose_columns(
     has_keys = has_row_keys(Dataset.from_list([{ROW_KEY: row.get(ROW_KEY)} for row in read]))
     labels = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_keys else []))
     if present := [column for column in labels if column in first]:
-        if not overwrite:
-            raise ValueError(f"The stream has the columns {present} already; pass overwrite=True to replace them")
+        options.refuse_labelled(present, "The stream")
         dataset = dataset.remove_columns(present)
         first = {name: value for name, value in first.items() if name not in present}
-    if source_column not in (None, SOURCE) and source_column not in first:
-        raise ValueError(f"The stream has no column {source_column!r}, only {list(first)}")
-    if source_column == SOURCE and (SOURCE not in first or SOURCE in (columns or ())):
-        source_column = None
+    source = options.find_source(list(first), "The stream")
     holds = hold_first_row(first)
     if dataset.features is not None:  # a first row may lack a text
         holds = {name: describe_feature(one) for name, one in dataset.features.items()}
-    roles = assign_roles(holds, columns, [source_column] if source_column else [], "The stream")
+    roles = assign_roles(holds, options.columns, [source] if source else [], "The stream")
     tell_roles([roles])
     if not roles.is_given:
         texts = [{name: row[name] for name in roles.texts} for row in read]
         check_meaning(Dataset.from_list(texts), roles.texts, f"The stream, by its first {len(texts)} rows,")
-    shown = [*(roles.shown or [*roles.texts, *roles.targets]), *([source_column] if source_column else [])]
+    shown = [*(roles.shown or [*roles.texts, *roles.targets]), *([source] if source else [])]
     dataset = dataset.select_columns(shown)
-    if source_column not in (None, SOURCE):
-        dataset = dataset.rename_column(source_column, SOURCE)
-    return dataset, roles, source_column is not None
+    if source not in (None, SOURCE):
+        dataset = dataset.rename_column(source, SOURCE)
+    return dataset, roles, source is not None
 
 
 def _label_batch(

@@ -239,8 +239,8 @@ def take_by_key(
         if known is not None and is_known.all():
             found[side] = widen(known)
             continue
-        missing = [own[at] for at in np.flatnonzero(~is_known).tolist()]
-        made = encoder.encode_many(side, missing, description, cache.show_progress_bar)
+        rows = np.flatnonzero(~is_known).tolist()
+        made = encoder.encode_many(side, [own[at] for at in rows], description, cache.show_progress_bar, rows)
         found[side] = np.empty((len(row_keys), made.shape[1]), dtype=np.float32)
         found[side][~is_known] = made
         if known is not None:

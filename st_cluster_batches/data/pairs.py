@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,17 +68,22 @@ class PairOptions:
         if isinstance(self.columns, list):
             object.__setattr__(self, "columns", tuple(self.columns))  # so that options can be compared and hashed
 
-    def find_source(self, dataset: Dataset, where: str) -> str | None:
-        """Return the column of sources, if there is one.
+    def refuse_labelled(self, present: Sequence[str], where: str) -> None:
+        """Raise a ValueError if labels are there already, and are not to be replaced."""
+        if present and not self.overwrite:
+            raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
+
+    def find_source(self, names: Sequence[str], where: str) -> str | None:
+        """Return which of some columns is that of sources, if there is one.
 
         Raises:
             ValueError: If a column is named and is not there, or is a text too.
         """
         column = self.source_column
-        if column is None or (column == SOURCE and column not in dataset.column_names):
+        if column is None or (column == SOURCE and column not in names):
             return None
-        if column not in dataset.column_names:
-            raise ValueError(f"{where} has no column {column!r}, only {dataset.column_names}")
+        if column not in names:
+            raise ValueError(f"{where} has no column {column!r}, only {list(names)}")
         if column in (self.columns or ()):
             if column == SOURCE:
                 return None
@@ -124,10 +129,9 @@ class Pairs:
         own = [FALSE_NEGATIVE_KEYS, *([] if options.keeps_clusters else [CLUSTER])]
         own += [ROW_KEY] if has_row_keys(dataset) and not options.keeps_clusters else []
         if present := [column for column in own if column in dataset.column_names]:
-            if not options.overwrite:
-                raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
+            options.refuse_labelled(present, where)
             dataset = dataset.remove_columns(present)
-        source = options.find_source(dataset, where)
+        source = options.find_source(dataset.column_names, where)
         roles = find_roles(dataset, options.columns, [source] if source else [], where)
         if len(roles.texts) < 2 and options.needs_passages:
             raise ValueError(

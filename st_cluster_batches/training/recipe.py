@@ -32,6 +32,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         # A plan and a sampler would say so too, but only after all texts have been embedded.
+        if self.training.refresh_guide and not self.model.is_guided:
+            raise ValueError(
+                f"refresh_guide: true renews the vectors of a guide, and loss: {self.model.loss} has none; take loss: "
+                "guided, or leave refresh_guide out"
+            )
         size, n_devices = self.training.train_batch_size, self.training.world_size
         check_chunks(self.training.rows_per_stratum, size * n_devices, self.training.random_fraction)
         if n_devices > 1 and not self.model.gather_across_devices:

@@ -125,3 +125,9 @@ def test_strata_of_any_numbers_keep_their_order(rows: list[tuple[int, int, int]]
     assert labels.strata.tolist() == [distinct.index(row) for row in rows]
     sources = sorted({row[0] for row in rows})
     assert labels.source_of_stratum.tolist() == [sources.index(row[0]) for row in distinct]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_keys_of_any_kind_of_string_are_read(kind: pa.DataType) -> None:
+    keys = read_keys(pa.chunked_array([pa.array(["a", "b", "a", "c"], kind)]), "keys", False)
+    assert keys is not None and sorted(keys.rows.tolist()) == [0, 2]

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from examples import TOPICS, make_pairs, make_static_model
 
 from st_cluster_batches import Clustering, attach_clusters, fit_clusters
+from st_cluster_batches.clusters import encoder as encoder_module
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.data.pairs import KEYS, Key
 
@@ -191,3 +192,18 @@ def test_a_distilled_encoder_is_in_the_artefact(cache: Path, tmp_path: Path) -> 
 def test_what_is_nowhere_is_named(name: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"{name} is neither a folder here nor a clustering on the Hub"):
         Clustering.load(name)
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_an_encoder_is_loaded_once_for_all_that_is_attached(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int | None
+) -> None:
+    make_static_model().save(str(tmp_path / "encoder"))
+    fit_clusters(make_pairs(40), tmp_path / "encoder", n_clusters=2).save(tmp_path / "topics")
+    loaded = []
+    load = encoder_module.load_encoder
+    monkeypatch.setattr(encoder_module, "load_encoder", lambda *given: loaded.append(given) or load(*given))
+    clustering = Clustering.load(tmp_path / "topics", encoder=str(tmp_path / "encoder"))
+    for seed in (1, 2, 3):
+        clustering.attach(make_pairs(20, seed), batch_size=batch_size)
+    assert len(loaded) == 1

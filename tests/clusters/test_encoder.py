@@ -9,7 +9,7 @@ import pytest
 import torch
 from examples import make_static_model
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, StaticEmbedding
 from tokenizers.normalizers import Lowercase
 
 from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
@@ -114,10 +114,25 @@ def test_weights_that_numpy_does_not_know_have_a_fingerprint() -> None:
 def test_without_model2vec_the_extra_is_named(
     tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: str) -> None:
+    def refuse(_: str, **__: object) -> None:
         raise ImportError("no model2vec")
 
     target = "sentence_transformers.sentence_transformer.modules.StaticEmbedding.from_distillation"
     monkeypatch.setattr(target, refuse)
     with pytest.raises(ImportError, match=r"pip install 'st-cluster-batches\[static\]'"):
         load_encoder(f"static:{tiny_bert}", tmp_path)
+
+
+def test_a_teacher_with_code_of_its_own_is_distilled_where_that_is_allowed(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def distil(_: str, **options: object) -> StaticEmbedding:
+        given.append(options)
+        return make_static_model()[0]
+
+    monkeypatch.setattr(StaticEmbedding, "from_distillation", distil)
+    for allowed in (False, True):
+        load_encoder(f"static:{tiny_bert}", tmp_path / str(allowed), allowed)
+    assert given == [{"trust_remote_code": False}, {"trust_remote_code": True}]

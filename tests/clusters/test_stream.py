@@ -90,6 +90,9 @@ def test_bad_streams_are_refused(cache: Path) -> None:
         clustering.attach(rows.add_column("cluster", [0] * 10).to_iterable_dataset())
     with pytest.raises(ValueError, match="no column 'site'"):
         clustering.attach(rows.to_iterable_dataset(), source_column="site")
+    named = {"columns": ("query", "passage"), "source_column": "passage"}
+    with pytest.raises(ValueError, match=r"'passage' is named as a text by columns= and as source_column= too"):
+        clustering.attach(rows.to_iterable_dataset(), **named)
     with pytest.raises(ValueError, match="needs all rows at once"):
         clustering.attach(rows.to_iterable_dataset(), false_negative_threshold=0.9)
     blank = Dataset.from_dict({"query": ["soup", " "], "passage": ["x", "y"]}).to_iterable_dataset()

@@ -237,6 +237,7 @@ def test_a_threshold_that_nothing_reads_hides_no_warning_and_has_its_own(
         (["--tuned", "auto"], "leave cluster_size out"),
         (["--cluster_first", "3"], "cluster_first=3 is never reached: num_train_epochs=3"),
         (["--refresh_every", "1", "--num_train_epochs", "1"], "refresh_first=1 is never reached"),
+        (["--refresh_every", "1", "--refresh_guide", "true"], "loss: mnrl has none; take loss: guided"),
     ],
 )
 def test_batches_that_cannot_be_filled_are_refused_while_the_recipe_is_read(
