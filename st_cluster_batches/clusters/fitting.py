@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.artefact import MANIFEST_FILE
 from st_cluster_batches.clusters.assigning import assign_rows, digest_array, measure_clusters
+from st_cluster_batches.clusters.cells import MOST_AT_ONCE, fit_in_cells
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.communities import cut_sources, find_middles
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
@@ -133,21 +135,17 @@ def _train_sources(
     sources = [(one, code, name) for one in vectors for code, name in enumerate(one.pairs.sources)]
     for own, code, name in tqdm(sources, "Clustering", unit="source", disable=not cache.show_progress_bar):
         source_of_row = own.pairs.source_of_row
-        is_only = len(own.pairs.sources) == 1 and own.renewal is None
-        n_rows = len(own) if is_only else int(np.count_nonzero(source_of_row == code))
-        n_clusters = options.count_clusters(n_rows, name)
-        if is_only:
-            rows = sample_positions(n_rows, n_clusters, options.seed)
-        else:
-            candidates = own.list_rows(code)
-            rows = candidates[sample_positions(len(candidates), n_clusters, options.seed)]
+        n_clusters = options.count_clusters(int(np.count_nonzero(source_of_row == code)), name)
         if own.communities is not None and options.find_method(name) == "communities":
             centroids[name] = find_middles(own, options.key, code)
             continue
-        sample = own.take_sample(options.key, rows)
-        centroids[name] = fit_centroids(
-            sample, n_clusters, seed=options.seed, niter=options.niter, start=start.get(name)
-        )
+        rows, how = own.list_rows(code), {"seed": options.seed, "niter": options.niter}
+        if n_clusters <= MOST_AT_ONCE:
+            sample = own.take_sample(options.key, rows[sample_positions(len(rows), n_clusters, options.seed)])
+            centroids[name] = fit_centroids(sample, n_clusters, **how, start=start.get(name))
+        else:
+            take, n_views = partial(own.take_views, options.key, rows), own.count_views(options.key, len(rows))
+            centroids[name] = fit_in_cells(take, n_views, n_clusters, **how, show_progress_bar=cache.show_progress_bar)
     return centroids
 
 

@@ -104,10 +104,31 @@ class PairVectors:
         """Return the (n, d) unit rows of n rows, given by number in ascending order."""
         return join_sides([widen(self._side(side).take(rows)) for side in sides_of(key)])
 
+    def count_views(self, key: Key, n_rows: int) -> int:
+        """Return how many vectors k-means sees of n rows: with `symmetric` each once more, its sides exchanged."""
+        return 2 * n_rows if key == "symmetric" else n_rows
+
     def take_sample(self, key: Key, rows: Rows) -> Vectors:
-        """Return what k-means sees of n rows: (n, d), or (2 n, d) where every pair comes with its sides exchanged."""
-        taken = self.take(key, rows)
-        return taken if key != "symmetric" else np.concatenate([taken, np.roll(taken, taken.shape[1] // 2, axis=1)])
+        """Return all vectors that k-means sees of some rows."""
+        return self.take_views(key, rows, np.arange(self.count_views(key, len(rows))))
+
+    def take_views(self, key: Key, rows: Rows, positions: Rows) -> Vectors:
+        """Return some of the vectors that k-means sees of n rows: those of the rows, then those with sides exchanged.
+
+        Args:
+            key: The text that decides the clusters.
+            rows: (n,) ascending row numbers.
+            positions: (m,) ascending positions among these vectors.
+
+        Returns:
+            (m, d) unit rows.
+        """
+        end = int(np.searchsorted(positions, len(rows)))
+        taken = self.take(key, rows[positions[:end]])
+        if end == len(positions):
+            return taken
+        exchanged = self.take(key, rows[positions[end:] - len(rows)])
+        return np.concatenate([taken, np.roll(exchanged, exchanged.shape[1] // 2, axis=1)])
 
     def _side(self, side: Side) -> ChunkedArray:
         return self.embed_column(_position(side))

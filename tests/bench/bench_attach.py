@@ -31,6 +31,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from st_cluster_batches import attach_clusters
 from st_cluster_batches.clusters import kmeans
+from st_cluster_batches.clusters.cells import fit_in_cells
 from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.storage.cache import default_cache_dir
@@ -214,6 +215,31 @@ def bench_sample(data: Path, full: str, _: int) -> Report:
     return report
 
 
+def bench_cells(data: Path, full: str, _: int) -> Report:
+    """Thousands of centroids of all sources together: within cells, and by one k-means."""
+    static = load_encoder(f"static:{full}", default_cache_dir())
+    rows = np.concatenate([embed_source(static, data, path.stem) for path in sorted(data.glob("*.parquet"))])
+    report: Report = {"rows": len(rows), "dimensions": rows.shape[1]}
+    for k in (1000, len(rows) // 32):
+        started = time.perf_counter()
+        flat = fit_centroids(rows, k, seed=0, niter=20)
+        middle = time.perf_counter()
+        cells = fit_in_cells(lambda positions: rows[positions], len(rows), k, seed=0, niter=20)
+        times = middle - started, time.perf_counter() - middle
+        found = [NearestCentroid(one).find(rows) for one in (flat, cells)]
+        loss = 100 * (1 - found[1][1].mean() / found[0][1].mean())
+        report[f"k = {k}, mean similarity that cells lose"] = f"{loss:.2f} %"
+        report[f"k = {k}, seconds of one k-means, of cells"] = f"{times[0]:.0f}, {times[1]:.0f}"
+        half, most = (
+            [int(np.percentile(np.bincount(nearest, minlength=k), share)) for nearest, _ in found]
+            for share in (50, 99)
+        )
+        report[f"k = {k}, rows of a cluster, median and 99th percentile"] = (
+            f"{half[0]}, {most[0]}; {half[1]}, {most[1]}"
+        )
+    return report
+
+
 def embed_source(static: SentenceTransformer, data: Path, name: str) -> np.ndarray:
     """Return unit vectors of up to 50,000 queries of a source."""
     return embed(static, load(data, name, 50_000)["query"][:], batch_size=2048)
@@ -319,6 +345,7 @@ def main() -> None:
         "batches": bench_batches,
         "overhead": bench_overhead,
         "sample": bench_sample,
+        "cells": bench_cells,
         "assign": bench_assign,
         "near": bench_near,
     }

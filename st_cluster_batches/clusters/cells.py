@@ -1,0 +1,77 @@
+"""k-means with thousands of centroids: within the cells of a coarser one, so that time grows with k^1.5, not k^2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors, fit_centroids, sample_positions
+
+MOST_AT_ONCE = 4096  # centroids that k-means finds without cells
+
+_READ_AT_ONCE = 65_536  # rows
+
+Positions = npt.NDArray[np.integer]
+
+
+def fit_in_cells(
+    take: Callable[[Positions], Vectors],
+    n_rows: int,
+    n_clusters: int,
+    *,
+    seed: int,
+    niter: int,
+    show_progress_bar: bool = False,
+) -> Centroids:
+    """Find many centroids of unit vectors: about the square root of their number first, then those of each cell.
+
+    Two levels of a vocabulary tree (Nister and Stewenius, CVPR 2006). Clusters of 32 rows of a million are 31,250: all
+    rows would be compared with all of them in each iteration, and all centroids to put them in the order of a path.
+    Here no more is in memory than the sample of the coarse k-means, or the rows of one cell.
+
+    Args:
+        take: Returns the (m, d) unit rows at m ascending positions.
+        n_rows: Rows that there are.
+        n_clusters: k.
+        seed: Seed of samples and of FAISS.
+        niter: Iterations of each k-means.
+        show_progress_bar: Whether to show progress.
+
+    Returns:
+        (k, d) float32 unit rows in path order, or a few less, as by `fit_centroids`.
+    """
+    n_cells = isqrt(n_clusters)
+    coarse = fit_centroids(take(sample_positions(n_rows, n_cells, seed)), n_cells, seed=seed, niter=niter)
+    cell_of_row = np.empty(n_rows, dtype=np.int32)
+    search = NearestCentroid(coarse)
+    for low in range(0, n_rows, _READ_AT_ONCE):
+        rows = np.arange(low, min(low + _READ_AT_ONCE, n_rows))
+        cell_of_row[rows] = search.find(take(rows))[0]
+    sizes = np.bincount(cell_of_row, minlength=len(coarse))
+    shares = _share(n_clusters, sizes)
+    by_cell = np.split(np.argsort(cell_of_row, kind="stable"), np.cumsum(sizes)[:-1])
+    pieces: list[Centroids] = []
+    bar = tqdm(by_cell, "Clustering cells", unit="cell", disable=not show_progress_bar)
+    for rows, share in zip(bar, shares, strict=True):
+        if not len(rows):
+            continue
+        sample = take(rows[sample_positions(len(rows), share, seed)])
+        piece = fit_centroids(sample, share, seed=seed, niter=niter)
+        # In the direction of the path, so that neighbours in number are neighbours in meaning from cell to cell.
+        if pieces and piece[-1] @ pieces[-1][-1] > piece[0] @ pieces[-1][-1]:
+            piece = piece[::-1]
+        pieces.append(piece)
+    return np.concatenate(pieces)
+
+
+def _share(n_clusters: int, sizes: npt.NDArray[np.int64]) -> list[int]:
+    """Share clusters among cells in proportion to their rows; each that has rows gets one."""
+    exact = n_clusters * sizes / sizes.sum()
+    shares = np.floor(exact).astype(np.int64)
+    most = np.argsort(shares - exact, kind="stable")[: n_clusters - int(shares.sum())]
+    shares[most] += 1
+    return [max(1, int(share)) for share in shares]
