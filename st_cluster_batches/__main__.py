@@ -14,6 +14,7 @@ from io import TextIOWrapper
 from st_cluster_batches import commands
 from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.publishing.failures import PublishError
+from st_cluster_batches.storage.processes import is_first_process
 from st_cluster_batches.usage import UsageError
 
 # Nothing heavier is imported here: `--help` should answer at once.
@@ -46,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
         # Trainers and progress bars write to stdout, which is for results. Log lines go above a bar, not into it.
         with redirect_stdout(sys.stderr), logging_redirect_tqdm():
             result, text = getattr(commands, arguments.command)(arguments, rest)
-        if commands.is_main_process():
+        if is_first_process():
             print(json.dumps(result) if arguments.json else text, flush=True)
     except UsageError as error:
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)

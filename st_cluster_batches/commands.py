@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.storage.cache import make_folder
+from st_cluster_batches.storage.processes import is_first_process
 from st_cluster_batches.usage import UsageError, checking_input, refuse_given
 
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Choice
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
-
-
-def is_main_process() -> bool:
-    """Return whether this process writes and prints: the one that accelerate and torchrun give rank 0."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
@@ -80,7 +76,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         data = load_data(arguments.data, _read_choice(arguments))
         check_names(data)
         labelled, clustering = cluster_dataset(data, arguments.encoder, options)
-    if is_main_process():
+    if is_first_process():
         write_output(arguments.out, labelled, clustering)
     told = {name: one for name, one in clustering.manifest.items() if name in ("columns", "statistics", "guide")}
     lines = [*describe_statistics(told["statistics"]), f"Labelled data and clustering are in {arguments.out}"]

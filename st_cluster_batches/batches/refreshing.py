@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from st_cluster_batches.batches.changes import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.loaders import find_name
@@ -72,6 +73,12 @@ class Refresher:
             raise StartError(
                 "refresh= embeds with the model on each process by itself, and under FSDP or DeepSpeed no process has "
                 "all weights; train with DDP, or attach clusters beforehand: attach_clusters(dataset, encoder)"
+            )
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if not isinstance(model, SentenceTransformer | SparseEncoder):
+            raise StartError(
+                f"refresh= clusters the vectors of the model that is trained, and a {type(model).__name__} makes none "
+                "of a text by itself; attach clusters beforehand: attach_clusters(dataset, encoder)"
             )
         for number, sampler in enumerate(samplers):
             pairs = self._read_pairs(sampler, number)

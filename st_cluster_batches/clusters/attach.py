@@ -208,7 +208,7 @@ def _compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, par
             "`loss: guided`",
             ", ".join(tuned.masked_sources),
             " alone" if tuned.unmasked_sources else "",
-            max(tuned.sources[name].margin for name in tuned.masked_sources),
+            tuned.margin,
         )
 
 

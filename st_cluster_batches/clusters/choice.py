@@ -108,6 +108,11 @@ class Choice:
         return [name for name, one in self.sources.items() if one.masked]
 
     @property
+    def margin(self) -> float | None:
+        """The margin of the mask, the largest if sources differ; None where nothing is masked."""
+        return max((self.sources[name].margin for name in self.masked_sources), default=None)
+
+    @property
     def unmasked_sources(self) -> frozenset[str]:
         """The sources whose rows are to mask nothing while others do."""
         if not self.masked_sources:  # then a guide is the user's own idea, and masks

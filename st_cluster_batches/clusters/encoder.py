@@ -202,13 +202,24 @@ def check_encoder(encoder: Any) -> None:
         raise TypeError(f"The encoder is a {type(encoder).__name__}; {_NEEDED}")
 
 
+def read_kind(name: str, is_local: bool = False) -> str | None:
+    """Return which kind of model of sentence-transformers has been saved, as its own configuration says.
+
+    Args:
+        name: A folder, or a Hub id.
+        is_local: Whether the Hub is not to be asked.
+    """
+    from sentence_transformers.util import load_file_path
+
+    config = load_file_path(name, "config_sentence_transformers.json", local_files_only=is_local)
+    return None if config is None else json.loads(Path(config).read_text(encoding="utf-8")).get("model_type")
+
+
 def _load_dense(name: str, trust_remote_code: bool) -> SentenceTransformer:
     """Load a model by name; one of another kind would be made a dense one in silence, with vectors of no meaning."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.util import load_file_path
 
-    config = load_file_path(name, "config_sentence_transformers.json")
-    kind = json.loads(Path(config).read_text(encoding="utf-8")).get("model_type") if config else None
+    kind = read_kind(name)
     if kind in ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder"):
         raise TypeError(f"The encoder {name!r} is a {kind}; {_NEEDED}")
     return SentenceTransformer(name, trust_remote_code=trust_remote_code)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.storage.processes import is_first_process
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,7 +176,7 @@ def _describe_value(value: Any) -> str:
 
 def tell_roles(found: Collection[Roles]) -> None:
     """Log which column is what, once for all datasets that are alike, in the first process of a launch."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     for roles in dict.fromkeys(found):
         line = describe_roles(roles.texts)

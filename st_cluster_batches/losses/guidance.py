@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
 MarginStrategy = Literal["absolute", "relative"]
@@ -49,6 +50,19 @@ class Margin:
         if self.strategy == "absolute":
             return positive + self.margin
         return positive - positive.abs() * (1 - self.margin)
+
+
+def check_embedding(model: Any) -> None:
+    """Check that a model embeds texts, so that there are similarities to be masked.
+
+    Raises:
+        TypeError: If it scores pairs.
+    """
+    if isinstance(model, CrossEncoder):
+        raise TypeError(
+            "A guided loss masks similarities of a batch, and a CrossEncoder makes none; take a loss of "
+            "sentence_transformers.cross_encoder.losses"
+        )
 
 
 def check_guidance(margin: Margin, mask: bool, teacher_weight: float, teacher_scale: float) -> None:

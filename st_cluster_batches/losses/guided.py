@@ -27,6 +27,7 @@ from st_cluster_batches.losses.guidance import (
     Margin,
     MarginStrategy,
     MaskedSimilarity,
+    check_embedding,
     check_guidance,
 )
 from st_cluster_batches.losses.mask_counts import MaskCounts
@@ -78,6 +79,7 @@ class Guided(nn.Module):
         teacher_scale: float = TEACHER_SCALE,
         **options: Any,
     ) -> None:
+        check_embedding(stock[0] if stock else options.get("model"))
         super().__init__(*stock, **options)
         self.margin = Margin(margin, margin_strategy)
         check_guidance(self.margin, mask, teacher_weight, teacher_scale)
@@ -112,9 +114,8 @@ class Guided(nn.Module):
         share, margin = self.masked_share, self.margin
         unmasked = self._counts.unmasked_rows_share
         left = f"; none for {unmasked:.0%} of the queries, of sources tuned without a mask" if unmasked else ""
-        masked = "no negative was masked" if not self.mask else "has seen no batch"
-        if self.mask and share is not None:
-            masked = f"masked {share:.2%} of the in-batch negatives"
+        seen = "has seen no batch" if share is None else f"masked {share:.2%} of the in-batch negatives"
+        masked = seen if self.mask else "no negative was masked"
         taught = f"; its soft labels had weight {self.teacher_weight:g}" if self.teacher_weight else ""
         guide = f"The guide, `{self.guide.encoder}`"
         return [f"{guide}, {masked} ({margin.strategy} margin {margin.margin:g}{left}){taught}.", ""]

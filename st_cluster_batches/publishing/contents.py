@@ -21,6 +21,7 @@ from st_cluster_batches.training.folder import (
     EVALUATION_FOLDER,
     HUB_IDS_FILE,
     RECIPE_FILE,
+    STARTED_FILE,
     publish_values,
     publish_words,
 )
@@ -109,9 +110,13 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         raise FileNotFoundError(f"{comparison} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
     if scores is not None and not (scores / SUMMARY_FILE).is_file():
         raise FileNotFoundError(f"{scores} has no {SUMMARY_FILE}; `st-cluster-batches evaluate` writes it")
-    run = next(
-        (one for one in (model, model.parent) if (one / PLAN_FILE).exists() or (one / RECIPE_FILE).exists()), None
-    )
+    of_run = (PLAN_FILE, RECIPE_FILE, STARTED_FILE)
+    run = next((one for one in (model, model.parent) if any((one / file).exists() for file in of_run)), None)
+    if run is not None and (run / STARTED_FILE).exists() and not (run / RECIPE_FILE).exists():
+        raise ValueError(
+            f"The last run in {run} is not finished, and {model} is of one before it, if of any. Finish it: "
+            "st-cluster-batches train RECIPE --resume_from_checkpoint true; or move the model to a folder of its own"
+        )
     evaluation = scores or (run / EVALUATION_FOLDER if run else None)
     clustering = run / CLUSTERING_FOLDER if run else None
     clustering = clustering if clustering is not None and has_clustering(clustering) else None

@@ -30,6 +30,11 @@ _calls = count()  # of all processes alike, if all make the same ones
 _FIRST = ("main_process_first", "local_main_process_first", "_goes_first")
 
 
+def is_first_process() -> bool:
+    """Return whether this process writes and prints: the one that accelerate and torchrun give rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass
 class ProcessGroup:
     """The processes of a torchrun or accelerate launch, from one on a laptop to those of many nodes.

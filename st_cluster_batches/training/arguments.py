@@ -21,7 +21,7 @@ _GIST = ("gist", "cached_gist")
 AUTO = "auto"  # for `tuned`: to be tuned by `compare` on the training pairs
 _GUIDED = ("guided", "cached_guided")
 _CONTRASTIVE = ("mnrl", "cached_mnrl", *_GUIDED)
-_LOSSES_OF: dict[str, tuple[str, ...]] = {
+LOSSES_OF: dict[str, tuple[str, ...]] = {
     "guide_model": _GIST,
     "margin": (*_GIST, *_GUIDED),
     "margin_strategy": (*_GIST, *_GUIDED),
@@ -219,7 +219,7 @@ class ModelArguments:
         if self.guide_model is None and self.loss in _GIST:
             raise ValueError(f"loss={self.loss!r} needs a guide_model, by which false negatives are told")
         margin = Margin(self.margin, self.margin_strategy)
-        refuse_idle(self, "loss", self.loss, _LOSSES_OF)
+        refuse_idle(self, "loss", self.loss, LOSSES_OF)
         check_guidance(margin, True, self.teacher_weight, self.teacher_scale)
         if self.hardness_strength and self.hardness_mode is None:
             raise ValueError(

@@ -48,7 +48,7 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     if tuned in (None, AUTO) or not model.is_guided or _has_own_margin(recipe):
         return model
     choice = choices[str(tuned)]
-    margin = _find_margin(choice)
+    margin = choice.margin
     if margin is None:
         return model
     alone = " alone" if choice.unmasked_sources else ""
@@ -57,18 +57,13 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     return replace(model, margin=margin)
 
 
-def _find_margin(choice: Choice) -> float | None:
-    """Return the margin of a choice; None where it masks nothing."""
-    return max((one.margin for one in choice.sources.values() if one.masked), default=None)
-
-
 def _has_own_margin(recipe: Recipe) -> bool:
     return bool({"margin", "margin_strategy"} & set(recipe.given))
 
 
 def _tell_of_other_mask(recipe: Recipe, choice: Choice, place: str) -> None:
     """Warn of a loss that masks what was not tuned to be masked, with another margin, or not at all."""
-    model, margin, is_followed = recipe.model, _find_margin(choice), place == str(recipe.clusters.tuned)
+    model, margin, is_followed = recipe.model, choice.margin, place == str(recipe.clusters.tuned)
     if margin is None and model.is_guided:
         logger.warning(
             "loss: %s masks false negatives of %s, where the choice in %s is without a mask; take loss: mnrl",

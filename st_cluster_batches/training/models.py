@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesR
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import PreTrainedModel
 
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder, read_kind
 from st_cluster_batches.losses.guided import (
     CachedGuidedMultipleNegativesRankingLoss,
     GuidedMultipleNegativesRankingLoss,
 )
 from st_cluster_batches.storage.cache import default_cache_dir
-from st_cluster_batches.training.arguments import ModelArguments
+from st_cluster_batches.training.arguments import LOSSES_OF, ModelArguments
 
 _CONTRASTIVE_LOSSES = {
     "mnrl": MultipleNegativesRankingLoss,
@@ -37,10 +36,6 @@ _CONTRASTIVE_LOSSES = {
     "guided": GuidedMultipleNegativesRankingLoss,
     "cached_guided": CachedGuidedMultipleNegativesRankingLoss,
 }
-# Options of a recipe that a loss takes under the same name.
-_CONTRASTIVE_OPTIONS = ("directions", "partition_mode", "hardness_mode", "hardness_strength")
-_GUIDED_OPTIONS = ("margin", "margin_strategy", "teacher_weight", "teacher_scale")
-_GIST_OPTIONS = ("margin_strategy", "contrast_anchors", "contrast_positives")
 
 
 def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | SparseEncoder:
@@ -137,31 +132,26 @@ def build_loss(
         The loss, of sentence-transformers or a subclass of one.
     """
     gather = {"gather_across_devices": arguments.gather_across_devices}
-    cached = {"mini_batch_size": arguments.mini_batch_size} if arguments.loss.startswith("cached") else {}
     scale = arguments.loss_scale
+    # A recipe calls options as the losses do.
+    options: dict[str, Any] = {
+        name: getattr(arguments, name) for name, losses in LOSSES_OF.items() if arguments.loss in losses
+    }
     loss: torch.nn.Module
-    if arguments.loss in ("mnrl", "cached_mnrl", "guided", "cached_guided"):
-        options: dict[str, Any] = {name: getattr(arguments, name) for name in _CONTRASTIVE_OPTIONS}
+    if arguments.loss in _CONTRASTIVE_LOSSES:
+        options["directions"] = tuple(arguments.directions)
         if arguments.is_guided:
-            options |= {name: getattr(arguments, name) for name in _GUIDED_OPTIONS}
             options["guide"] = dataset
-        kind = _CONTRASTIVE_LOSSES[arguments.loss]
-        loss = kind(model, scale=scale, **{**options, "directions": tuple(arguments.directions)}, **gather, **cached)
+        loss = _CONTRASTIVE_LOSSES[arguments.loss](model, scale=scale, **options, **gather)
     elif arguments.loss == "splade":
-        loss = SpladeLoss(
-            model,
-            SparseMultipleNegativesRankingLoss(model, scale=scale, **gather),
-            document_regularizer_weight=arguments.document_regularizer_weight,
-            query_regularizer_weight=arguments.query_regularizer_weight,
-        )
+        loss = SpladeLoss(model, SparseMultipleNegativesRankingLoss(model, scale=scale, **gather), **options)
     else:
-        guide = load_encoder(str(arguments.guide_model), default_cache_dir())
+        guide = load_encoder(str(options.pop("guide_model")), default_cache_dir())
         gist = GISTEmbedLoss if arguments.loss == "gist" else CachedGISTEmbedLoss
-        options = {name: getattr(arguments, name) for name in _GIST_OPTIONS}
         # GIST subtracts its margin from the positive's similarity, or that part of it: ours is added, or a factor.
         is_absolute = arguments.margin_strategy == "absolute"
         options["margin"] = -arguments.margin if is_absolute else 1 - arguments.margin
-        loss = gist(model, guide, temperature=1 / scale, **options, **gather, **cached)
+        loss = gist(model, guide, temperature=1 / scale, **options, **gather)
     return loss
 
 
@@ -226,7 +216,5 @@ def load_saved(folder: Path) -> SentenceTransformer | SparseEncoder:
     Returns:
         The model, on the CPU.
     """
-    config = folder / "config_sentence_transformers.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
-    model = SparseEncoder if kind == "SparseEncoder" else SentenceTransformer
+    model = SparseEncoder if read_kind(str(folder), is_local=True) == "SparseEncoder" else SentenceTransformer
     return model(str(folder), device="cpu", local_files_only=True)

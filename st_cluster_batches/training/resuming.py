@@ -14,11 +14,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.folder import STARTED_FILE
 from st_cluster_batches.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
-
-STARTED_FILE = "_started.json"  # what a run in this folder has begun with; what begins so is not pushed with it
 
 _ELSEWHERE = {"data_dir", "eval_tasks", "qrels", "missing"}  # of the data, but not what is trained on
 # A resumed optimizer and schedule keep what they were made with, so another value would decide nothing.

@@ -102,10 +102,11 @@ class Run:
         """Remove what would be taken for this run's, or be pushed with it: a trainer pushes its whole folder."""
         (output / PLAN_FILE).unlink(missing_ok=True)
         shutil.rmtree(output / CLUSTERING_FOLDER, ignore_errors=True)
+        # Without its recipe a run counts as unfinished, also if the model of one before it is there.
+        (output / RECIPE_FILE).unlink(missing_ok=True)
+        (output / HUB_IDS_FILE).unlink(missing_ok=True)
         if self.recipe.training.push_to_hub:
             shutil.rmtree(target, ignore_errors=True)
-            (output / RECIPE_FILE).unlink(missing_ok=True)
-            (output / HUB_IDS_FILE).unlink(missing_ok=True)
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""

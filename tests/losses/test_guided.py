@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from examples import make_pairs, make_static_model, make_tiny_bert
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
 from sentence_transformers.sentence_transformer.losses import (
     GISTEmbedLoss,
@@ -580,3 +580,10 @@ def test_the_multi_vector_losses_mask_what_the_dense_one_does(
 
 def dense_share(mask: torch.Tensor) -> float:
     return mask.sum().item() / (mask.numel() - len(mask))
+
+
+def test_a_model_that_embeds_nothing_is_refused(tiny_bert: Path) -> None:
+    model = CrossEncoder(str(tiny_bert), num_labels=1)
+    rows = attach_clusters(make_pairs(30), make_static_model(), n_clusters=2, guide=True)
+    with pytest.raises(TypeError, match="a CrossEncoder makes none; take a loss"):
+        GuidedMultipleNegativesRankingLoss(model, guide=rows)

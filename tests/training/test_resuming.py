@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from st_cluster_batches.publishing.staging import build_model
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.resuming import find_last_checkpoint, find_resumed
 from st_cluster_batches.training.run import prepare_run
@@ -94,3 +95,12 @@ def test_what_cannot_change_is_a_parameter_of_the_trainer() -> None:
     from st_cluster_batches.training.resuming import _OPTIMIZED
 
     assert set(_OPTIMIZED) <= set(TrainingArguments.__dataclass_fields__)
+
+
+def test_a_model_is_not_published_as_that_of_a_run_that_was_cut_off(workspace: Path, output: Path) -> None:
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*_KEPT, "--resume_from_checkpoint", "false"]))
+    run.trainer.train = lambda **_: pytest.fail("killed")  # stands for a kill: nothing after it is done
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        run.train()
+    with pytest.raises(ValueError, match=r"The last run in .*run is not finished.*--resume_from_checkpoint true"):
+        build_model(output, workspace / "staged")
