@@ -84,7 +84,8 @@ def list_hidden(features: Mapping[str, Any], named: Collection[str], hides_sourc
         named: The columns that options name.
         hides_source: Whether a column of sources is a label, and no text.
     """
-    from st_cluster_batches.data.roles import list_texts, list_trained  # samplers know no roles else
+    from st_cluster_batches.data.role_names import list_trained  # samplers know no roles else
+    from st_cluster_batches.data.roles import list_texts
 
     trained = list_trained(list_texts(features))
     labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else [])}

@@ -78,7 +78,7 @@ def _choose_columns(dataset: IterableDataset, options: PairOptions) -> tuple[Ite
     has_keys = has_row_keys(Dataset.from_list([{ROW_KEY: row.get(ROW_KEY)} for row in read]))
     labels = (CLUSTER, FALSE_NEGATIVE_KEYS, *([ROW_KEY] if has_keys else []))
     if present := [column for column in labels if column in first]:
-        options.refuse_labelled(present, "The stream")
+        options.refuse_labelled(present, dataset.features, "The stream")
         dataset = dataset.remove_columns(present)
         first = {name: value for name, value in first.items() if name not in present}
     source = options.find_source(list(first), "The stream")

@@ -113,7 +113,7 @@ def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] 
         if column_names is not None:
             options["column_names"] = column_names
         elif _BUILDERS[kind] == "csv":
-            check_header(_read_first_lines(path, options) or [[]], str(path))
+            check_header(_read_first_lines(path, options) or [[]], options["sep"], str(path))
         rows = _build(path, _BUILDERS[kind], options, cache_dir)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {_explain(path, kind, error)}") from error

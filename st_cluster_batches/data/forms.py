@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.columns import SOURCE, TARGET_COLUMNS
 from st_cluster_batches.data.collection import Judging, read_collection
+from st_cluster_batches.data.role_names import find_rank
+from st_cluster_batches.data.roles import list_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +21,7 @@ _QUERY = ("query", "question", "anchor")
 # As FlagEmbedding, Tevatron and DPR call them; those of the last two hold title and text.
 _POSITIVES = ("pos", "positive", "positives", "positive_passages", "positive_ctxs")
 _NEGATIVES = ("neg", "negative", "negatives", "negative_passages", "hard_negative_ctxs", "negative_ctxs")
-_LABELS = (*TARGET_COLUMNS, "is_duplicate", "duplicate", "target")
+_LABELS = (*TARGET_COLUMNS, "is_duplicate", "duplicate", "target", "relevance", "relevant", "is_relevant")
 
 
 def read_judged_pairs(folder: Path, split: str) -> Dataset:
@@ -61,10 +63,7 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
             any is left out. By default as many as the row with the fewest has.
         where: Whatever holds the rows, as messages name it.
     """
-    query = next((name for name in _QUERY if name in rows.column_names), None)
-    positive, negative = (
-        next((name for name in names if name in rows.column_names), None) for names in (_POSITIVES, _NEGATIVES)
-    )
+    query, positive, negative = _find_lists(rows)
     if query is None or positive is None or not any(_is_list(rows, one) for one in (positive, negative)):
         if max_negatives is not None:
             logger.warning(
@@ -90,8 +89,21 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
     )
     if not len(shaped):
         raise ValueError(f"{where}: no row has a positive in {positive!r}")
-    logger.info("%s: %d rows with lists of positives give %d pairs", where, len(rows), len(shaped))
-    return shaped
+    logger.info("%s: %d rows with lists of texts give %d pairs", where, len(rows), len(shaped))
+    # Columns that were there before keep their places in a map.
+    return shaped.select_columns(["query", "positive", *names, *([SOURCE] if SOURCE in shaped.column_names else [])])
+
+
+def _find_lists(rows: Dataset) -> tuple[str | None, str | None, str | None]:
+    """Return the columns of queries, positives and negatives, where some hold lists."""
+    query, positive, negative = (
+        next((name for name in names if name in rows.column_names), None) for names in (_QUERY, _POSITIVES, _NEGATIVES)
+    )
+    if negative is None:
+        negative = next((name for name in rows.column_names if find_rank(name) == 2 and _is_list(rows, name)), None)
+    if positive is None and _is_list(rows, negative):  # one answer of a name that says nothing of lists
+        positive = next((name for name in list_texts(rows.features) if find_rank(name) == 1), None)
+    return query, positive, negative
 
 
 def _tell_of_lists(

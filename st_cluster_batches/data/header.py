@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from statistics import median
 
 from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS
-from st_cluster_batches.data.roles import has_role_name
+from st_cluster_batches.data.role_names import has_role_name
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 100  # of a column; more is text
 _WORDS_OF_NAME = 3  # at most; four are a text, where the rows below have such too
-_REMEDY = "put a line with the names of the columns before it, such as query<TAB>passage"
+_REMEDY = "put a line with the names of the columns before it, such as query{}passage"
 
 
-def check_header(lines: Sequence[Sequence[str]], where: str) -> None:
+def check_header(lines: Sequence[Sequence[str]], separator: str, where: str) -> None:
     """Refuse a first line that is a row, and warn of one that may be: as names of columns it would be lost.
 
     A line with a name that people give to queries, passages or labels is names, and so is one of names that are
@@ -25,15 +25,17 @@ def check_header(lines: Sequence[Sequence[str]], where: str) -> None:
 
     Args:
         lines: The cells of the first lines of a table.
+        separator: What stands between cells.
         where: The file.
 
     Raises:
         ValueError: If the first line is a row.
     """
     header, below = lines[0], lines[1:]
+    remedy = _REMEDY.format("<TAB>" if separator == "\t" else separator)
     start = repr(" | ".join(header)[:60])
     if any(len(cell) > _LONGEST_NAME for cell in header):
-        raise ValueError(f"{where}: the first line, {start}..., holds no names of columns; {_REMEDY}")
+        raise ValueError(f"{where}: the first line, {start}..., holds no names of columns; {remedy}")
     if any(map(_is_known, header)) or not below:
         return
     columns = [[line[at] for line in below if at < len(line)] for at in range(len(header))]
@@ -46,7 +48,7 @@ def check_header(lines: Sequence[Sequence[str]], where: str) -> None:
     if recurs or (is_alike and is_text):
         raise ValueError(
             f"{where}: the first line, {start}, looks like a row and not like names of columns, which would lose it; "
-            f"{_REMEDY} (if they are names, call one of them query)"
+            f"{remedy} (if they are names, call one of them query)"
         )
     if is_alike or is_text:
         logger.warning(
@@ -56,7 +58,7 @@ def check_header(lines: Sequence[Sequence[str]], where: str) -> None:
             start,
             len(below),
             " and ".join(f"{median(map(len, column or [''])):g}" for column in columns),
-            _REMEDY,
+            remedy,
         )
 
 

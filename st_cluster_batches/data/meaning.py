@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.roles import explain_fault, has_role_name
+from st_cluster_batches.data.role_names import has_role_name
+from st_cluster_batches.data.roles import explain_fault
 from st_cluster_batches.data.texts import iterate_tables, join_chunks
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,13 +22,15 @@ from st_cluster_batches.columns import (
     list_targets,
 )
 from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
-from st_cluster_batches.data.roles import Columns, Roles, find_roles, read_as_columns, tell_roles
+from st_cluster_batches.data.roles import Columns, Roles, find_roles, list_texts, read_as_columns, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.storage.cache import hash_values
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
 
 # What decides a cluster. `symmetric` is `both`, and k-means sees every pair a second time with its sides exchanged, as
 # CDE (arXiv 2410.02525) does.
@@ -68,10 +71,21 @@ class PairOptions:
         if isinstance(self.columns, list):
             object.__setattr__(self, "columns", tuple(self.columns))  # so that options can be compared and hashed
 
-    def refuse_labelled(self, present: Sequence[str], where: str) -> None:
-        """Raise a ValueError if labels are there already, and are not to be replaced."""
+    def refuse_labelled(self, present: Sequence[str], features: Mapping[str, Any] | None, where: str) -> None:
+        """Raise a ValueError if labels are there already, and are not to be replaced; warn if they look like texts."""
         if present and not self.overwrite:
-            raise ValueError(f"{where} has the columns {present} already; pass overwrite=True to replace them")
+            raise ValueError(
+                f"{where} has the columns {present} already; pass overwrite=True to replace them, or, where they are "
+                f"yours, rename them: dataset.rename_column({present[0]!r}, ...)"
+            )
+        if texts := list_texts({name: (features or {}).get(name) for name in present}):
+            logger.warning(
+                "%s: the columns %s hold texts, and are replaced by labels; to keep them, rename them: "
+                "dataset.rename_column(%r, ...)",
+                where,
+                texts,
+                texts[0],
+            )
 
     def find_source(self, names: Sequence[str], where: str) -> str | None:
         """Return which of some columns is that of sources, if there is one.
@@ -129,7 +143,7 @@ class Pairs:
         own = [FALSE_NEGATIVE_KEYS, *([] if options.keeps_clusters else [CLUSTER])]
         own += [ROW_KEY] if has_row_keys(dataset) and not options.keeps_clusters else []
         if present := [column for column in own if column in dataset.column_names]:
-            options.refuse_labelled(present, where)
+            options.refuse_labelled(present, dataset.features, where)
             dataset = dataset.remove_columns(present)
         source = options.find_source(dataset.column_names, where)
         roles = find_roles(dataset, options.columns, [source] if source else [], where)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.data.role_names import ROLES, explain_guess, find_rank, has_role_name, order_by_name
 from st_cluster_batches.storage.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ Columns = Sequence[str]
 TEXT = "texts"  # what a column holds that can be embedded
 
 _TEXT_TYPES = ("string", "large_string", "string_view")
-_ROLES = ("query", "positive", "negative")
-# Names that people give to queries, positives and negatives.
-_NAMES = [
-    re.compile(r"query|anchor|question|sentence_?1|text_?1"),
-    re.compile(r"positive|passage|pos|answer|context|document|sentence_?2|text_?2"),
-    re.compile(r"(hard_?)?(negatives?|negs?)([_-]?\d.*)?|negative.*|neg_.*"),
-]
 _IDS = re.compile(r"(.*_)?(id|ids|idx)|uuid|guid|__index_level_\d+__")
 
 
@@ -110,9 +104,9 @@ def assign_roles(
         raise ValueError(explain_fault(where, name, "holds ids by its name", texts))
     if not texts:
         raise ValueError(f"{where} shows no column of text, only {list(holds)}; a query column is needed")
-    ordered = tuple(_order_by_name(texts))
+    ordered = tuple(order_by_name(texts))
     is_in_place = ordered == tuple(texts)
-    return Roles(ordered, targets, guessed=_explain_guess(ordered, texts), is_in_place=is_in_place)
+    return Roles(ordered, targets, guessed=explain_guess(ordered, texts), is_in_place=is_in_place)
 
 
 def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> str:
@@ -120,6 +114,11 @@ def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> st
     remedy = ""
     if "holds lists of" in fault:
         remedy = "Give each text of the list a row, or a column, of its own. "
+    elif "holds values" in fault or "holds classes" in fault:
+        remedy = (
+            f"If it says which pairs belong together, call it 'label', dataset.rename_column({name!r}, 'label'), and "
+            "keep those: positive_label=1 (a number, or whatever stands for it). Else leave it out. "
+        )
     kept = [one for one in texts if one != name]
     if len(kept) < 2 and name in texts and len(texts) > 1:
         kept = list(texts)  # to name a column is to say that it is text
@@ -190,7 +189,7 @@ def tell_roles(found: Collection[Roles]) -> None:
 
 def describe_roles(texts: Sequence[str]) -> str:
     """Return texts with their roles, in words."""
-    parts = [f"{role} {name!r}" for role, name in zip(_ROLES, texts[:2], strict=False)]
+    parts = [f"{role} {name!r}" for role, name in zip(ROLES, texts[:2], strict=False)]
     if negatives := texts[2:]:
         parts.append(f"negative{'s' if len(negatives) > 1 else ''} {', '.join(map(repr, negatives))}")
     return ", ".join(parts)
@@ -229,20 +228,9 @@ def read_as_columns(dataset: Dataset, texts: Sequence[str], others: Sequence[str
     return concatenate_datasets([made, plain.select_columns(list(others))], axis=1) if others else made
 
 
-def has_role_name(name: str) -> bool:
-    """Return whether a column has a name that people give to queries, positives or negatives."""
-    return _rank(name) is not None
-
-
 def list_texts(features: Mapping[str, Any]) -> list[str]:
     """List the columns of text among columns with their types."""
     return [name for name, one in features.items() if describe_feature(one) == TEXT]
-
-
-def list_trained(names: Sequence[str]) -> list[str]:
-    """List, of columns of text, those that a loss reads by their names: a query, its positive, and negatives."""
-    known = _order_by_name([name for name in names if has_role_name(name)])
-    return [name for at, name in enumerate(known) if at < 2 or _rank(name) == 2]
 
 
 def _check_columns(columns: Columns, holds: Mapping[str, str], where: str) -> tuple[str, ...]:
@@ -255,8 +243,8 @@ def _check_columns(columns: Columns, holds: Mapping[str, str], where: str) -> tu
         if name in (*TARGET_COLUMNS, "dataset_name", CLUSTER, FALSE_NEGATIVE_KEYS):
             raise ValueError(f"columns={chosen!r}: {name!r} is a label and no text; rename the column if it is one")
         if name not in holds:
-            ranks = {_rank(name), _rank(name.removesuffix("s"))} - {None}
-            alike = [one for one in holds if _rank(one) in ranks]
+            ranks = {find_rank(name), find_rank(name.removesuffix("s"))} - {None}
+            alike = [one for one in holds if find_rank(one) in ranks]
             hint = f" (lists of texts become columns of their own: {name!r} is {', '.join(alike)})" if alike else ""
             raise ValueError(
                 f"{where} has no column {name!r}, only {list(holds)}; columns= names those with texts{hint}"
@@ -266,35 +254,3 @@ def _check_columns(columns: Columns, holds: Mapping[str, str], where: str) -> tu
                 explain_fault(where, name, f"holds {holds[name]}", [one for one in chosen if one != name])
             )
     return chosen
-
-
-def _rank(name: str) -> int | None:
-    """Return the role that a name stands for: 0 query, 1 positive, 2 negative."""
-    return next((rank for rank, names in enumerate(_NAMES) if names.fullmatch(name.lower())), None)
-
-
-def _order_by_name(texts: list[str]) -> list[str]:
-    """Order texts by the names that are known, if these stand in another order than their roles."""
-    ranks = [_rank(name) for name in texts]
-    known = [rank for rank in ranks if rank is not None]
-    if known == sorted(known):
-        return texts
-    # Names that say nothing go between the first positive and the negatives.
-    return sorted(texts, key=lambda name: 1.5 if (rank := _rank(name)) is None else rank)
-
-
-def _explain_guess(ordered: Sequence[str], texts: Sequence[str]) -> str:
-    """Say what was guessed; nothing where order and names agree."""
-    said = f"columns={tuple(texts)!r}"
-    if list(ordered) != list(texts):
-        return f"That is by their names; they stand as {list(texts)}. If that is their order, say {said}"
-    for at, name in enumerate(ordered):
-        rank, role = _rank(name), min(at, 2)
-        if rank == role or (rank is None and role < 2):
-            continue
-        doubt = f"{name!r} is {'no name' if rank is None else 'a name'} for a {_ROLES[role if rank is None else rank]}"
-        return (
-            f"That is by their order, though {doubt}. If it is right, say {said}, else name them in another order, or "
-            "fewer of them"
-        )
-    return ""

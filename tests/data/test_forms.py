@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from st_cluster_batches.data.loading import Choice, load_data
+from st_cluster_batches.data.roles import find_roles
 
 
 def write_lines(path: Path, *rows: dict[str, object]) -> Path:
@@ -149,3 +151,55 @@ def test_texts_in_the_place_of_a_header_are_refused(tmp_path: Path) -> None:
     (tmp_path / "triples.tsv").write_text(f"what\t{'long text ' * 20}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no names of columns"):
         load_data(tmp_path / "triples.tsv")
+
+
+@pytest.mark.parametrize(
+    ("query", "positive", "negatives"),
+    [
+        ("anchor", "positive", "negative"),
+        ("question", "answer", "hard_negatives"),
+        ("query", "passage", "hard_negs"),
+        ("anchor", ["positive"], "negative"),
+    ],
+)
+def test_lists_of_negatives_are_spread_whatever_the_texts_beside_them_are_called(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, query: str, positive: str | list[str], negatives: str
+) -> None:
+    name, wraps = (positive, False) if isinstance(positive, str) else (positive[0], True)
+    path = write_lines(
+        tmp_path / "rows.jsonl",
+        *({negatives: [f"n{at}", f"m{at}"], name: [f"p{at}"] if wraps else f"p{at}", query: f"q{at}"} for at in "ab"),
+    )
+    rows = load_data(path)
+    assert rows.column_names == ["query", "positive", "negative_1", "negative_2"]
+    assert rows.to_list()[1] == {"query": "qb", "positive": "pb", "negative_1": "nb", "negative_2": "mb"}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["relevance", "is_relevant", "label", "fits"])
+@pytest.mark.parametrize("values", [[1, 0], [True, False]])
+def test_what_says_which_pairs_belong_together_is_kept_by(tmp_path: Path, name: str, values: list[object]) -> None:
+    """The refusal of a number says so, and following it trains on no pair that does not fit."""
+    rows = [{"query": f"q{at}", "passage": f"p{at}", name: values[at % 2]} for at in range(6)]
+    path = write_lines(tmp_path / "rows.jsonl", *rows)
+    if name != "label":
+        with pytest.raises(ValueError, match=rf"rename_column\('{name}', 'label'\), and keep those: positive_label=1"):
+            find_roles(load_data(path))
+    if name == "fits":
+        renamed = ({"label" if key == "fits" else key: one for key, one in row.items()} for row in rows)
+        path = write_lines(tmp_path / "rows.jsonl", *renamed)
+    kept = load_data(path, Choice(positive_label="1"))
+    assert kept["query"][:] == ["q0", "q2", "q4"] and kept.column_names == ["query", "passage"]
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("csv", ","), ("csv", ";"), ("tsv", "\t")])
+def test_a_line_of_names_that_is_asked_for_mends_a_table(tmp_path: Path, kind: str, separator: str) -> None:
+    lines = [f"How does one cook the soup number {at}?{separator}One takes water and {at} carrots." for at in range(9)]
+    path = tmp_path / f"rows.{kind}"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"such as query.{1,5}passage") as refused:
+        load_data(path)
+    named = re.search(r"such as query(.{1,5})passage", str(refused.value))
+    assert named is not None
+    path.write_text("\n".join([f"query{named[1].replace('<TAB>', chr(9))}passage", *lines]) + "\n")
+    assert load_data(path).column_names == ["query", "passage"] and len(load_data(path)) == 9

@@ -429,3 +429,18 @@ def test_a_saved_clustering_knows_its_columns(tmp_path: Path) -> None:
     clustering = fit_clusters(make_pairs(N), make_static_model(), n_clusters=2, cache_dir=tmp_path / "cache")
     clustering.save(tmp_path / "saved")
     assert Clustering.load(tmp_path / "saved").manifest["columns"] == ["query", "passage"]
+
+
+def test_texts_that_are_called_as_labels_are_not_lost_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = make_pairs(20).rename_column("query", "cluster").add_column("question", ["what"] * 20)
+    with pytest.raises(
+        ValueError, match=r"where they are yours, rename them: dataset.rename_column\('cluster', \.\.\.\)"
+    ):
+        prepare_parts(rows, PairOptions(), False)
+    prepare_parts(rows, PairOptions(overwrite=True, columns=("question", "passage")), False)
+    assert "the columns ['cluster'] hold texts, and are replaced by labels; to keep them, rename them" in caplog.text
+    caplog.clear()
+    prepare_parts(make_pairs(20).add_column("cluster", [0] * 20), PairOptions(overwrite=True), False)
+    assert "hold texts" not in caplog.text
