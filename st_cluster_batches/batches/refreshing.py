@@ -181,7 +181,9 @@ class Refresher:
             mine = 0 if sampler.refresh is None else sampler.refresh.mine
             option = f"mine={mine}" if mine else f"key={key!r}"
             needs_passages = f"refresh=Refresh({option})" if mine or key != "query" else None
-            options = PairOptions(SOURCE if has_sources else None, True, needs_passages, texts)
+            options = PairOptions(
+                SOURCE if has_sources else None, overwrite=True, needs_passages=needs_passages, columns=texts
+            )
             self._pairs[number] = Pairs.prepare("", dataset, options, show_progress_bar=False)
         return self._pairs[number]
 

@@ -12,6 +12,7 @@ from st_cluster_batches.clusters.choice import Choice, Method, find_choice, tell
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors
+from st_cluster_batches.clusters.following import check_sources, compare_choice
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, find_key
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict")
-
-_FAR = 5  # times the rows that sizes were tuned on, from which on a source is another one
 
 
 def attach_clusters(
@@ -59,8 +58,30 @@ def attach_clusters(
 ) -> AnyDataset:
     """Label every row with its cluster, and with keys that it shares with its false negatives.
 
-    `fit_clusters(...).attach(dataset)` does the same and keeps the clustering; see `ClusterOptions` for what decides
-    the clusters, `AttachOptions` for the other options, and `cluster_dataset` for what is done.
+    To keep the clustering, or to label new rows by it, take `fit_clusters`; see `cluster_dataset` for what is done.
+
+    Args:
+        dataset: Pairs, triplets or longer tuples of text; a DatasetDict, or a dict, of several.
+        encoder: A SentenceTransformer, its path or Hub id, or `static:` and one of these, to distil it first.
+        n_clusters: k of every source, 10 by default; or `auto`, for clusters of several global batches.
+        cluster_size: Mean rows of a cluster, instead of `n_clusters`; of all sources or by source, where None is one
+            cluster.
+        max_cluster_size: Split clusters of more rows than this.
+        global_batch_size: Rows of a global batch, for `n_clusters="auto"`.
+        key: The text that decides the clusters; see `ClusterOptions`.
+        columns: Query, positive, negatives, in order; see `AttachOptions`.
+        source_column: Column that names the source of a row; None takes all rows for one source.
+        false_negative_threshold: Cosine similarity from which passages of a cluster are false negatives too.
+        seed: Seed of the clusters.
+        niter: Iterations of k-means.
+        truncate_dim: Keep the first so many dimensions of a vector, as Matryoshka models allow.
+        batch_size: Texts that the encoder sees at once; by the kind of encoder if None.
+        overwrite: Whether to replace label columns that the dataset has.
+        cache_dir: Where embeddings, centroids and labels are kept; a folder in the datasets cache by default.
+        show_progress_bar: Whether to show progress.
+        guide: Whether to keep all vectors, and to give rows the keys by which a guided loss finds them.
+        method: `kmeans`, or `communities`; of all sources or by source.
+        tuned: What `tune` chose, or its output folder: sizes and method by source, and a guide if it masks.
 
     Returns:
         The dataset with two columns after its own: `cluster`, an int64 number, and `false_negative_keys`, a list of
@@ -68,17 +89,25 @@ def attach_clusters(
         third, `label`: the row key that `GuidedMultipleNegativesRankingLoss` reads.
     """
     choice = find_choice(tuned)
-    key = find_key(key, choice)
     options = AttachOptions(
-        ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter, method),
-        columns,
-        source_column,
-        false_negative_threshold,
-        truncate_dim,
-        batch_size,
-        overwrite,
-        cache_dir,
-        show_progress_bar,
+        ClusterOptions(
+            n_clusters=n_clusters,
+            cluster_size=cluster_size,
+            max_cluster_size=max_cluster_size,
+            global_batch_size=global_batch_size,
+            key=find_key(key, choice),
+            seed=seed,
+            niter=niter,
+            method=method,
+        ),
+        columns=columns,
+        source_column=source_column,
+        false_negative_threshold=false_negative_threshold,
+        truncate_dim=truncate_dim,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        cache_dir=cache_dir,
+        show_progress_bar=show_progress_bar,
         guide=guide,
         tuned=choice,
     )
@@ -125,8 +154,8 @@ def cluster_dataset(
             trust_remote_code=options.trust_remote_code,
         )
         if options.tuned is not None:
-            _check_sources(options.tuned, parts)
-            _compare_choice(options, options.tuned, loaded, parts)
+            check_sources(options.tuned, parts)
+            compare_choice(options, options.tuned, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
@@ -157,59 +186,6 @@ def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache
     for line in describe_strength(found) if cache.processes.is_main else ():
         logger.info(line)
     return {name: asdict(one) for name, one in found.items()}
-
-
-def _check_sources(tuned: Choice, parts: Sequence[Pairs]) -> None:
-    """Raise a ValueError if the data have sources that nothing was chosen for."""
-    if unknown := sorted({name for part in parts for name in part.sources} - set(tuned.sources)):
-        raise ValueError(
-            f"tuned= says nothing of {', '.join(map(repr, unknown))}, only of {', '.join(map(repr, tuned.sources))}; "
-            "tune on data that have all of them: st-cluster-batches tune DATA --encoder E --output DIR, or attach "
-            "the others apart, with a cluster_size"
-        )
-
-
-def _compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
-    """Warn where what was tuned is not what is done."""
-    counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
-    tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
-    sized = [name for name in counts if tuned.sources[name].cluster_size is not None]
-    if far := [name for name in sized if counts[name] >= _FAR * tried[name]]:
-        logger.warning(
-            "The sizes of clusters were tuned on a small part of the rows that they are for: %s. In so large a source "
-            "clusters of a size are finer topics than those that were tried; tune on more of it: tune(..., "
-            "max_rows=%d), or --max_rows",
-            ", ".join(f"on {tried[name]:,} of {counts[name]:,} of {name}" for name in far),
-            max(counts[name] for name in far) // _FAR + 1,
-        )
-    for part in parts:
-        for name in part.sources:
-            tried_on = tuned.evidence.get(name, {}).get("columns", part.text_columns[:2])
-            if tried_on != part.text_columns[:2]:
-                logger.warning(
-                    "The choice for %r was tuned on query and passage %s, these are %s; name the same ones by "
-                    "columns=, or tune on these",
-                    name,
-                    tried_on,
-                    part.text_columns[:2],
-                )
-    if tuned.encoder_hash != encoder.fingerprint:
-        logger.warning(
-            "The choice was tuned with clusters of %s, these are of %s%s: its sizes may not be the best here; tune "
-            "with this encoder",
-            tuned.encoder,
-            encoder.name,
-            "" if encoder.truncate_dim is None else f" with truncate_dim={encoder.truncate_dim}",
-        )
-    if tuned.masked_sources and not options.guide:  # whoever asks for a guide knows what for
-        logger.warning(
-            "The choice masks false negatives of %s%s, and the rows get the keys that a guide needs. The gain that "
-            "was measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
-            "`loss: guided`",
-            ", ".join(tuned.masked_sources),
-            " alone" if tuned.unmasked_sources else "",
-            tuned.margin,
-        )
 
 
 def fit_clusters(
@@ -257,9 +233,22 @@ def fit_clusters(
     Raises:
         ValueError: If rows, columns or options do not fit; before anything is embedded.
     """
-    clusters = ClusterOptions(n_clusters, cluster_size, max_cluster_size, global_batch_size, key, seed, niter)
+    clusters = ClusterOptions(
+        n_clusters=n_clusters,
+        cluster_size=cluster_size,
+        max_cluster_size=max_cluster_size,
+        global_batch_size=global_batch_size,
+        key=key,
+        seed=seed,
+        niter=niter,
+    )
     options = AttachOptions(
-        clusters, columns, source_column, truncate_dim=truncate_dim, batch_size=batch_size, overwrite=overwrite
+        clusters,
+        columns=columns,
+        source_column=source_column,
+        truncate_dim=truncate_dim,
+        batch_size=batch_size,
+        overwrite=overwrite,
     )
     dataset = as_datasets(dataset, "fit_clusters")
     require_faiss()

@@ -117,13 +117,13 @@ class Clustering:
             for name, value in (("false_negative_threshold", false_negative_threshold), ("guide", guide or None)):
                 if value is not None:
                     raise ValueError(f"{name}= needs all rows at once, which an IterableDataset does not give")
-            as_they_come = PairOptions(source_column, overwrite, columns=columns)
+            as_they_come = PairOptions(source_column, overwrite=overwrite, columns=columns)
             return label_stream(dataset, replace(self, encoder=encoder).assign, key, as_they_come)
         options = AttachOptions(
             ClusterOptions(key=key),
-            columns,
-            source_column,
-            false_negative_threshold,
+            columns=columns,
+            source_column=source_column,
+            false_negative_threshold=false_negative_threshold,
             overwrite=overwrite,
             guide=guide,
         )

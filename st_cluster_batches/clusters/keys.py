@@ -54,7 +54,7 @@ def attach_keys(
     from datasets import DatasetDict
 
     dataset = as_datasets(dataset, "attach_keys")
-    options = PairOptions(source_column, overwrite, columns=columns, keeps_clusters=True)
+    options = PairOptions(source_column, overwrite=overwrite, columns=columns, keeps_clusters=True)
     with SharedCache.open(cache_dir, show_progress_bar, "attach_keys") as cache:
         parts = prepare_parts(dataset, options, cache.show_progress_bar)
         named = {part.name: _label(part, cache) for part in parts}

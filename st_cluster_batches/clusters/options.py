@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ _DEFAULT_CLUSTERS = 10
 _DEFAULT_BATCH = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
     """What decides the clusters beside the data and the encoder.
 
@@ -161,11 +161,12 @@ class AttachOptions:
         trust_remote_code: Whether code that comes with the encoder may run.
         guide: Whether to embed queries, positives and negatives, and to give every row its key, a column `label` by
             which a guided loss finds their vectors.
-        tuned: What `tune` chose: sizes of clusters by source, and a guide if it masks anywhere. Rows of the sources
-            where it does not then get row keys with a mark, by which a guided loss masks nothing for their queries.
+        tuned: What `tune` chose: sizes of clusters by source, and a guide if it masks anywhere. If it masks in some
+            sources only, the row keys of the others carry a mark: a guided loss masks nothing for their queries.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    _: KW_ONLY
     columns: Columns | None = None
     source_column: str | None = SOURCE
     false_negative_threshold: float | None = None
@@ -205,7 +206,13 @@ class AttachOptions:
             needs_passages = f"key={self.clusters.key!r}"
         elif self.false_negative_threshold is not None:
             needs_passages = "false_negative_threshold="
-        return PairOptions(self.source_column, self.overwrite, needs_passages, self.columns, self.keeps_vectors)
+        return PairOptions(
+            self.source_column,
+            overwrite=self.overwrite,
+            needs_passages=needs_passages,
+            columns=self.columns,
+            needs_row_keys=self.keeps_vectors,
+        )
 
 
 def find_key(key: Key | None, tuned: Choice | None) -> Key:

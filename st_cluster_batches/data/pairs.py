@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +61,7 @@ class PairOptions:
     """
 
     source_column: str | None = SOURCE
+    _: KW_ONLY
     overwrite: bool = False
     needs_passages: str | None = None
     columns: Columns | None = None

@@ -134,7 +134,8 @@ def tune(
         raise ValueError("tune runs on one process, with workers of its own; start it without accelerate or torchrun")
     with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache:
         output = cache.folder / "tune" if output_dir is None else Path(output_dir)
-        parts = prepare_parts(dataset, PairOptions(source_column, True, "tune", columns), show_progress_bar)
+        read = PairOptions(source_column, overwrite=True, needs_passages="tune", columns=columns)
+        parts = prepare_parts(dataset, read, show_progress_bar)
         for part in parts:
             _check_part(part)
         if proxy == "model":

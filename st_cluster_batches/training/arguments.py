@@ -280,15 +280,15 @@ class ClusterArguments:
         tuned = None if self.tuned == AUTO else find_choice(self.tuned)
         return AttachOptions(
             ClusterOptions(
-                parse_n_clusters(self.n_clusters),
-                self.cluster_size,
-                self.max_cluster_size,
-                self.global_batch_size,
-                find_key(self.key, tuned),
-                self.cluster_seed,
+                n_clusters=parse_n_clusters(self.n_clusters),
+                cluster_size=self.cluster_size,
+                max_cluster_size=self.max_cluster_size,
+                global_batch_size=self.global_batch_size,
+                key=find_key(self.key, tuned),
+                seed=self.cluster_seed,
                 method=self.method,
             ),
-            columns,
+            columns=columns,
             false_negative_threshold=self.false_negative_threshold,
             truncate_dim=self.truncate_dim,
             batch_size=self.encoder_batch_size,
