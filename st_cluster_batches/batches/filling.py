@@ -112,7 +112,7 @@ class Layout:
         """Deal rows with keys out to the batches of their heaps, group by group.
 
         Row i goes to batch i mod q, so that a group repeats nowhere if it has no more rows than the heap has batches.
-        What it has beyond them is the first to be left for pooled batches.
+        Rows of a larger group that are left over are the first to go to pooled batches.
 
         Args:
             rows: Rows that have a key.

@@ -77,7 +77,7 @@ def find_strata_columns(column_names: Sequence[str], strata: Sequence[str], wher
 def list_hidden(features: Mapping[str, Any], named: Collection[str], hides_source: bool) -> list[str]:
     """List the columns that no batch is to show: labels of ours, and what options name.
 
-    Never what the loss is to learn from: neither targets, nor a text that keys or strata are read from as well.
+    A column that an option names stays visible where the loss learns from it: a target, or a text that is trained on.
 
     Args:
         features: The columns of a dataset with their types.

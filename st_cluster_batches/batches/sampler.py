@@ -53,8 +53,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         distinct: Column of keys that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         refresh: When clusters are made anew of the model that is being trained; never by default.
-        rows_per_stratum: Rows of each stratum in a global batch of several of one source (B3, TAS-B), and in what one
-            device has of it, unless the loss gathers across devices.
+        rows_per_stratum: Fill a global batch with chunks of so many rows, each of one stratum, all of one source (B3,
+            TAS-B). It divides the batch of one device too, unless the loss gathers across devices.
         world_size: Processes that step together; by default those that are running.
 
     Raises:

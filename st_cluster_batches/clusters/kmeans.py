@@ -15,9 +15,9 @@ Centroids = npt.NDArray[np.float32]
 # all rows is then within 0.5 % of what training on all of them gives: tests/bench/bench_attach.py sample.
 _SAMPLE_ROWS = 100_000
 _SAMPLE_ROWS_PER_CENTROID = 256
-# Of the iterations all but the last few read only part of the sample: this share of it, and no fewer rows for each
-# centroid. The mean similarity stays what it was, in half the time: tests/bench/bench_attach.py sample.
-_COARSE_SHARE = 4
+# All but the last iterations run on a quarter of the sample, but on no fewer rows for each centroid than this. The
+# mean similarity stays what it was, in half the time: tests/bench/bench_attach.py sample.
+_COARSE_DIVISOR = 4
 _COARSE_ROWS_PER_CENTROID = 1024
 _FINE_ITERATIONS = 3
 _NEARLY = 0.1  # of the clusters that may have come empty since k-means last ran
@@ -78,7 +78,7 @@ def fit_centroids(
     elif n_clusters >= n_rows:
         centroids = normalise(sample)
     else:
-        n_coarse = max(n_rows // _COARSE_SHARE, _COARSE_ROWS_PER_CENTROID * n_clusters)
+        n_coarse = max(n_rows // _COARSE_DIVISOR, _COARSE_ROWS_PER_CENTROID * n_clusters)
         begun = None
         if 2 * n_coarse <= n_rows and niter > _FINE_ITERATIONS:
             coarse = np.random.default_rng(seed).choice(n_rows, n_coarse, replace=False, shuffle=False)

@@ -47,7 +47,8 @@ def check_threshold(parts: Sequence[Pairs], threshold: float | None) -> None:
         raise ValueError(
             f"false_negative_threshold={threshold:g} finds rows that no batch should hold both of, and pairs with "
             f"{parts[0].targets} get no such keys: their losses take no other rows for negatives. Leave it out, or "
-            "keep the pairs of one label alone: --positive_label L"
+            f"keep the pairs that belong together: dataset.filter(lambda row: row[{parts[0].targets[0]!r}] == 1)"
+            f".remove_columns({parts[0].targets[0]!r}), on the command line --positive_label 1"
         )
 
 

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 # Near-duplicates that a cut parts are missed: tests/bench/bench_attach.py near counts them.
 _CELL_ROWS = 8192
 _QUERY_ROWS = 256  # at once: bounds the pairs in memory where a cell is full of near-duplicates
-# A passage with more near-duplicates than this stands for those around it; else a family of a thousand form letters
-# would have half a million pairs.
+# Above so many near-duplicates of a passage, all of them share one key, and not one for each pair: a thousand form
+# letters would have half a million.
 _MANY = 64
 _N_SAMPLES = 10
 

@@ -189,7 +189,9 @@ class PairVectors:
         """Return the earlier vectors of the rows that are not to be embedded anew."""
         last = ChunkedArray.at(self.cache.folder / renewal.last[min(position, len(renewal.last) - 1)], len(self))
         if not last.is_complete():
-            raise FileNotFoundError(f"{last.folder} lacks chunks, which are to be taken over")
+            raise FileNotFoundError(
+                f"{last.folder} lacks chunks of the refresh before; start anew with resume_from_checkpoint=None"
+            )
         return EarlierRows([last], np.where(renewal.is_fresh, np.int16(-1), np.int16(0)), np.arange(len(self)))
 
     def _check_wordless(self, side: Side, column: str) -> None:

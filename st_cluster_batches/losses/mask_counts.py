@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_JUDGED = 100  # masks of batches after which a guide is told of that masks none, or most
+_JUDGED = 100  # masks of (mini-)batches, after which a guide that masks none or most is warned of
 _MOST_MASKED = 0.5
 
 

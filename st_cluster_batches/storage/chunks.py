@@ -87,7 +87,10 @@ class ChunkedArray:
         processes.wait()
         if not self.is_complete():
             missing = set(range(self.n_chunks)) - set(self._paths)
-            raise FileNotFoundError(f"{self.folder} lacks the chunks {sorted(missing)[:5]}; is the cache shared?")
+            raise FileNotFoundError(
+                f"{self.folder} lacks the chunks {sorted(missing)[:5]}; every node must see the same cache: pass "
+                "cache_dir= on a file system that all share"
+            )
 
     def is_complete(self) -> bool:
         """Whether every chunk is there; what they hold is checked by `fill` alone."""
@@ -171,7 +174,10 @@ class MappedRows:
 
     def __init__(self, array: ChunkedArray) -> None:
         if not array.is_complete():
-            raise FileNotFoundError(f"{array.folder} lacks chunks; embed the texts again")
+            raise FileNotFoundError(
+                f"{array.folder} lacks chunks; attach again: attach_clusters(dataset, encoder, guide=True, "
+                "overwrite=True)"
+            )
         first = np.load(array._paths[0], mmap_mode="r")  # its header has the length of all
         self.dimensions: int = first.shape[1]
         self._dtype = first.dtype

@@ -1,4 +1,4 @@
-"""The pairs that a recipe trains on: loaded, held out of, and labelled."""
+"""The pairs that a recipe trains on: loaded, some of them held out, and labelled."""
 
 from __future__ import annotations
 
