@@ -169,7 +169,10 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
         folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
-        scores = summarise_scores(evaluate(run.trainer.model, loaded or tasks, folder))
+        batch_size = recipe.training.per_device_eval_batch_size
+        judging = recipe.data.judging
+        found = evaluate(run.trainer.model, loaded or tasks, folder, judging=judging, batch_size=batch_size)
+        scores = summarise_scores(found)
         lines = describe_scores(scores)
     return {"model": str(model), "scores": scores}, f"{lines}The model is in {model}"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import load_from_disk
@@ -78,6 +79,16 @@ def test_train_leaves_a_model_its_recipe_its_plan_and_its_scores(
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     assert summary["held_out"]["queries"] == 20
     assert (run / "clustering").exists() == (strategy == "cluster")
+
+
+def test_train_evaluates_as_the_recipe_says(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "st_cluster_batches.evaluation.retrieval.evaluate", lambda *_, **given: asked.update(given) or {}
+    )
+    words = ["--per_device_eval_batch_size", "7", "--max_steps", "1", "--missing", "drop"]
+    assert main(["train", f"{workspace}/recipe.yaml", *words]) == 0
+    assert (asked["batch_size"], asked["judging"].missing) == (7, "drop")
 
 
 def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
