@@ -103,12 +103,12 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             make_folder(arguments.output.parent)
         data, clustering = load_data(arguments.data, _read_choice(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
-            clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
+            clustering = Clustering.load(arguments.data)
         elif arguments.encoder is None:
             raise ValueError(f"{arguments.data} has no clustering beside it; say which model measures: --encoder")
         inspection = inspect_data(
             data,
-            None if clustering else arguments.encoder,
+            arguments.encoder,
             clustering=clustering,
             batch_size=arguments.batch_size,
             world_size=arguments.world_size,
@@ -117,6 +117,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             columns=arguments.columns,
             seed=arguments.seed,
             sample_rows=arguments.sample_rows,
+            cache_dir=arguments.cache_dir,
         )
     lines = inspection.describe_lines()
     if arguments.output is not None:

@@ -147,6 +147,9 @@ def _add_inspect(add: _Add) -> None:
     inspect.add_argument(
         "--sample_rows", type=int, default=2048, metavar="N", help="rows to embed of each kind of batch"
     )
+    inspect.add_argument(
+        "--cache_dir", metavar="DIR", help="where `attach` keeps embeddings: they are taken from there"
+    )
     inspect.add_argument("--output", type=Path, metavar="REPORT.html", help="write a report to open in a browser")
 
 
