@@ -25,7 +25,7 @@ from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import write_tuning
+from st_cluster_batches.evaluation.tuning_report import write_figure
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -97,8 +97,8 @@ def tune(
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
         communities: Whether to try communities too (B3); needs `guide` and METIS.
-        output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default. What
-            would be chosen by another key is in a folder of that name below `keys/`.
+        output_dir: Folder for `choice.json`, its figure, and `runs/`; in the cache by default. What would be chosen by
+            another key is in a folder of that name below `keys/`.
         cache_dir: Where vectors are kept.
         show_progress_bar: Whether to show progress.
 
@@ -196,7 +196,7 @@ class Tuning:
         for key, choice in choices.items():
             folder = self.output if key == best else self.output / KEYS_FOLDER / key
             choice.save(folder)
-            write_tuning(choice.describe(), folder)
+            write_figure(choice.describe(), folder)
         return choices[best]
 
     def _describe(

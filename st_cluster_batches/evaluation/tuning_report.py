@@ -1,33 +1,29 @@
-"""What a choice rests on, for people: a table, a figure and `results.json`, made from the choice alone."""
+"""What a choice rests on, for people: a table and a figure, made from the choice alone."""
 
 from __future__ import annotations
 
-import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.data.naming import label_figure, show_line
-from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "results.json"
 TUNING_FIGURE = "differences_by_candidate"
 
 
-def write_tuning(choice: dict[str, Any], folder: Path) -> None:
-    """Write `results.json` and the figure.
+def write_figure(choice: dict[str, Any], folder: Path) -> None:
+    """Draw the figure, if matplotlib is there and anything was measured.
 
     Args:
         choice: As `Choice.describe` returns it.
         folder: Where to.
     """
-    write_atomically(folder / RESULTS_FILE, json.dumps(choice, indent=2, ensure_ascii=False) + "\n")
     if find_spec("matplotlib") is None:
         logger.warning("No figure is drawn without matplotlib: pip install 'st-cluster-batches[plots]'")
     elif any(one.get("differences") for one in choice["evidence"].values()):

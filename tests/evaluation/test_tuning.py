@@ -12,11 +12,12 @@ from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import Choice, attach_clusters, tune
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.choice import CHOICE_FILE
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.evaluation import trials
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import RESULTS_FILE, TUNING_FIGURE, describe_tuning
+from st_cluster_batches.evaluation.tuning_report import TUNING_FIGURE, describe_tuning
 
 QUICK: dict[str, Any] = {"batch_size": 8, "n_workers": 1, "show_progress_bar": False}
 
@@ -221,7 +222,8 @@ def test_the_command_prints_what_a_person_reads_in_a_minute(
         assert said in text
     assert main([*words, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((tmp_path / "out" / RESULTS_FILE).read_text())
+    assert printed == json.loads((tmp_path / "out" / CHOICE_FILE).read_text())
+    assert not list((tmp_path / "out").glob("*results*"))
     assert set(printed["sources"]) == {"large", "small"}
     assert (tmp_path / "out" / f"{TUNING_FIGURE}.png").stat().st_size > 5000
 
