@@ -21,9 +21,10 @@ from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.demo.description import TUNED
+from st_cluster_batches.demo.docstrings import collect_docstrings, split_docstrings
+from st_cluster_batches.demo.latent_semantics import fit_encoder, train_tokenizer
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trainer
 from st_cluster_batches.evaluation.comparison import RUNS
@@ -39,7 +40,6 @@ from st_cluster_batches.inspection.page import write_page
 from st_cluster_batches.storage.cache import hash_values, write_atomically, write_whole
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
-from st_cluster_batches.training.latent_semantics import fit_encoder, train_tokenizer
 from st_cluster_batches.training.trainer_arguments import Strategy
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from st_cluster_batches.data.holdout import hold_out
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STANDARD_LIBRARY = "python"
+_STANDARD_LIBRARY = "python"
 
 _SKIPPED_FOLDERS = {"tests", "test", "_vendor", "vendored", "site-packages", "idlelib", "lib2to3"}
 _BYTES_PER_PACKAGE = 4_000_000  # parsing is the slow part, and enough is enough
@@ -52,22 +52,19 @@ class Docstring:
         return xxhash.xxh3_64_intdigest(self.module.encode()) % _HELD_OUT_MODULES == 0
 
 
-def collect_docstrings(show_progress_bar: bool = True) -> list[Docstring]:
+def collect_docstrings() -> list[Docstring]:
     """Read the docstrings of all installed packages, without importing any.
-
-    Args:
-        show_progress_bar: Whether to show progress.
 
     Returns:
         Docstrings with summary and rest, in a fixed order; no summary and no rest appears twice.
     """
-    folders = {STANDARD_LIBRARY: Path(sysconfig.get_paths()["stdlib"])}
+    folders = {_STANDARD_LIBRARY: Path(sysconfig.get_paths()["stdlib"])}
     for key in ("purelib", "platlib"):
         for init in Path(sysconfig.get_paths()[key]).glob("*/__init__.py"):
             folders[init.parent.name] = init.parent
     seen: set[str] = set()
     found = []
-    for package in tqdm(sorted(folders), "Reading docstrings", unit="package", disable=not show_progress_bar):
+    for package in tqdm(sorted(folders), "Reading docstrings", unit="package"):
         count = 0
         for docstring in _read_package(package, folders[package]):
             if docstring.summary in seen or docstring.rest in seen:
