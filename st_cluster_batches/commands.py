@@ -36,10 +36,13 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
         make_folder(arguments.output)
         from st_cluster_batches.batches.telling import tell_of_batches
-        from st_cluster_batches.demo.comparison import run_demo
+        from st_cluster_batches.demo.comparison import gather_pairs, load_start, run_demo
         from st_cluster_batches.demo.description import describe_demo
+
+        encoder = None if arguments.start is None else load_start(arguments.start, arguments.output)
+        pairs, collections = gather_pairs(arguments.output, arguments.pairs)
     logging.getLogger(tell_of_batches.__module__).setLevel("WARNING")  # the demo logs plans itself, once
-    result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs, start=arguments.start)
+    result = run_demo(arguments.output, pairs, collections, n_seeds=arguments.seeds, encoder=encoder)
     return result, describe_demo(result)
 
 

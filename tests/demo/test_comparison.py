@@ -7,10 +7,12 @@ import pytest
 from examples import label_pairs, make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.demo.comparison import STRATEGIES, Demo, run_demo
+from st_cluster_batches.demo.comparison import STRATEGIES, Demo, gather_pairs, run_demo
 from st_cluster_batches.demo.description import describe_demo
+from st_cluster_batches.demo.docstrings import Docstring
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -89,12 +91,29 @@ def test_the_page_shows_batches_as_they_were_trained_on(tmp_path: Path) -> None:
     assert demo.inspect_batches().sample.samplers["cluster"].options.rows_per_stratum == 8
 
 
+@pytest.mark.parametrize("n_pairs", [0, 1250])
+def test_a_bare_environment_is_one_line_that_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], n_pairs: int
+) -> None:
+    found = [Docstring(f"p{at % 5}", f"m{at % 40}", f"Summary {at}", f"Rest {at}") for at in range(n_pairs)]
+    monkeypatch.setattr("st_cluster_batches.demo.comparison.collect_docstrings", lambda: found)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("st-cluster-batches: error: ") and line.endswith("PYTHON -m st_cluster_batches demo")
+    assert ("leave 3" if n_pairs else "Only 0 installed packages have 200 docstrings") in line
+
+
+def test_a_start_that_is_no_model_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--start", str(tmp_path)]) == 2
+    assert "docstrings" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_demo_chooses_compares_and_leaves_a_model_that_plain_sentence_transformers_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "st_cluster_batches.demo")
-    result = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    result = run_demo(tmp_path, *gather_pairs(tmp_path, 2000), n_seeds=1)
     messages = [record.getMessage() for record in caplog.records if ".demo." in record.name]
     assert len(messages) == len(set(messages))
     assert [one[:11] for one in messages if one.startswith("Step")] == [f"Step {step} of 4" for step in range(1, 5)]
@@ -112,8 +131,9 @@ def test_demo_chooses_compares_and_leaves_a_model_that_plain_sentence_transforme
     assert str(result["page"]) in describe_demo(result)
     assert Clustering.load(tmp_path / "clustering").assign(["Return the mean of an array."]).shape == (1,)
     assert SentenceTransformer(result["model"]).encode(["Return the mean of an array."]).shape == (1, 256)
-    again = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    again = run_demo(tmp_path, *gather_pairs(tmp_path, 2000), n_seeds=1)
     assert again["results"] == result["results"]  # their times, too: nothing was trained again
-    elsewhere = run_demo(tmp_path / "elsewhere", n_seeds=1, max_pairs=2000)
+    other = tmp_path / "elsewhere"
+    elsewhere = run_demo(other, *gather_pairs(other, 2000), n_seeds=1)
     for name, one in elsewhere["results"].items():
         assert one["tasks"] == result["results"][name]["tasks"]

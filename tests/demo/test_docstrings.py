@@ -29,5 +29,5 @@ def test_split_keeps_held_out_modules_and_packages_out_of_training(docstrings: l
 
 
 def test_split_says_what_it_found_when_there_is_too_little(docstrings: list[Docstring]) -> None:
-    with pytest.raises(RuntimeError, match=r"Only 2 installed packages .*'p0', 'p1'"):
+    with pytest.raises(ValueError, match=r"Only 2 installed packages .*'p0', 'p1'"):
         split_docstrings(docstrings[:500], None)
