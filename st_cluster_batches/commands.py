@@ -96,11 +96,12 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.clusters.artefact import MANIFEST_FILE
         from st_cluster_batches.clusters.clustering import Clustering
         from st_cluster_batches.data.loading import load_data
+        from st_cluster_batches.evaluation.figures import require_plots
         from st_cluster_batches.inspection.measuring import inspect as inspect_data
-        from st_cluster_batches.inspection.page import draw_inspection, require_plots, write_page
+        from st_cluster_batches.inspection.page import draw_inspection, write_page
 
         if arguments.output is not None:
-            require_plots()
+            require_plots("A report", "matplotlib", "plotly")
             if arguments.output.is_dir():
                 raise ValueError(f"{arguments.output} is a folder; name a file: {arguments.output / 'report.html'}")
             make_folder(arguments.output.parent)

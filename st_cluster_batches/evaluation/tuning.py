@@ -19,13 +19,13 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
+from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import write_figure
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -196,7 +196,8 @@ class Tuning:
         for key, choice in choices.items():
             folder = self.output if key == best else self.output / KEYS_FOLDER / key
             choice.save(folder)
-            write_figure(choice.describe(), folder)
+            if can_draw("A figure of the choice"):
+                draw_tuning(choice.describe(), folder)
         return choices[best]
 
     def _describe(

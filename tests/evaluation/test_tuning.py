@@ -15,9 +15,10 @@ from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.choice import CHOICE_FILE
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.evaluation import trials
+from st_cluster_batches.evaluation.figures import TUNING_FIGURE
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import TUNING_FIGURE, describe_tuning
+from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
 QUICK: dict[str, Any] = {"batch_size": 8, "n_workers": 1, "show_progress_bar": False}
 
