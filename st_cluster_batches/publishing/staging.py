@@ -23,7 +23,7 @@ from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_fi
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
-from st_cluster_batches.storage.cache import replace_folder
+from st_cluster_batches.storage.cache import recover_folder, replace_folder
 from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE
 
 logger = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
         ValueError: If the folder holds anything that no build left there as it is, or a file holds a token or a local
             path.
     """
+    recover_folder(output)  # the card of an earlier build, which people may have edited, may lie in what a kill left
     card = output / CARD
     earlier = card.read_text(encoding="utf-8") if card.is_file() else None
     refuse_other_files(output, CARD)
