@@ -71,8 +71,8 @@ def tune(
     """Choose for each source whether to cluster it and how finely, and whether to mask false negatives.
 
     Of each source queries are held out, with all that repeats them. Static models, distilled from the model that is to
-    be trained, learn from the rest with each candidate and several seeds. See `judge` for the rule that chooses, and
-    `TuneOptions` for the options. A finished run is never repeated.
+    be trained, learn from the rest with each candidate and several seeds. See `judge_sources` for the rule that
+    chooses, and `TuneOptions` for the options. A finished run is never repeated.
 
     Args:
         dataset: Pairs, or longer tuples, of which query and positive are used.
