@@ -54,7 +54,7 @@ def _add_demo(add: _Add) -> None:
 
 
 def _add_attach(add: _Add) -> None:
-    attach = add("attach", "label pairs with clusters and false-negative groups")
+    attach = add("attach", "label pairs with clusters and false-negative keys")
     attach.add_argument("data", metavar="DATA", help="file or folder of rows, save_to_disk folder, or Hub id")
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
     attach.add_argument("--encoder", required=True, help="path or Hub id of a model; `static:` before it distils it")

@@ -1,1 +1,1 @@
-"""Retrieval scores by mteb, and comparisons of batch strategies."""
+"""Retrieval scores by mteb, comparisons of batch strategies, and trials that choose one."""

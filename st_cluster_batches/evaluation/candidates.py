@@ -15,8 +15,8 @@ _BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5, 0.125)
 _LEAST_SIZE = 16
 _LEAST_CLUSTERS = 2
 _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
-# Rows of each cluster in a batch of several: a 32nd of a large one, as B3 has it (arXiv 2505.11293), and 8 at least;
-# more where a batch is no multiple of these.
+# Rows of each cluster in a batch of several: a 32nd of the batch, as B3 has it (arXiv 2505.11293), and 8 at least; if
+# that does not divide the batch, the next larger number that does.
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
 LEVEL = 0.05  # recipes/in_domain/rules.py compares it with others, on queries that nothing was chosen on

@@ -163,7 +163,7 @@ class Tuning:
 
     Args:
         encoder: The model whose vectors are clustered.
-        start: The static model that trials start from.
+        start: The model that trials start from.
         options: The options.
         cache: Where vectors are kept.
         output: Folder of results.
