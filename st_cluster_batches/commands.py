@@ -32,10 +32,13 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
             raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
         make_folder(arguments.output)
         from st_cluster_batches.batches.telling import tell_of_batches
-        from st_cluster_batches.demo.comparison import run_demo
+        from st_cluster_batches.demo.comparison import gather_pairs, load_start, run_demo
         from st_cluster_batches.demo.description import describe_demo
+
+        encoder = None if arguments.start is None else load_start(arguments.start, arguments.output)
+        pairs, collections = gather_pairs(arguments.output, arguments.pairs)
     logging.getLogger(tell_of_batches.__module__).setLevel("WARNING")  # the demo logs plans itself, once
-    result = run_demo(arguments.output, n_seeds=arguments.seeds, max_pairs=arguments.pairs, start=arguments.start)
+    result = run_demo(arguments.output, pairs, collections, n_seeds=arguments.seeds, encoder=encoder)
     return result, describe_demo(result)
 
 
@@ -89,22 +92,23 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.clusters.artefact import MANIFEST_FILE
         from st_cluster_batches.clusters.clustering import Clustering
         from st_cluster_batches.data.loading import load_data
+        from st_cluster_batches.evaluation.figures import require_plots
         from st_cluster_batches.inspection.measuring import inspect as inspect_data
-        from st_cluster_batches.inspection.page import draw_inspection, require_plots, write_page
+        from st_cluster_batches.inspection.page import draw_inspection, write_page
 
         if arguments.output is not None:
-            require_plots()
+            require_plots("A report", "matplotlib", "plotly")
             if arguments.output.is_dir():
                 raise ValueError(f"{arguments.output} is a folder; name a file: {arguments.output / 'report.html'}")
             make_folder(arguments.output.parent)
         data, clustering = load_data(arguments.data, _read_choice(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
-            clustering = Clustering.load(arguments.data, encoder=arguments.encoder)
+            clustering = Clustering.load(arguments.data)
         elif arguments.encoder is None:
             raise ValueError(f"{arguments.data} has no clustering beside it; say which model measures: --encoder")
         inspection = inspect_data(
             data,
-            None if clustering else arguments.encoder,
+            arguments.encoder,
             clustering=clustering,
             batch_size=arguments.batch_size,
             world_size=arguments.world_size,
@@ -113,6 +117,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             columns=arguments.columns,
             seed=arguments.seed,
             sample_rows=arguments.sample_rows,
+            cache_dir=arguments.cache_dir,
         )
     lines = inspection.describe_lines()
     if arguments.output is not None:
@@ -165,7 +170,10 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
         folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
-        scores = summarise_scores(evaluate(run.trainer.model, loaded or tasks, folder))
+        batch_size = recipe.training.per_device_eval_batch_size
+        judging = recipe.data.judging
+        found = evaluate(run.trainer.model, loaded or tasks, folder, judging=judging, batch_size=batch_size)
+        scores = summarise_scores(found)
         lines = describe_scores(scores)
     return {"model": str(model), "scores": scores}, f"{lines}The model is in {model}"
 

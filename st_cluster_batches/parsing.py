@@ -54,7 +54,7 @@ def _add_demo(add: _Add) -> None:
 
 
 def _add_attach(add: _Add) -> None:
-    attach = add("attach", "label pairs with clusters and false-negative groups")
+    attach = add("attach", "label pairs with clusters and false-negative keys")
     attach.add_argument("data", metavar="DATA", help="file or folder of rows, save_to_disk folder, or Hub id")
     attach.add_argument("out", metavar="OUT", type=Path, help="folder for the labelled data and its clustering")
     attach.add_argument("--encoder", required=True, help="path or Hub id of a model; `static:` before it distils it")
@@ -146,6 +146,9 @@ def _add_inspect(add: _Add) -> None:
     inspect.add_argument("--seed", type=int, default=0, metavar="N")
     inspect.add_argument(
         "--sample_rows", type=int, default=2048, metavar="N", help="rows to embed of each kind of batch"
+    )
+    inspect.add_argument(
+        "--cache_dir", metavar="DIR", help="where `attach` keeps embeddings: they are taken from there"
     )
     inspect.add_argument("--output", type=Path, metavar="REPORT.html", help="write a report to open in a browser")
 

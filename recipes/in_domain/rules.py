@@ -4,7 +4,7 @@
 
 RUNS is the folder of single runs of `static.py`. A rule chooses among the ways of a source and batch size on one set
 of held-out queries; the gain is of another, in percent of random batches'. `tune` leaves random batches at a level
-(see `judge`) for the way whose interval has the highest lower end; `best` is the best way of all, known afterwards.
+(see `judge_sources`) for the way whose interval has the highest lower end; `best` is the best way, known afterwards.
 """
 
 from __future__ import annotations

@@ -181,18 +181,18 @@ class Clustering:
             raise ValueError("The clustering has no encoder: its manifest names none; fit one: fit_clusters(...)")
         return self.encoder
 
-    def with_encoder(self, encoder: str | Path | SentenceTransformer) -> Clustering:
+    def with_encoder(self, encoder: str | Path | SentenceTransformer, cache_dir: Path | None = None) -> Clustering:
         """Return the clustering with its encoder from another place, checked.
 
         Args:
             encoder: A model, whose prompts and maximal length are left as they are, or the name of one.
+            cache_dir: Where distilled models are kept; a folder in the datasets cache by default.
 
         Raises:
             ValueError: If it is another model.
         """
-        given = Encoder(
-            encoder, default_cache_dir(), truncate_dim=self.manifest["truncate_dim"], manifest=self.manifest
-        )
+        folder = cache_dir or default_cache_dir()
+        given = Encoder(encoder, folder, truncate_dim=self.manifest["truncate_dim"], manifest=self.manifest)
         _ = given.model  # loaded, and so checked
         return replace(self, encoder=given)
 

@@ -119,17 +119,14 @@ def describe_strength(strengths: dict[str, Strength]) -> list[str]:
     ]
 
 
-def score_rankings(
-    similarity: npt.NDArray[np.float32], is_relevant: npt.NDArray[np.bool_], depth: int = _DEPTH
-) -> npt.NDArray[np.float64]:
-    """Return (queries,) nDCG at a depth, with binary gains; zero for a query without a relevant document.
+def score_rankings(similarity: npt.NDArray[np.float32], is_relevant: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return (queries,) nDCG@10, with binary gains; zero for a query without a relevant document.
 
     Args:
         similarity: (queries, documents).
         is_relevant: (queries, documents).
-        depth: How many documents of a ranking count.
     """
-    depth = min(depth, similarity.shape[1])
+    depth = min(_DEPTH, similarity.shape[1])
     order = torch.from_numpy(similarity).topk(depth).indices.numpy()
     gains = np.take_along_axis(is_relevant, order, axis=1)
     discounts = 1 / np.log2(np.arange(2, depth + 2))

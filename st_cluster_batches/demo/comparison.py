@@ -21,9 +21,10 @@ from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.docstrings import collect_docstrings, split_docstrings
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.demo.description import TUNED
+from st_cluster_batches.demo.docstrings import collect_docstrings, split_docstrings
+from st_cluster_batches.demo.latent_semantics import fit_encoder, train_tokenizer
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trainer
 from st_cluster_batches.evaluation.comparison import RUNS
@@ -39,7 +40,6 @@ from st_cluster_batches.inspection.page import write_page
 from st_cluster_batches.storage.cache import hash_values, write_atomically, write_whole
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
-from st_cluster_batches.training.latent_semantics import fit_encoder, train_tokenizer
 from st_cluster_batches.training.trainer_arguments import Strategy
 
 if TYPE_CHECKING:
@@ -49,11 +49,50 @@ logger = logging.getLogger(__name__)
 
 STRATEGIES: dict[str, Strategy] = {"random": "random", "source": "source", TUNED: "cluster"}
 
+CACHE_FOLDER = "cache"
 TUNE_FOLDER = "tune"
 PAGE_FILE = "batches.html"
 
 
-def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None, start: str | None = None) -> dict[str, Any]:
+def load_start(start: str, output: Path) -> str:
+    """Load the model that training is to start from, to see that it is one.
+
+    Args:
+        start: Path of the model, which is distilled to token embeddings (model2vec).
+        output: Folder of the demo, where the distilled one is kept.
+
+    Returns:
+        The name of it as an encoder.
+    """
+    encoder = STATIC_PREFIX + start.removeprefix(STATIC_PREFIX)
+    Start.load(encoder, output / CACHE_FOLDER)
+    return encoder
+
+
+def gather_pairs(output: Path, max_pairs: int | None) -> tuple[Dataset, dict[str, Collection]]:
+    """Read the docstrings of installed packages, and write those that are held out as collections.
+
+    Args:
+        output: Folder of the demo.
+        max_pairs: Training pairs at most.
+
+    Returns:
+        The training pairs with their source, and the collections by name.
+
+    Raises:
+        ValueError: If the environment holds too few docstrings.
+    """
+    logger.info("Step 1 of 4: reading the docstrings of installed packages")
+    pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
+    for name, collection in collections.items():
+        logger.info("Held out as %s: %d queries, %d documents", name, len(collection.queries), len(collection.corpus))
+        collection.write(output / "collections" / name)
+    return pairs, collections
+
+
+def run_demo(
+    output: Path, pairs: Dataset, collections: Mapping[str, Collection], *, n_seeds: int, encoder: str | None = None
+) -> dict[str, Any]:
     """Choose how to fill batches on docstrings, train with it and without, and compare on held-out docstrings.
 
     The choice, and the learning rate of each strategy, are made on training pairs alone. All runs start from the same
@@ -62,26 +101,16 @@ def run_demo(output: Path, *, n_seeds: int, max_pairs: int | None, start: str | 
     Args:
         output: Folder for the collections, the choice, the comparison, and the tuned model of the first seed, with all
             that `build` needs beside it.
+        pairs: The training pairs, from `gather_pairs`.
+        collections: What models are evaluated on, likewise.
         n_seeds: Runs of each strategy.
-        max_pairs: Training pairs at most.
-        start: Path of the model that training starts from, distilled to token embeddings (model2vec). By default
-            token embeddings are fitted to the docstrings by latent semantic analysis.
+        encoder: The start of training, from `load_start`. By default token embeddings are fitted to the docstrings by
+            latent semantic analysis.
 
     Returns:
         What `results.json` holds, the `choice`, the number of `sources`, and where `model`, `report` and `page` lie.
-
-    Raises:
-        RuntimeError: If the environment holds too few docstrings.
     """
-    cache = SharedCache(output / "cache", show_progress_bar=False)
-    encoder = None if start is None else STATIC_PREFIX + start.removeprefix(STATIC_PREFIX)
-    if encoder is not None:
-        Start.load(encoder, cache.folder)  # before all else: it may be no model
-    logger.info("Step 1 of 4: reading the docstrings of installed packages")
-    pairs, collections = split_docstrings(collect_docstrings(), max_pairs)
-    for name, collection in collections.items():
-        logger.info("Held out as %s: %d queries, %d documents", name, len(collection.queries), len(collection.corpus))
-        collection.write(output / "collections" / name)
+    cache = SharedCache(output / CACHE_FOLDER, show_progress_bar=False)
     encoder = encoder or _fit_start(pairs, output)
     logger.info(
         "Step 2 of 4: choosing how to fill batches of %d, with small models on the %d training pairs alone",
@@ -156,8 +185,6 @@ class Demo:
     def rates(self) -> dict[str, float]:
         """The learning rate of each strategy, in root mean squares of the embeddings."""
         evidence = self.choice.evidence[WHOLE]
-        if "rates" not in evidence:
-            raise RuntimeError(f"{len(self.pairs)} docstrings are too few to tune on: {evidence['why']}")
         logger.info("Choosing the learning rate of single-source batches, as that of the others was")
         return {
             "random": evidence["rates"]["random"],

@@ -15,8 +15,8 @@ _BATCHES_IN_A_CLUSTER = (64, 20, 6, 2, 0.5, 0.125)
 _LEAST_SIZE = 16
 _LEAST_CLUSTERS = 2
 _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
-# Rows of each cluster in a batch of several: a 32nd of a large one, as B3 has it (arXiv 2505.11293), and 8 at least;
-# more where a batch is no multiple of these.
+# Rows of each cluster in a batch of several: a 32nd of the batch, as B3 has it (arXiv 2505.11293), and 8 at least; if
+# that does not divide the batch, the next larger number that does.
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
 LEVEL = 0.05  # recipes/in_domain/rules.py compares it with others, on queries that nothing was chosen on
@@ -85,18 +85,35 @@ class Verdict:
         ]
 
 
-def judge(scores: Mapping[Candidate, Scores], level: float = LEVEL) -> Verdict:
-    """Choose among the candidates that beat random batches by more than the noise the one that can be counted on most.
+def judge_sources(
+    scores: Mapping[str, Mapping[Candidate, Scores]], weights: Mapping[str, int], level: float = LEVEL
+) -> dict[str, Verdict]:
+    """Choose a candidate for each source: of those that beat random batches by more than the noise the surest.
 
     That is the one whose interval, paired query by query and seed by seed, has the highest lower end; of equal ones
     the simpler. A mask, which asks for vectors and a loss that reads them, has to beat the best way without one, too.
+    A batch plan has one number of rows of a cluster in a batch for all sources: of each number's candidates one is
+    chosen, and that number taken which promises most.
 
     Args:
-        scores: By candidate, the simplest first and random batches at the head, (seeds, queries) scores of the same
-            seeds and queries.
-        level: False discovery rate among all of them at which random batches are left (Benjamini and Hochberg).
+        scores: By source and candidate, the simplest first and random batches at the head, (seeds, queries) scores of
+            the same seeds and queries.
+        weights: Rows of each source.
+        level: False discovery rate among all candidates of a source at which random batches are left (Benjamini and
+            Hochberg).
+
+    Returns:
+        By source what was chosen, with the differences of all candidates.
     """
-    return _choose(scores, *_compare(scores), list(scores), level)
+    numbers = {None, *(one.rows_per_stratum for own in scores.values() for one in own)}
+    compared = {name: _compare(own) for name, own in scores.items()}
+    by_number: dict[int | None, dict[str, Verdict]] = {}
+    for number in sorted(numbers, key=lambda one: one or 0):
+        by_number[number] = {}
+        for name, own in scores.items():
+            kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
+            by_number[number][name] = _choose(own, *compared[name], kept, level)
+    return max(by_number.values(), key=lambda own: sum_promises(own, weights))
 
 
 def _compare(scores: Mapping[Candidate, Scores]) -> tuple[dict[Candidate, Difference], dict[Candidate, float]]:
@@ -125,34 +142,6 @@ def _choose(
         if chosen not in differences or bootstrap_difference([scores[best] - scores[chosen]]).low > 0:
             chosen = best
     return Verdict(chosen, differences, corrected)
-
-
-def judge_sources(
-    scores: Mapping[str, Mapping[Candidate, Scores]],
-    weights: Mapping[str, int],
-    level: float = LEVEL,
-) -> dict[str, Verdict]:
-    """Choose a candidate for each source, with one number of rows of a cluster in a batch for all of them.
-
-    A batch plan has but one. Of each number's candidates one is chosen, and that number taken which promises most.
-
-    Args:
-        scores: By source and candidate, as `judge` takes them.
-        weights: Rows of each source.
-        level: As `judge` takes it.
-
-    Returns:
-        By source what was chosen, with the differences of all candidates.
-    """
-    numbers = {None, *(one.rows_per_stratum for own in scores.values() for one in own)}
-    compared = {name: _compare(own) for name, own in scores.items()}
-    by_number: dict[int | None, dict[str, Verdict]] = {}
-    for number in sorted(numbers, key=lambda one: one or 0):
-        by_number[number] = {}
-        for name, own in scores.items():
-            kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
-            by_number[number][name] = _choose(own, *compared[name], kept, level)
-    return max(by_number.values(), key=lambda own: sum_promises(own, weights))
 
 
 def sum_promises(verdicts: Mapping[str, Verdict], weights: Mapping[str, int]) -> float:

@@ -112,23 +112,10 @@ def prepare_problem(
         The problem; None where the source is too small to hold enough out, with a warning.
     """
     query, passage = rows.column_names
-    numbered = rows.add_column(_ROW, np.arange(len(rows)))
-    if SOURCE not in rows.column_names:
-        numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
-    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, start.n_documents, [query, passage])
-    left, tuned_on = _hold_out(left, _TUNED_QUERIES, start.n_documents, [query, passage])
-    fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
-    if measured_on is None or tuned_on is None or fewest < _LEAST_QUERIES:
-        logger.warning(
-            "Of source %r %d rows are tried (max_rows= at most): only %d queries can be held out with all that "
-            "repeats them, and %d at least are needed to tell batches apart. It gets one stratum, whose batches are "
-            "random rows of it",
-            name,
-            len(rows),
-            fewest,
-            _LEAST_QUERIES,
-        )
+    held_out = _hold_out_twice(name, rows, start.n_documents)
+    if held_out is None:
         return None
+    left, measured_on, tuned_on = held_out
     vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False), encoder, cache)
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
     documents = list(dict.fromkeys(text for one in (measured_on, tuned_on) for _, text in one.corpus.values()))
@@ -153,6 +140,29 @@ def prepare_problem(
         guide_ndcg=guide_ndcg,
         sample=vectors.take_sample(key, trained) if key == "symmetric" else None,
     )
+
+
+def _hold_out_twice(name: str, rows: Dataset, n_documents: int) -> tuple[Dataset, Collection, Collection] | None:
+    """Return numbered rows to train on, and queries to measure and to tune on; None, with a warning, if too few."""
+    columns = list(rows.column_names)
+    numbered = rows.add_column(_ROW, np.arange(len(rows)))
+    if SOURCE not in columns:
+        numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
+    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, n_documents, columns)
+    left, tuned_on = _hold_out(left, _TUNED_QUERIES, n_documents, columns)
+    fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
+    if measured_on is not None and tuned_on is not None and fewest >= _LEAST_QUERIES:
+        return left, measured_on, tuned_on
+    logger.warning(
+        "Of source %r %d rows are tried (max_rows= at most): only %d queries can be held out with all that repeats "
+        "them, and %d at least are needed to tell batches apart. It gets one stratum, whose batches are random rows "
+        "of it",
+        name,
+        len(rows),
+        fewest,
+        _LEAST_QUERIES,
+    )
+    return None
 
 
 def _score_guide(

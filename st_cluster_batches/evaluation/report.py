@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import pearsonr
 
 from st_cluster_batches.data.naming import escape_cell, quote_code
+from st_cluster_batches.evaluation.figures import can_draw, draw_figures, require_plots
 from st_cluster_batches.storage.cache import write_atomically
-
-logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
@@ -30,11 +27,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
     """
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / TABLE_FILE, describe_results(results) + "\n")
-    if find_spec("matplotlib") is None:
-        logger.warning("No figures: they need matplotlib, pip install 'st-cluster-batches[plots]'; then --redraw")
-    else:
-        from st_cluster_batches.evaluation.figures import draw_figures
-
+    if can_draw("A figure of the comparison (later, by --redraw)"):
         draw_figures(results, folder)
 
 
@@ -53,8 +46,7 @@ def redraw(folder: Path) -> dict[str, Any]:
     """
     if not (folder / RESULTS_FILE).is_file():
         raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
-    if find_spec("matplotlib") is None:
-        raise ImportError("Figures need matplotlib: pip install 'st-cluster-batches[plots]'")
+    require_plots("A figure of the comparison")
     results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     write_report(results, folder)
     return results

@@ -33,7 +33,7 @@ class Difference:
     p_value: float
 
 
-def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Difference:
+def bootstrap_difference(differences: Sequence[Scores]) -> Difference:
     """Estimate a mean difference and its 95 % interval, over seeds and queries.
 
     Seeds are drawn with replacement, and so are the queries of each collection, all independently: a drawn seed is
@@ -44,7 +44,6 @@ def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Differ
     Args:
         differences: For each collection (seeds, queries) scores minus those of the baseline, of the same seed and
             query.
-        seed: Seed of the draws.
 
     Returns:
         The difference. Its p-value is twice the share of draws on the other side of zero.
@@ -68,7 +67,7 @@ def bootstrap_difference(differences: Sequence[Scores], seed: int = 0) -> Differ
         batch=_BATCH,
         vectorized=True,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     drawn = result.bootstrap_distribution
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))

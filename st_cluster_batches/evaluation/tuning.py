@@ -19,13 +19,13 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
+from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import write_tuning
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -71,8 +71,8 @@ def tune(
     """Choose for each source whether to cluster it and how finely, and whether to mask false negatives.
 
     Of each source queries are held out, with all that repeats them. Static models, distilled from the model that is to
-    be trained, learn from the rest with each candidate and several seeds. See `judge` for the rule that chooses, and
-    `TuneOptions` for the options. A finished run is never repeated.
+    be trained, learn from the rest with each candidate and several seeds. See `judge_sources` for the rule that
+    chooses, and `TuneOptions` for the options. A finished run is never repeated.
 
     Args:
         dataset: Pairs, or longer tuples, of which query and positive are used.
@@ -97,8 +97,8 @@ def tune(
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
         communities: Whether to try communities too (B3); needs `guide` and METIS.
-        output_dir: Folder for `choice.json`, `results.json`, table, figure, and `runs/`; in the cache by default. What
-            would be chosen by another key is in a folder of that name below `keys/`.
+        output_dir: Folder for `choice.json`, its figure, and `runs/`; in the cache by default. What would be chosen by
+            another key is in a folder of that name below `keys/`.
         cache_dir: Where vectors are kept.
         show_progress_bar: Whether to show progress.
 
@@ -164,7 +164,7 @@ class Tuning:
 
     Args:
         encoder: The model whose vectors are clustered.
-        start: The static model that trials start from.
+        start: The model that trials start from.
         options: The options.
         cache: Where vectors are kept.
         output: Folder of results.
@@ -197,7 +197,8 @@ class Tuning:
         for key, choice in choices.items():
             folder = self.output if key == best else self.output / KEYS_FOLDER / key
             choice.save(folder)
-            write_tuning(choice.describe(), folder)
+            if can_draw("A figure of the choice"):
+                draw_tuning(choice.describe(), folder)
         return choices[best]
 
     def _describe(

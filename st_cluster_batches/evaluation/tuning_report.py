@@ -1,37 +1,10 @@
-"""What a choice rests on, for people: a table, a figure and `results.json`, made from the choice alone."""
+"""What a choice rests on, as a table for people, made from the choice alone."""
 
 from __future__ import annotations
 
-import json
-import logging
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from st_cluster_batches.data.naming import label_figure, show_line
-from st_cluster_batches.storage.cache import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-logger = logging.getLogger(__name__)
-
-RESULTS_FILE = "results.json"
-TUNING_FIGURE = "differences_by_candidate"
-
-
-def write_tuning(choice: dict[str, Any], folder: Path) -> None:
-    """Write `results.json` and the figure.
-
-    Args:
-        choice: As `Choice.describe` returns it.
-        folder: Where to.
-    """
-    write_atomically(folder / RESULTS_FILE, json.dumps(choice, indent=2, ensure_ascii=False) + "\n")
-    if find_spec("matplotlib") is None:
-        logger.warning("No figure is drawn without matplotlib: pip install 'st-cluster-batches[plots]'")
-    elif any(one.get("differences") for one in choice["evidence"].values()):
-        draw_tuning(choice, folder)
+from st_cluster_batches.data.naming import show_line
 
 
 def describe_tuning(choice: dict[str, Any]) -> str:
@@ -87,51 +60,3 @@ def _conclude(evidence: dict[str, Any]) -> str:
             low, high = (_relative(found["difference"][end], evidence) for end in ("low", "high"))
             return f"choice: {found['name']}; expected gain {low:+.1%} to {high:+.1%}"
     return f"choice: one stratum, {evidence['why']}"
-
-
-def draw_tuning(choice: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw the difference of every candidate to random batches, source by source, as PNG and SVG.
-
-    Args:
-        choice: As `Choice.describe` returns it.
-        folder: Where to.
-
-    Returns:
-        The files.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    measured = {name: one for name, one in choice["evidence"].items() if one.get("differences")}
-    heights = [0.6 + 0.2 * len(one["differences"]) for one in measured.values()]
-    files = [folder / f"{TUNING_FIGURE}.{ending}" for ending in ("png", "svg")]
-    with rc_context({"svg.hashsalt": "st-cluster-batches", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure((6.5, 0.6 + sum(heights)), layout="constrained")
-        rows = figure.subplots(len(measured), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (name, one) in zip(rows, measured.items(), strict=True):
-            _draw_source(axes, name, one)
-        rows[-1].set_xlabel("difference in nDCG@10 to random batches, with 95 % intervals; filled: chosen")
-        figure.savefig(files[0], dpi=150, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
-
-
-def _draw_source(axes: Axes, name: str, evidence: dict[str, Any]) -> None:
-    for at, found in enumerate(evidence["differences"]):
-        one = found["difference"]
-        axes.errorbar(
-            [one["mean"]],
-            [at],
-            xerr=[[one["mean"] - one["low"]], [one["high"] - one["mean"]]],
-            fmt="o",
-            color="C0" if not found["masked"] else "C1",
-            markerfacecolor=None if found["name"] == evidence["chosen"] else "white",
-            capsize=3,
-        )
-    axes.axvline(0, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_yticks(
-        range(len(evidence["differences"])), [label_figure(one["name"]) for one in evidence["differences"]]
-    )
-    axes.set_ylim(len(evidence["differences"]) - 0.5, -0.5)
-    axes.set_title(label_figure(name), loc="left", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)

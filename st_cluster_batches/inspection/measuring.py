@@ -26,7 +26,7 @@ from st_cluster_batches.inspection.masking import measure_masks
 from st_cluster_batches.inspection.negatives import find_near_duplicates, find_worst_pairs
 from st_cluster_batches.inspection.sample import LabelledPairs, Sample
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
-from st_cluster_batches.storage.cache import default_cache_dir, open_cache
+from st_cluster_batches.storage.cache import open_cache
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -77,23 +77,25 @@ def inspect(
         columns: Query, positive, negatives, in order; by default as `attach_clusters` finds them.
         seed: Seed of plan and sample.
         sample_rows: Rows to embed for the batches of each kind.
-        cache_dir: Where `attach_clusters` has kept its embeddings: what is there is not embedded again.
+        cache_dir: Where `attach_clusters` has kept embeddings and distilled models: what is there is not made again.
         show_progress_bar: Whether to show progress.
 
     Returns:
         The figures, with advice.
 
     Raises:
-        ValueError: If there is neither encoder nor clustering, or the dataset has no labels or no passages.
+        ValueError: If there is neither encoder nor clustering, if the dataset has no labels or no passages, or if
+            there is one row in a batch.
     """
     sample_rows, seed = as_count("sample_rows", sample_rows, least=2), as_count("seed", seed, least=0)
     batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
-    loaded, key = _find_encoder(encoder, clustering, key)
+    cache = SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar)
+    loaded, key = _find_encoder(encoder, clustering, key, cache.folder)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
+    _check_negatives(batch_size, world_size, len(pairs))
     if rows_per_stratum is None and clustering is not None and clustering.tuned is not None:
         rows_per_stratum = clustering.tuned.rows_per_stratum
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed, rows_per_stratum)
-    cache = SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar)
     sample.embed(loaded, cache)
     key_vectors = join_sides([getattr(sample, f"{side}_vectors") for side in sides_of(key)])
     topics = _describe_topics(sample, key_vectors, seed)
@@ -122,18 +124,27 @@ def inspect(
     return replace(inspection, advice=give_advice(inspection))
 
 
+def _check_negatives(batch_size: int, world_size: int, n_rows: int) -> None:
+    """Check, before anything is embedded, that rows have others in their batch."""
+    if min(batch_size * world_size, n_rows) < 2:
+        raise ValueError(
+            f"batch_size={batch_size} with world_size={world_size}, of {n_rows} rows: a global batch of one row has "
+            "no in-batch negatives to measure; inspect two rows or more, with batch_size=32 (--batch_size 32)"
+        )
+
+
 def _find_encoder(
-    encoder: str | Path | SentenceTransformer | None, clustering: Clustering | None, key: Key | None
+    encoder: str | Path | SentenceTransformer | None, clustering: Clustering | None, key: Key | None, cache_dir: Path
 ) -> tuple[Encoder, Key]:
     if clustering is not None:
-        clustering = clustering if encoder is None else clustering.with_encoder(encoder)
+        clustering = clustering if encoder is None else clustering.with_encoder(encoder, cache_dir)
         own: Key = clustering.manifest["key"]
         if key not in (None, own):
             raise ValueError(f"key={key!r}, but the clusters were made by key={own!r}; leave key out")
         return clustering.get_encoder(), own
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
-    return Encoder(encoder, default_cache_dir()), key or "query"
+    return Encoder(encoder, cache_dir), key or "query"
 
 
 def _has_guide(dataset: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from st_cluster_batches.inspection.findings import NearDuplicatePair, WorstPair
-from st_cluster_batches.inspection.sample import Sample
+from st_cluster_batches.inspection.sample import Sample, split_batch
 
 _NEAR_DUPLICATE = 0.95  # similarity of passages from which on they count as near-duplicates
 _WORST = 10
@@ -18,25 +18,28 @@ def find_worst_pairs(sample: Sample) -> list[WorstPair]:
     found: list[tuple[float, float, float, int, int]] = []
     for batch in sample.batches["cluster"]:
         at = sample.find(batch)
-        similarity = sample.query_vectors[at] @ sample.passage_vectors[at].T
-        own = np.diagonal(similarity).copy()
-        np.fill_diagonal(similarity, -np.inf)
-        nearest = similarity.argmax(axis=1)
-        ahead = similarity[np.arange(len(batch)), nearest] - own
-        for row in np.argsort(-ahead, kind="stable")[:_WORST].tolist():
-            if ahead[row] > 0:
-                other = int(nearest[row])
-                values = (float(ahead[row]), float(own[row]), float(similarity[row, other]))
-                found.append((*values, int(batch[row]), int(batch[other])))
+        passages = sample.passage_vectors[at]
+        for part in split_batch(len(batch)):
+            similarity = sample.query_vectors[at[part]] @ passages.T
+            rows = np.arange(len(similarity))
+            own = similarity[rows, rows + part.start].copy()
+            similarity[rows, rows + part.start] = -np.inf
+            nearest = similarity.argmax(axis=1)
+            ahead = similarity[rows, nearest] - own
+            for row in np.argsort(-ahead, kind="stable")[:_WORST].tolist():
+                if ahead[row] > 0:
+                    other = int(nearest[row])
+                    values = (float(ahead[row]), float(own[row]), float(similarity[row, other]))
+                    found.append((*values, int(batch[part.start + row]), int(batch[other])))
     found = sorted(found, key=lambda one: (-one[0], one[3]))[:_WORST]
     if not found:
         return []
-    queries, passages = sample.pairs.read_texts(np.array([one[3] for one in found]))
+    queries, positives = sample.pairs.read_texts(np.array([one[3] for one in found]))
     _, others = sample.pairs.read_texts(np.array([one[4] for one in found]))
     return [
         WorstPair(row, other, positive, negative, *texts)
         for (_, positive, negative, row, other), texts in zip(
-            found, zip(queries, passages, others, strict=True), strict=True
+            found, zip(queries, positives, others, strict=True), strict=True
         )
     ]
 
@@ -51,11 +54,17 @@ def find_near_duplicates(sample: Sample) -> dict[str, Any]:
     n_rows = n_found = 0
     for batch in sample.batches["cluster"]:
         vectors = sample.passage_vectors[sample.find(batch)]
-        similarity = vectors @ vectors.T
-        np.fill_diagonal(similarity, -1)
-        n_rows, n_found = n_rows + len(batch), n_found + int((similarity.max(axis=1) > _NEAR_DUPLICATE).sum())
-        for row, other in np.argwhere(np.triu(similarity) > _NEAR_DUPLICATE).tolist():
-            found.append((float(similarity[row, other]), int(batch[row]), int(batch[other])))
+        for part in split_batch(len(batch)):
+            similarity = vectors[part] @ vectors.T
+            rows = np.arange(len(similarity))
+            similarity[rows, rows + part.start] = -1
+            n_rows, n_found = n_rows + len(rows), n_found + int((similarity.max(axis=1) > _NEAR_DUPLICATE).sum())
+            # A family of form letters has millions of pairs: the best alone become Python objects.
+            at, others = np.nonzero(np.triu(similarity, part.start + 1) > _NEAR_DUPLICATE)
+            values = similarity[at, others]
+            best = np.argsort(-values, kind="stable")[:_WORST]
+            numbers = batch[part.start + at[best]].tolist(), batch[others[best]].tolist()
+            found.extend(zip(values[best].tolist(), *numbers, strict=True))
     nearest = sorted(found, key=lambda one: (-one[0], one[1]))[:_WORST]
     pairs = []
     for similarity_of_two, row, other in nearest:

@@ -5,38 +5,22 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
 from st_cluster_batches.clusters.vectors import join_sides
-from st_cluster_batches.data.naming import label_figure
 from st_cluster_batches.data.pairs import sides_of
+from st_cluster_batches.evaluation.figures import SIZES_FIGURE, draw_cluster_sizes, draw_negatives
 from st_cluster_batches.inspection.findings import Inspection
-from st_cluster_batches.storage.cache import write_atomically, write_whole
+from st_cluster_batches.storage.cache import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SIZES_FIGURE = "cluster_sizes.png"
 HARDNESS_FIGURE = "batch_hardness.png"
 
 _KINDS = {PURE: "pure", POOLED: "pooled", MIXED: "mixed", RANDOM: "random"}
 _VIEWED_ROWS = 10_000  # whose texts the page holds
 _SHOWN_CHARACTERS = 300
-
-
-def require_plots() -> None:
-    """Check that the plotting libraries are there.
-
-    Raises:
-        ImportError: If one is missing, with the extra that brings both.
-    """
-    from importlib.util import find_spec
-
-    if missing := [name for name in ("matplotlib", "plotly") if find_spec(name) is None]:
-        raise ImportError(f"A report needs {missing[0]}: pip install 'st-cluster-batches[plots]'")
 
 
 def write_page(inspection: Inspection, path: Path) -> None:
@@ -67,42 +51,11 @@ def draw_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings = {SIZES_FIGURE: _draw_sizes, HARDNESS_FIGURE: _draw_hardness}
-    for name, draw in drawings.items():
-        with rc_context({"font.size": 9}), write_whole(folder / name) as temporary:
-            figure = Figure((6.0, 3.4), layout="constrained")
-            draw(figure, inspection)
-            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-    return [folder / name for name in drawings]
-
-
-def _draw_sizes(figure: Figure, inspection: Inspection) -> None:
-    axes = figure.subplots()
-    sizes = _sizes_by_source(inspection)
-    axes.hist(list(sizes.values()), bins=30, stacked=True, label=list(map(label_figure, sizes)))
-    axes.set_xlabel("rows of a cluster")
-    axes.set_ylabel("clusters")
-    axes.axvline(inspection.batch_size * inspection.world_size, color="grey", linestyle=":", label="a global batch")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7)
-
-
-def _draw_hardness(figure: Figure, inspection: Inspection) -> None:
-    axes = figure.subplots()
-    kinds = list(inspection.hardness)
-    for at, (name, label) in enumerate(
-        (("negative", "all negatives"), ("hardest", "hardest negative"), ("positive", "positive"))
-    ):
-        values = [getattr(one, name) for one in inspection.hardness.values()]
-        axes.bar(np.arange(len(kinds)) + 0.27 * (at - 1), values, 0.25, label=label)
-    axes.set_xticks(range(len(kinds)), [f"{kind} batches" for kind in kinds])
-    axes.set_ylabel("cosine similarity to the query")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7)
+    size = inspection.batch_size * inspection.world_size
+    return [
+        draw_cluster_sizes(_sizes_by_source(inspection), folder / SIZES_FIGURE, size),
+        draw_negatives(inspection.hardness, folder / HARDNESS_FIGURE),
+    ]
 
 
 def _sizes_by_source(inspection: Inspection) -> dict[str, list[int]]:

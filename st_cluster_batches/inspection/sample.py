@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ _TOPIC_ROWS = 4000  # embedded for them, in all
 _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
 _MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted
+_BLOCK = 1 << 22  # similarities that are held at once: a global batch of 32,768 rows has a billion
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,13 @@ class Sample:
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""
         return np.searchsorted(self.rows, rows)
+
+
+def split_batch(n_rows: int) -> Iterator[slice]:
+    """Split the rows of a batch such that the similarities of each part to the whole batch take little memory."""
+    step = max(1, _BLOCK // n_rows)
+    for low in range(0, n_rows, step):
+        yield slice(low, min(low + step, n_rows))
 
 
 def _read_marks(part: Dataset) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SO
 from st_cluster_batches.data.naming import escape_cell, name_splits, quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
-from st_cluster_batches.publishing.licences import find_identifiers
+from st_cluster_batches.publishing.licences import find_identifier
 from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
 
 DATA = "data"
@@ -91,7 +91,8 @@ def _make_card(
                 "data_files": [{"split": split, "path": f"{DATA}/{split}-*.parquet"} for split in splits.values()],
             }
         ]
-        data.license = find_identifiers(about.license or data.license)
+        if about.license:
+            data.license = find_identifier(about.license)
         if about.language:
             data.language = list(about.language)
         if about.datasets:

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from st_cluster_batches.batches.card_block import choose_tags
 from st_cluster_batches.publishing.contents import CardContents
-from st_cluster_batches.publishing.licences import find_identifiers
+from st_cluster_batches.publishing.licences import find_identifier
 from st_cluster_batches.training.folder import HUB_ID
 
 
@@ -74,7 +74,8 @@ def fill_front_matter(card: ModelCard, contents: CardContents, about: Descriptio
     tags = [] if data.tags is None else list(data.tags)
     wanted = ["sentence-transformers", *choose_tags(contents.strategy)]
     data.tags = [*tags, *(tag for tag in wanted if tag not in tags)]
-    data.license = find_identifiers(about.license or data.license)
+    if about.license:
+        data.license = find_identifier(about.license)  # what the card says itself stays: the Hub knows newer ones too
     if about.language:
         data.language = list(about.language)
     given = contents.recipe.get("train_data", [])

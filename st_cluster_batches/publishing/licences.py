@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from typing import Any
 
 # https://huggingface.co/docs/hub/repositories-licenses: all 69 of its text in huggingface/hub-docs as of 008d54d. The
 # thirteen that came later (apple-*, eupl-1.2, fair-noncommercial-research-license, grok2-community, h-research,
@@ -90,13 +89,6 @@ def find_identifier(licence: str) -> str:
     near = get_close_matches(name, _IDENTIFIERS, n=3)
     raise ValueError(
         f"The Hub knows no licence {licence!r}"
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + (f"; did you mean {' or '.join(near)}?" if near else ".")
         + " Give an identifier of https://huggingface.co/docs/hub/repositories-licenses, or `other`: --license other"
     )
-
-
-def find_identifiers(given: Any) -> Any:
-    """Return the identifiers of what a card gives as its licence: one, or a list of them."""
-    if isinstance(given, list):
-        return [find_identifier(str(one)) for one in given]
-    return None if given is None else find_identifier(str(given))

@@ -16,13 +16,14 @@ import yaml
 from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, read_manifest
 from st_cluster_batches.data.naming import name_file
+from st_cluster_batches.evaluation.figures import SIZES_FIGURE, can_draw, draw_cluster_sizes, draw_figures
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
 from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
-from st_cluster_batches.storage.cache import replace_folder
+from st_cluster_batches.storage.cache import recover_folder, replace_folder
 from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ CARD = "README.md"
 FIGURES = "figures"
 RESULTS = "results"
 OFFICIAL_RESULTS = ".eval_results"
-SIZES_FIGURE = "cluster_sizes.png"
 
 # Suffixes of the files of a model. Training state, logs and environments have others, or the names below.
 _MODEL_SUFFIXES = {
@@ -126,6 +126,7 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
         ValueError: If the folder holds anything that no build left there as it is, or a file holds a token or a local
             path.
     """
+    recover_folder(output)  # the card of an earlier build, which people may have edited, may lie in what a kill left
     card = output / CARD
     earlier = card.read_text(encoding="utf-8") if card.is_file() else None
     refuse_other_files(output, CARD)
@@ -192,30 +193,17 @@ def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
 
 def draw_sizes(manifest: dict[str, Any], stage: Path) -> list[str]:
     """Draw the histogram of cluster sizes into a staged folder; return its path there, or nothing if it cannot be."""
-    if find_spec("matplotlib") is None:
-        logger.warning("The card gets no figures: they need matplotlib, pip install 'st-cluster-batches[plots]'")
+    if not can_draw("A figure of cluster sizes in the card"):
         return []
-    from st_cluster_batches.evaluation.figures import draw_cluster_sizes
-
-    (stage / FIGURES).mkdir(exist_ok=True)
-    draw_cluster_sizes(
-        {name: one["sizes"] for name, one in manifest["statistics"].items()}, stage / FIGURES / SIZES_FIGURE
-    )
-    return [f"{FIGURES}/{SIZES_FIGURE}"]
+    sizes = {name: one["sizes"] for name, one in manifest["statistics"].items()}
+    return [f"{FIGURES}/{draw_cluster_sizes(sizes, stage / FIGURES / SIZES_FIGURE).name}"]
 
 
 def draw_comparison(comparison: dict[str, Any], folder: Path) -> list[str]:
     """Draw the figures of a comparison into the figures of a staged folder; return their paths there."""
-    if find_spec("matplotlib") is None:
+    if not can_draw("A figure of the comparison in the card"):
         return []
-    from st_cluster_batches.evaluation.figures import draw_figures
-
-    folder.mkdir(exist_ok=True)
-    files = draw_figures(comparison, folder)
-    for path in files:
-        if path.suffix != ".png":
-            path.unlink()
-    return [f"{FIGURES}/{path.name}" for path in files if path.suffix == ".png"]
+    return [f"{FIGURES}/{path.name}" for path in draw_figures(comparison, folder, ["png"])]
 
 
 def write_json(path: Path, content: Any) -> None:

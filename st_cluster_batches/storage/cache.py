@@ -94,6 +94,7 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
     Raises:
         OSError: If the disk is full; the old folder is left as it was.
     """
+    recover_folder(path, is_own)
     old = temporary_name(path.with_name(f"{path.name}.old"))
     temporary = temporary_name(path)
     try:
@@ -110,10 +111,7 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
         _remove(temporary)
         raise
     if old.exists():
-        for kept in old.iterdir():
-            if not is_own(kept) and not (path / kept.name).exists():
-                shutil.move(kept, path / kept.name)
-        _remove(old)
+        _take_others(old, path, is_own)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -179,19 +177,33 @@ def make_folder(path: Path) -> None:
         raise type(error)(error.errno, message) from error
 
 
-def recover_folder(path: Path) -> None:
-    """Clear up what a killed `replace_folder` left: if it was just about to rename, the old folder comes back."""
-    dead = [
-        one
-        for one in path.parent.glob(f"{glob.escape(path.name)}.*{glob.escape(socket.gethostname())}.*.tmp")
-        if re.fullmatch(r"(old\.)?", one.name[len(path.name) + 1 : one.name.rindex(socket.gethostname())])
-        and not _is_alive(int(one.name.split(".")[-2]))
-    ]
-    for one in dead:
-        if ".old." in one.name and not path.exists():
-            one.rename(path)
-        else:
+def _take_others(old: Path, new: Path, is_own: Callable[[Path], bool]) -> None:
+    """Move what is to be kept of an old folder into the new one, and remove the rest."""
+    for kept in old.iterdir():
+        if not is_own(kept) and not (new / kept.name).exists():
+            shutil.move(kept, new / kept.name)
+    _remove(old)
+
+
+def recover_folder(path: Path, is_own: Callable[[Path], bool] | None = None) -> None:
+    """Clear up what a killed `replace_folder` left: if it was just about to rename, the old folder comes back.
+
+    Args:
+        path: The folder. Who looks into it before `replace_folder` does, calls this first.
+        is_own: As `replace_folder` takes it. If it is not known, an old folder beside the new one stays, since it may
+            hold what is to be kept.
+    """
+    host = re.escape(socket.gethostname())
+    for one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        found = re.fullmatch(rf"\.(old\.)?{host}\.(\d+)\.tmp", one.name[len(path.name) :])
+        if found is None or _is_alive(int(found[2])):
+            continue
+        if not found[1]:
             _remove(one)
+        elif not path.exists():
+            one.rename(path)
+        elif is_own is not None:
+            _take_others(one, path, is_own)
 
 
 def remove_leftovers(folder: Path) -> None:

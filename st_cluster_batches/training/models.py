@@ -38,12 +38,15 @@ _CONTRASTIVE_LOSSES = {
 }
 
 
-def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | SparseEncoder:
+def load_model(
+    arguments: ModelArguments, seed: int, cache_dir: str | Path | None = None
+) -> SentenceTransformer | SparseEncoder:
     """Load the model to be trained, or make a new static one.
 
     Args:
         arguments: Which model.
         seed: Seed of new token embeddings.
+        cache_dir: Where distilled models are kept; a folder in the datasets cache by default.
 
     Returns:
         The model; a sparse one if its loss is SPLADE's.
@@ -61,7 +64,7 @@ def load_model(arguments: ModelArguments, seed: int) -> SentenceTransformer | Sp
         if not any(isinstance(module, SpladePooling) for module in model):
             raise ValueError(f"loss='splade' needs a masked language model, such as BERT; {name} is none: {model}")
     else:
-        model = load_encoder(name, default_cache_dir()).train()
+        model = load_encoder(name, Path(cache_dir or default_cache_dir())).train()
     if arguments.pooling is not None:
         _set_pooling(model, arguments.pooling)
     if arguments.num_hidden_layers is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from st_cluster_batches.training.arguments import AUTO, ClusterArguments, DataAr
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 VARIANTS = "variants"  # the key for what `compare` compares
+_SWITCH = ()  # the value of a `--key` that stands without one
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Recipe:
 
 class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has no types
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        # argparse names a key in both spellings, the one with dashes too.
+        raise ValueError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message))
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -107,7 +110,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             own.append(word)
         else:
             raise ValueError(f"{word!r} stands alone; say --key {word}")
-    return {key: own[0] if len(own) == 1 else own for key, own in given.items()}
+    return {key: own[0] if len(own) == 1 else own or _SWITCH for key, own in given.items()}
 
 
 def parse_values(values: dict[str, Any]) -> Recipe:
@@ -126,8 +129,9 @@ def parse_values(values: dict[str, Any]) -> Recipe:
     words = [word for key, value in spelled.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
-    # A flag without a value passed, so it is a switch.
-    return Recipe(data, model, clusters, training, {key: True if one == [] else one for key, one in values.items()})
+    # A key without a value passed, so it is a switch.
+    given = {key: True if one == _SWITCH else one for key, one in values.items()}
+    return Recipe(data, model, clusters, training, given)
 
 
 def _read_chunks(values: dict[str, Any]) -> dict[str, Any]:
@@ -140,8 +144,10 @@ def _read_chunks(values: dict[str, Any]) -> dict[str, Any]:
 
 def to_words(key: str, value: Any) -> list[str]:
     """Spell a YAML value as the words of a command line, so that one parser checks both."""
-    if value is None:
+    if value is None or value == []:
         return []
-    if isinstance(value, dict):
-        return [f"--{key}", json.dumps(value)]
-    return [f"--{key}", *(str(one) for one in (value if isinstance(value, list) else [value]))]
+    values = [*value] if isinstance(value, list | tuple) else [value]
+    words = [json.dumps(one) if isinstance(one, dict) else str(one) for one in values]
+    if len(words) == 1 and words[0].startswith("-"):
+        return [f"--{key}={words[0]}"]  # argparse takes -1e-05 for a key of its own
+    return [f"--{key}", *words]

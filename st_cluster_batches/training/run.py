@@ -206,7 +206,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
     Returns:
         A run whose labels and batch size have been checked.
     """
-    model = load_model(recipe.model, recipe.training.seed)
+    model = load_model(recipe.model, recipe.training.seed, recipe.clusters.cache_dir)
     # Copies, since samplers hide the label columns of the dataset they are given.
     plain = (
         DatasetDict({name: part.with_format(None) for name, part in dataset.items()})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.evaluation.candidates import LEVEL, judge, judge_sources, list_candidates
+from st_cluster_batches.evaluation.candidates import LEVEL, Verdict, judge_sources, list_candidates
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 COARSE, FINE, MASKED = Candidate(320), Candidate(32), Candidate(None, True, 0.0)
@@ -17,6 +17,11 @@ def draw(gains: dict[Candidate, float], noise: float = 0.1, n_queries: int = 400
     rng = np.random.default_rng(0)
     queries = rng.uniform(0, 1, n_queries)
     return {one: queries + gain + rng.normal(0, noise, (3, n_queries)) for one, gain in gains.items()}
+
+
+def judge(scores: dict[Candidate, np.ndarray]) -> Verdict:
+    """Judge the candidates of one source."""
+    return judge_sources({"all": scores}, {"all": 1})["all"]
 
 
 def test_sizes_are_multiples_of_the_batch() -> None:
@@ -132,7 +137,7 @@ def test_communities_are_tried_where_they_are_asked_for() -> None:
 def test_candidates_are_corrected_for_all_that_were_tried() -> None:
     mixed = Candidate(32, rows_per_stratum=8)
     scores = draw({Candidate(): 0, **{Candidate(size): 0 for size in (1000, 320, 96, 48)}, mixed: 0.017})
-    few = judge_sources({"": {one: scores[one] for one in (Candidate(), mixed)}}, {"": 1})[""]
-    many = judge_sources({"": scores}, {"": 1})[""]
+    few = judge({one: scores[one] for one in (Candidate(), mixed)})
+    many = judge(scores)
     assert few.p_values[mixed] < LEVEL < many.p_values[mixed]
     assert few.chosen == mixed and many.chosen == Candidate()

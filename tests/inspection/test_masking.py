@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,22 @@ def test_the_masked_share_is_that_of_the_negatives_above_the_margin(tmp_path: Pa
     write_page(found, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert json.dumps(zero.masked[0].other_passage) in page
+
+
+def test_a_batch_is_looked_at_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_static_model(dimensions=8)
+    labelled = attach_clusters(make_pairs(400), encoder, n_clusters=3)
+
+    def look() -> list[Any]:
+        found = inspect(labelled, encoder, batch_size=200, sample_rows=400, show_progress_bar=False)
+        pairs = [*found.worst_pairs, *found.near_duplicates]
+        pairs += [pair for one in found.masks for side in (one.masked, one.kept) for pair in side]
+        numbers = [found.near_duplicate_rate, *(share for one in found.masks for share in one.shares.values())]
+        return [len(found.near_duplicates), [(one.row, one.other) for one in pairs], numbers]
+
+    whole = look()
+    monkeypatch.setattr("st_cluster_batches.inspection.sample._BLOCK", 200 * 7)  # seven rows, and a last part of four
+    assert look() == [*whole[:2], pytest.approx(whole[2])] and whole[0] == 10
 
 
 def test_a_guide_is_measured_where_its_vectors_are_kept(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 from examples import TOPICS, label_pairs, make_pairs, make_static_model
 
 from st_cluster_batches import fit_clusters
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.measuring import inspect
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
+from st_cluster_batches.storage.cache import default_cache_dir
 
 
 def look(dataset: Any, **options: Any) -> Inspection:
@@ -207,6 +209,41 @@ def test_what_cannot_be_inspected_is_refused(labelled: Dataset, pairs: Dataset) 
         look(labelled.remove_columns("passage"))
     with pytest.raises(ValueError, match="sample_rows=1 must be at least 2"):
         look(labelled, sample_rows=1)
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(300, 1), (1, 16)])
+def test_batches_of_one_row_are_refused_before_anything_is_embedded(
+    labelled: Dataset, monkeypatch: pytest.MonkeyPatch, n_rows: int, batch_size: int
+) -> None:
+    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("embedded"))
+    with pytest.raises(
+        ValueError, match=rf"batch_size={batch_size} with world_size=1, of {n_rows} rows.*--batch_size 32"
+    ):
+        look(labelled.select(range(n_rows)), batch_size=batch_size)
+
+
+def test_distilled_models_and_vectors_are_looked_for_where_attach_keeps_them(
+    pairs: Dataset, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs.to_parquet(str(tmp_path / "pairs.parquet"))
+    encoder, cache = f"static:{tiny_bert}", ["--cache_dir", str(tmp_path / "cache")]
+    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda _: make_static_model())
+    words = [
+        str(tmp_path / "pairs.parquet"),
+        str(tmp_path / "out"),
+        "--encoder",
+        encoder,
+        "--n_clusters",
+        "3",
+        "--guide",
+    ]
+    assert main(["attach", *words, *cache]) == 0
+    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda _: pytest.fail("distilled again"))
+    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("embedded again"))
+    assert main(["inspect", str(tmp_path / "out"), "--encoder", encoder, *cache]) == 0
+    labelled = load_from_disk(str(tmp_path / "out"))
+    assert inspect(labelled, encoder, cache_dir=tmp_path / "cache").encoder == "static:tiny-bert"
+    assert not default_cache_dir().exists()
 
 
 def test_the_dataset_is_left_as_it_is(labelled: Dataset) -> None:

@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset
 from examples import label_pairs, make_pairs, make_static_model
 
+from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.measuring import inspect
 from st_cluster_batches.inspection.page import draw_inspection, write_page
 
@@ -24,10 +25,23 @@ HOSTILE = [
 ]
 
 
-def make_page(folder: Path, dataset: Dataset, batch_size: int = 16, seed: int = 0) -> Path:
-    inspection = inspect(dataset, make_static_model(), batch_size=batch_size, seed=seed, show_progress_bar=False)
+def inspect_batches(dataset: Dataset, seed: int = 0) -> Inspection:
+    return inspect(dataset, make_static_model(), batch_size=16, seed=seed, show_progress_bar=False)
+
+
+def make_page(folder: Path, inspection: Inspection) -> Path:
     write_page(inspection, folder / "report.html")
     return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def inspection() -> Inspection:
+    return inspect_batches(label_pairs(make_pairs(300)), seed=7)
+
+
+@pytest.fixture(scope="module")
+def page(inspection: Inspection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_page(tmp_path_factory.mktemp("page"), inspection)
 
 
 @pytest.fixture
@@ -52,8 +66,8 @@ def read_data(page: Path) -> dict[str, Any]:
     return data
 
 
-def test_every_batch_of_small_data_is_in_the_page_row_by_row(tmp_path: Path, labelled: Dataset) -> None:
-    data = read_data(make_page(tmp_path, labelled))
+def test_every_batch_of_small_data_is_in_the_page_row_by_row(page: Path, labelled: Dataset) -> None:
+    data = read_data(page)
     assert len(data["batches"]) == data["all_batches"] == 19
     rows = [cells for batch in data["batches"] for cells in batch["rows"]]
     assert sorted(cells[0] for cells in rows) == list(range(300))
@@ -64,42 +78,43 @@ def test_every_batch_of_small_data_is_in_the_page_row_by_row(tmp_path: Path, lab
             assert len({cells[2] for cells in batch["rows"]}) == 1
 
 
-def test_large_data_is_sampled_and_says_so(tmp_path: Path, labelled: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_is_sampled_and_says_so(
+    tmp_path: Path, inspection: Inspection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("st_cluster_batches.inspection.page._VIEWED_ROWS", 64)
-    data = read_data(make_page(tmp_path, labelled))
+    monkeypatch.setattr("st_cluster_batches.inspection.page._draw_map", lambda _: {})  # the slow part
+    data = read_data(make_page(tmp_path, inspection))
     assert [batch["number"] for batch in data["batches"]] == [0, 6, 12, 18]
     assert data["all_batches"] == 19
 
 
-def test_the_page_names_the_seed_that_its_batches_were_planned_with(tmp_path: Path, labelled: Dataset) -> None:
-    page = make_page(tmp_path, labelled, seed=7)
+def test_the_page_names_the_seed_that_its_batches_were_planned_with(page: Path) -> None:
     assert read_data(page)["seed"] == 7
     assert "training with another seed draws other batches" in page.read_text(encoding="utf-8")
 
 
-def test_the_map_shows_a_cluster_batch_and_a_random_one(tmp_path: Path, labelled: Dataset) -> None:
-    drawn = read_data(make_page(tmp_path, labelled))["map"]
+def test_the_map_shows_a_cluster_batch_and_a_random_one(page: Path) -> None:
+    drawn = read_data(page)["map"]
     assert len(drawn["x"]) == len(drawn["y"]) == len(drawn["text"]) == 300
     assert sum(drawn["in_cluster_batch"]) == sum(drawn["in_random_batch"]) == 16
 
 
 def test_hostile_text_stays_data(tmp_path: Path, hostile: Dataset) -> None:
-    page = make_page(tmp_path, hostile)
+    page = make_page(tmp_path, inspect_batches(hostile))
     data = read_data(page)
     shown = {cells[3] for batch in data["batches"] for cells in batch["rows"]}
     assert {text for text in HOSTILE if len(text) < 300} <= shown
     assert page.stat().st_size < 8_000_000, "very long texts are cut"
 
 
-def test_the_page_names_no_address_to_load_from(tmp_path: Path, labelled: Dataset) -> None:
-    html = make_page(tmp_path, labelled).read_text(encoding="utf-8")
+def test_the_page_names_no_address_to_load_from(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
     assert "default-src 'none'" in html
     own = html.replace(html[html.index("<script>") : html.index("</script>")], "")  # plotly's own script
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", own)
 
 
-def test_figures_are_the_same_for_the_same_data(tmp_path: Path, labelled: Dataset) -> None:
-    inspection = inspect(labelled, make_static_model(), batch_size=16, show_progress_bar=False)
+def test_figures_are_the_same_for_the_same_data(tmp_path: Path, inspection: Inspection) -> None:
     first, second = (draw_inspection(inspection, tmp_path / name) for name in ("first", "second"))
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes() and one.read_bytes().startswith(b"\x89PNG")
@@ -129,7 +144,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 def test_the_page_works_in_a_browser(tmp_path: Path, hostile: Dataset, browser: Any, scheme: str) -> None:
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get(make_page(tmp_path, hostile).as_uri())
+    browser.get(make_page(tmp_path, inspect_batches(hostile)).as_uri())
     assert browser.title == "Batches before training", "no script from the data has run"
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 27)")
@@ -171,7 +186,7 @@ def test_the_page_works_in_a_browser(tmp_path: Path, hostile: Dataset, browser: 
 def test_the_page_fits_a_phone(tmp_path: Path, hostile: Dataset, browser: Any) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    browser.get(make_page(tmp_path, hostile).as_uri())
+    browser.get(make_page(tmp_path, inspect_batches(hostile)).as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from st_cluster_batches.publishing.built_files import list_built_files, refuse_other_files
-from st_cluster_batches.storage.cache import replace_folder
+from st_cluster_batches.storage.cache import recover_folder, replace_folder
 
 
 @pytest.fixture
@@ -55,3 +56,16 @@ def test_a_failed_replacement_leaves_the_old_folder_whole(built: Path, tmp_path:
         (new / "a").write_text("a")
     assert [path.name for path in built.iterdir()] == ["a"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["built"]
+
+
+@pytest.mark.parametrize("was_renamed", [False, True])
+def test_a_replacement_clears_up_after_one_that_was_killed(built: Path, tmp_path: Path, was_renamed: bool) -> None:
+    host = os.uname().nodename
+    (built / "mine.txt").write_text("mine")
+    built.rename(tmp_path / f"built.old.{host}.999999999.tmp")
+    (built if was_renamed else tmp_path / f"built.{host}.999999999.tmp").mkdir()
+    recover_folder(built)  # as those do who look into the folder first; what is to be kept they do not know
+    with replace_folder(built, lambda path: path.name != "mine.txt") as new:
+        new.mkdir()
+    assert [path.name for path in built.iterdir()] == ["mine.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["built"]

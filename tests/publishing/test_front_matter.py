@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.publishing.front_matter import check_front_matter
@@ -41,9 +43,17 @@ def test_licences_as_people_write_them_become_identifiers(written: str, identifi
 def test_an_unknown_licence_is_named_before_the_push(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["build", str(trained), "--output", f"{trained.parent}/staged", "--license"]
     assert main([*words, "Do what I say"]) == 2
-    assert "knows no licence 'Do what I say'" in capsys.readouterr().err
+    assert "knows no licence 'Do what I say'. Give an identifier of" in capsys.readouterr().err
     assert main([*words, "MIT License"]) == 0
     assert "\nlicense: mit\n" in (trained.parent / "staged" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("licence", ["brand-new-1.0", "[mit, brand-new-1.0]", "MIT License"])
+def test_what_a_card_says_of_its_licence_stays(trained: Path, licence: str) -> None:
+    (trained / "model" / "README.md").write_text(f"---\nlicense: {licence}\n---\n\n# Mine\n", encoding="utf-8")
+    assert main(["build", str(trained), "--output", f"{trained.parent}/staged"]) == 0
+    card = ModelCard.load(trained.parent / "staged" / "README.md")
+    assert card.data.license == yaml.safe_load(licence)
 
 
 @pytest.mark.parametrize(

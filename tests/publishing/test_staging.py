@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import mteb
@@ -64,9 +65,9 @@ def test_every_task_has_results_of_its_own_in_the_front_matter(trained: Path) ->
 
 def test_training_rows_are_shown_only_where_the_author_asks_for_it(trained: Path) -> None:
     rows = make_pairs(120)["query"][:]
-    told = (build(trained, "--include-samples") / "README.md").read_text()
+    told, untold = ((build(trained, *words) / "README.md").read_text() for words in (["--include-samples"], []))
     assert any(row in told for row in rows)
-    assert not any(row in (build(trained) / "README.md").read_text() for row in rows)
+    assert not any(row in untold for row in rows)
 
 
 def test_a_card_without_its_model_is_not_published(
@@ -78,6 +79,18 @@ def test_a_card_without_its_model_is_not_published(
         path.unlink()
     assert main(["publish", str(stage), "alice/model"]) == 2
     assert "holds no sentence-transformers model" in capsys.readouterr().err
+
+
+def test_after_a_kill_between_two_names_the_edited_card_is_found(trained: Path) -> None:
+    stage = build(trained)
+    card = stage / "README.md"
+    card.write_text(card.read_text().replace("# ", "# My own title, not ", 1))
+    host = os.uname().nodename
+    stage.rename(stage.with_name(f"stage.old.{host}.999999999.tmp"))
+    stage.with_name(f"stage.{host}.999999999.tmp").mkdir()
+    build(trained)
+    assert "# My own title, not" in card.read_text()
+    assert [path.name for path in stage.parent.glob("stage*")] == ["stage"]
 
 
 def test_what_a_card_cannot_say_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from st_cluster_batches import attach_clusters
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.options import AttachOptions
 from st_cluster_batches.clusters.output import write_output
+from st_cluster_batches.storage.cache import default_cache_dir
 from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.recipe import read_recipe
@@ -123,6 +124,15 @@ def test_gist_differs_from_the_plain_loss_in_the_mask_alone(tiny_bert: Path) -> 
         config = build_loss(model, arguments).get_config_dict()
         assert config["margin"] == pytest.approx(theirs) and config["margin_strategy"] == strategy
         assert not config["contrast_anchors"] and not config["contrast_positives"]
+
+
+def test_the_distilled_model_of_a_recipe_is_kept_in_its_cache(
+    workspace: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda _: make_static_model())
+    prepare_run(read_recipe(workspace / "recipe.yaml", ["--model_name_or_path", f"static:{tiny_bert}"]))
+    assert len(list((workspace / "cache").glob("static-*"))) == 1
+    assert not default_cache_dir().exists()
 
 
 @pytest.mark.parametrize("strategy", ["random", "source", "cluster"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -90,7 +91,8 @@ def test_what_was_given_is_a_recipe_again(recipe: Path, tmp_path: Path) -> None:
         (["--n_clusters", "5"], "n_clusters=5 and cluster_size=300 exclude each other"),
         (["--key", "title"], "invalid choice: 'title'"),
         (["title"], "'title' stands alone; say --key title"),
-        (["--output_dir"], "expected one argument"),
+        (["--output_dir"], "argument --output_dir: expected one argument"),
+        (["--eval_tasks"], "argument --eval_tasks: expected at least one argument"),
         (["--max_rows_per_source", "-5"], "max_rows_per_source=-5 must be at least 1"),
         (["--max_rows_per_source", "0"], "max_rows_per_source=0 must be at least 1"),
         (["--max_negatives", "-1"], "max_negatives=-1 must be at least 0"),
@@ -106,6 +108,28 @@ def test_bad_values_are_refused_in_one_line(recipe: Path, overrides: list[str], 
     with pytest.raises(ValueError, match=message) as caught:
         read_recipe(recipe, overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("eval_tasks: []", "eval_tasks", []),  # argparse wants one value at least
+        ("loss: guided\nmargin: -0.00001", "margin", -1e-5),  # spelled -1e-05, as an option begins
+        ("columns: [-a]", "columns", ["-a"]),
+        ("prompts: {query: -q}", "prompts", {"query": "-q"}),
+        ("use_cpu:", "use_cpu", False),
+    ],
+)
+def test_values_that_a_command_line_spells_otherwise_are_read(recipe: Path, line: str, key: str, value: Any) -> None:
+    recipe.write_text(recipe.read_text().replace("use_cpu: true\n", "") + line)
+    read = read_recipe(recipe)
+    (found,) = [getattr(one, key) for one in (read.data, read.model, read.training) if hasattr(one, key)]
+    assert found == value
+    assert read.given[key] == (value or read.given[key])
+
+
+def test_a_small_negative_number_is_a_value_on_the_command_line_too(recipe: Path) -> None:
+    assert read_recipe(recipe, ["--loss", "guided", "--margin", "-1e-2"]).model.margin == -0.01
 
 
 @pytest.mark.parametrize(

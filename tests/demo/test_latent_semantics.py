@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from st_cluster_batches.training.latent_semantics import fit_encoder, train_tokenizer
+from st_cluster_batches.demo.latent_semantics import fit_encoder, train_tokenizer
 
 
 def test_fitted_encoder_is_the_same_every_time_and_knows_words_that_meet() -> None:

@@ -7,42 +7,15 @@ import pytest
 from examples import label_pairs, make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.data.docstrings import Docstring, split_docstrings
-from st_cluster_batches.demo.comparison import STRATEGIES, Demo, run_demo
+from st_cluster_batches.demo.comparison import STRATEGIES, Demo, gather_pairs, run_demo
 from st_cluster_batches.demo.description import describe_demo
+from st_cluster_batches.demo.docstrings import Docstring
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.storage.shared_cache import SharedCache
-
-
-@pytest.fixture
-def docstrings() -> list[Docstring]:
-    """Six packages of 250 docstrings, of 40 modules each."""
-    return [
-        Docstring(f"p{package}", f"p{package}/m{at % 40}", f"Summary {at} of p{package}", f"Rest {at} of p{package}")
-        for package in range(6)
-        for at in range(250)
-    ]
-
-
-def test_split_keeps_held_out_modules_and_packages_out_of_training(docstrings: list[Docstring]) -> None:
-    pairs, collections = split_docstrings(docstrings, None)
-    trained = set(pairs["query"])
-    for collection in collections.values():
-        assert collection.queries and not trained & set(collection.queries.values())
-    assert not set(pairs["source"]) & {text.split()[-1] for text in collections["unseen_packages"].queries.values()}
-    held_out_modules = {one.module for one in docstrings if one.is_held_out}
-    assert len(trained) + len(collections["same_modules"].queries) == sum(
-        one.package in set(pairs["source"]) and one.module not in held_out_modules for one in docstrings
-    )
-    assert len(split_docstrings(docstrings, 100)[0]) == 100
-
-
-def test_split_says_what_it_found_when_there_is_too_little(docstrings: list[Docstring]) -> None:
-    with pytest.raises(RuntimeError, match=r"Only 2 installed packages .*'p0', 'p1'"):
-        split_docstrings(docstrings[:500], None)
 
 
 def test_rate_of_single_source_batches_is_the_best_of_its_neighbours() -> None:
@@ -118,12 +91,29 @@ def test_the_page_shows_batches_as_they_were_trained_on(tmp_path: Path) -> None:
     assert demo.inspect_batches().sample.samplers["cluster"].options.rows_per_stratum == 8
 
 
+@pytest.mark.parametrize("n_pairs", [0, 1250])
+def test_a_bare_environment_is_one_line_that_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], n_pairs: int
+) -> None:
+    found = [Docstring(f"p{at % 5}", f"m{at % 40}", f"Summary {at}", f"Rest {at}") for at in range(n_pairs)]
+    monkeypatch.setattr("st_cluster_batches.demo.comparison.collect_docstrings", lambda: found)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("st-cluster-batches: error: ") and line.endswith("PYTHON -m st_cluster_batches demo")
+    assert ("leave 3" if n_pairs else "Only 0 installed packages have 200 docstrings") in line
+
+
+def test_a_start_that_is_no_model_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--start", str(tmp_path)]) == 2
+    assert "docstrings" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_demo_chooses_compares_and_leaves_a_model_that_plain_sentence_transformers_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "st_cluster_batches.demo")
-    result = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    result = run_demo(tmp_path, *gather_pairs(tmp_path, 2000), n_seeds=1)
     messages = [record.getMessage() for record in caplog.records if ".demo." in record.name]
     assert len(messages) == len(set(messages))
     assert [one[:11] for one in messages if one.startswith("Step")] == [f"Step {step} of 4" for step in range(1, 5)]
@@ -141,8 +131,9 @@ def test_demo_chooses_compares_and_leaves_a_model_that_plain_sentence_transforme
     assert str(result["page"]) in describe_demo(result)
     assert Clustering.load(tmp_path / "clustering").assign(["Return the mean of an array."]).shape == (1,)
     assert SentenceTransformer(result["model"]).encode(["Return the mean of an array."]).shape == (1, 256)
-    again = run_demo(tmp_path, n_seeds=1, max_pairs=2000)
+    again = run_demo(tmp_path, *gather_pairs(tmp_path, 2000), n_seeds=1)
     assert again["results"] == result["results"]  # their times, too: nothing was trained again
-    elsewhere = run_demo(tmp_path / "elsewhere", n_seeds=1, max_pairs=2000)
+    other = tmp_path / "elsewhere"
+    elsewhere = run_demo(other, *gather_pairs(other, 2000), n_seeds=1)
     for name, one in elsewhere["results"].items():
         assert one["tasks"] == result["results"][name]["tasks"]

@@ -25,7 +25,7 @@ from st_cluster_batches.data.holdout import hold_out
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STANDARD_LIBRARY = "python"
+_STANDARD_LIBRARY = "python"
 
 _SKIPPED_FOLDERS = {"tests", "test", "_vendor", "vendored", "site-packages", "idlelib", "lib2to3"}
 _BYTES_PER_PACKAGE = 4_000_000  # parsing is the slow part, and enough is enough
@@ -34,6 +34,8 @@ _PAIRS_PER_SOURCE = 200  # packages with fewer pairs are no source
 _HELD_OUT_MODULES = 8  # one module in so many
 _HELD_OUT_PACKAGES = 3
 _HELD_OUT_QUERIES, _HELD_OUT_DOCUMENTS = 1_000, 5_000
+_LEAST_PAIRS = 400  # of fewer, tuning could not hold queries enough out
+_REMEDY = "install more packages into this Python, or run the demo by another: PYTHON -m st_cluster_batches demo"
 _PACKAGE = "package"  # not `source`: queries are held out of all packages together
 
 
@@ -52,22 +54,19 @@ class Docstring:
         return xxhash.xxh3_64_intdigest(self.module.encode()) % _HELD_OUT_MODULES == 0
 
 
-def collect_docstrings(show_progress_bar: bool = True) -> list[Docstring]:
+def collect_docstrings() -> list[Docstring]:
     """Read the docstrings of all installed packages, without importing any.
-
-    Args:
-        show_progress_bar: Whether to show progress.
 
     Returns:
         Docstrings with summary and rest, in a fixed order; no summary and no rest appears twice.
     """
-    folders = {STANDARD_LIBRARY: Path(sysconfig.get_paths()["stdlib"])}
+    folders = {_STANDARD_LIBRARY: Path(sysconfig.get_paths()["stdlib"])}
     for key in ("purelib", "platlib"):
         for init in Path(sysconfig.get_paths()[key]).glob("*/__init__.py"):
             folders[init.parent.name] = init.parent
     seen: set[str] = set()
     found = []
-    for package in tqdm(sorted(folders), "Reading docstrings", unit="package", disable=not show_progress_bar):
+    for package in tqdm(sorted(folders), "Reading docstrings", unit="package"):
         count = 0
         for docstring in _read_package(package, folders[package]):
             if docstring.summary in seen or docstring.rest in seen:
@@ -92,14 +91,17 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
         `unseen_packages`.
 
     Raises:
-        RuntimeError: If the environment holds too few docstrings.
+        ValueError: If the environment holds too few docstrings.
     """
     from datasets import Dataset
 
     sizes = Counter(one.package for one in docstrings)
     sources = sorted(name for name, size in sizes.items() if size >= _PAIRS_PER_SOURCE)
     if len(sources) < _HELD_OUT_PACKAGES + 2:
-        raise RuntimeError(f"Only {len(sources)} installed packages have {_PAIRS_PER_SOURCE} docstrings: {sources}")
+        raise ValueError(
+            f"Only {len(sources)} installed packages have {_PAIRS_PER_SOURCE} docstrings: {sources}, and "
+            f"{_HELD_OUT_PACKAGES + 2} are needed; {_REMEDY}"
+        )
     # The smaller ones, so that training keeps most of the data.
     held_out = sorted(sources, key=lambda name: (sizes[name], name))[:_HELD_OUT_PACKAGES]
     training = [one for one in docstrings if one.package in sources and one.package not in held_out]
@@ -112,6 +114,11 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
     n_queries = min(_HELD_OUT_QUERIES, len(pairs) // 10)
     texts = ["query", "passage"]
     left, near = hold_out(Dataset.from_dict(columns), n_queries, _HELD_OUT_DOCUMENTS, columns=texts, warns=False)
+    if len(left) < _LEAST_PAIRS:
+        raise ValueError(
+            f"The {len(sources)} packages {sources} leave {len(left)} docstrings to train on, and {_LEAST_PAIRS} are "
+            f"needed, to tune on them too; {_REMEDY}"
+        )
     if max_pairs is not None and len(left) > max_pairs:
         left = left.select([at * len(left) // max_pairs for at in range(max_pairs)])
     return left.rename_column(_PACKAGE, SOURCE).flatten_indices(), {
