@@ -135,10 +135,12 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tuning import tune as tune_data
         from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
+        given = {one.name: getattr(arguments, one.name) for one in fields(TuneOptions)}
+        TuneOptions(**given)  # checked before any row is read
         make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_choice(arguments))
-        names = [*(one.name for one in fields(TuneOptions)), "model", "output_dir", "cache_dir"]
-        choice = tune_data(data, arguments.encoder, **{name: getattr(arguments, name) for name in names})
+        given |= {name: getattr(arguments, name) for name in ("model", "output_dir", "cache_dir")}
+        choice = tune_data(data, arguments.encoder, **given)
     described = choice.describe()
     return described, f"{describe_tuning(described)}\n\nAll of it is in {arguments.output_dir}, for attach --tuned"
 

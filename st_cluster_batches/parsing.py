@@ -195,7 +195,9 @@ def _add_trials(tune: argparse.ArgumentParser) -> None:
     trials.add_argument(
         "--max_rows", type=int, default=12_000, metavar="N", help="rows of a source to try on, at random (12000)"
     )
-    trials.add_argument("--seeds", dest="n_seeds", type=int, default=3, metavar="N", help="runs of each candidate (3)")
+    trials.add_argument(
+        "--seeds", dest="n_seeds", type=int, default=3, metavar="N", help="runs of each candidate (3; at least 2)"
+    )
     trials.add_argument("--seed", type=int, default=0, metavar="N", help="of what is held out")
     trials.add_argument(
         "--workers", dest="n_workers", type=int, default=2, metavar="N", help="processes that run trials (2)"

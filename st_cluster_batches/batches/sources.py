@@ -53,14 +53,20 @@ def has_source_labels(dataset: Dataset, gets_clusters: bool = False) -> bool:
 def tell_of_source_texts(dataset: Dataset) -> None:
     """Say that the column `source` is trained on as text; warn where it has as few values as a label."""
     n_values = _count_few_values(dataset)
+    reason = "no clusters say that it is none"
+    remedy = (
+        f"take it away, dataset.remove_columns({SOURCE!r}), or fill batches from it: configure(strata=({SOURCE!r},))"
+    )
+    if CLUSTER in dataset.column_names:
+        reason = "clusters do not lie within its values"
+        remedy = f"name it: ClusterBatchSampler.configure(strata=({SOURCE!r}, {CLUSTER!r}))"
     logger.log(
         logging.WARNING if n_values else logging.INFO,
-        "The column %r%s is trained on as text, since clusters do not lie within its values. If it is a label, name "
-        "it: ClusterBatchSampler.configure(strata=(%r, %r))",
+        "The column %r%s is trained on as text, since %s. If it is a label, %s",
         SOURCE,
         f", of {n_values} values only," if n_values else "",
-        SOURCE,
-        CLUSTER,
+        reason,
+        remedy,
     )
 
 

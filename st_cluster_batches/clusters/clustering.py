@@ -30,7 +30,7 @@ from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.stream import label_stream
 from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import Key, PairOptions, as_datasets, prepare_parts, sides_of
+from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
@@ -131,14 +131,24 @@ class Clustering:
         with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
             parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
             check_threshold(parts, options.false_negative_threshold)
-            for part in parts:
-                self.check_sources(part.sources)
-            vectors = [PairVectors(part, encoder, cache) for part in parts]
+            vectors = [PairVectors(self._name_sources(part), encoder, cache) for part in parts]
             unmasked = frozenset() if self.tuned is None else self.tuned.unmasked_sources
             threshold = options.false_negative_threshold
             labelled, _ = label_rows(vectors, self.centroids, key, threshold, cache, guide, unmasked)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
         return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
+
+    def _name_sources(self, part: Pairs) -> Pairs:
+        """Return a dataset with names of sources that are known: with its own name before them, or without.
+
+        Raises:
+            ValueError: If they are not known in either way.
+        """
+        plain = replace(part, names_sources=False)
+        if not set(part.sources) <= set(self.centroids) and set(plain.sources) <= set(self.centroids):
+            return plain  # one of several datasets, such as a split, of what was clustered by itself
+        self.check_sources(part.sources)
+        return part
 
     def assign(
         self, texts_or_vectors: Sequence[Any] | Vectors, source: str | Sequence[str] | None = None

@@ -121,6 +121,7 @@ class Pairs:
         roles: Which column is what.
         text_hashes: Hash of all texts of a column in order, by column.
         given_names: By the name under which a transform knows a column, its name now, where these differ.
+        names_sources: Whether its name stands before those of its sources, or is that of its only one.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Pairs:
     roles: Roles
     text_hashes: dict[str, str]
     given_names: Mapping[str, str] = field(default_factory=dict)
+    names_sources: bool = True
 
     @classmethod
     def prepare(cls, name: str, dataset: Dataset, options: PairOptions, show_progress_bar: bool = True) -> Pairs:
@@ -209,9 +211,10 @@ class Pairs:
 
     @cached_property
     def _sources(self) -> tuple[list[str], npt.NDArray[np.int32]]:
+        name = self.name if self.names_sources else ""
         if not self.has_sources:
-            return [self.name or WHOLE], np.zeros(len(self.dataset), dtype=np.int32)
-        return read_sources(self.dataset, prefix=f"{self.name}/" if self.name else "")
+            return [name or WHOLE], np.zeros(len(self.dataset), dtype=np.int32)
+        return read_sources(self.dataset, prefix=f"{name}/" if name else "")
 
 
 def _rename_source(dataset: Dataset, source: str | None, roles: Roles) -> tuple[Dataset, dict[str, str]]:

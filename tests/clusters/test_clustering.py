@@ -119,6 +119,20 @@ def test_a_dict_of_datasets_is_attached(cache: Path) -> None:
     assert {name: set(one["cluster"]) for name, one in attached.items()} == numbers
 
 
+@pytest.mark.parametrize("has_sources", [False, True])
+def test_splits_get_the_topics_of_what_was_clustered_whole(cache: Path, has_sources: bool) -> None:
+    rows = make_pairs(160)
+    rows = rows.add_column("source", ["a", "b"] * 80) if has_sources else rows
+    clustering = fit(cache, rows)
+    options = {"cache_dir": cache, "show_progress_bar": False}
+    whole = clustering.attach(rows, **options)
+    splits = DatasetDict({"train": rows.select(range(120)), "test": rows.select(range(120, 160))})
+    attached = clustering.attach(splits, **options)
+    assert [*attached["train"]["cluster"], *attached["test"]["cluster"]] == whole["cluster"][:]
+    with pytest.raises(ValueError, match="knows no source 'train/c'"):
+        clustering.attach(DatasetDict({"train": make_pairs(20).add_column("source", ["c"] * 20)}), **options)
+
+
 @pytest.mark.parametrize("change", ["weights", "prompts", "truncation"])
 def test_another_encoder_is_refused(cache: Path, tmp_path: Path, change: str) -> None:
     fit(cache).save(tmp_path / "kept")

@@ -227,7 +227,7 @@ def test_distilled_models_and_vectors_are_looked_for_where_attach_keeps_them(
 ) -> None:
     pairs.to_parquet(str(tmp_path / "pairs.parquet"))
     encoder, cache = f"static:{tiny_bert}", ["--cache_dir", str(tmp_path / "cache")]
-    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda _: make_static_model())
+    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda *_: make_static_model())
     words = [
         str(tmp_path / "pairs.parquet"),
         str(tmp_path / "out"),
@@ -238,7 +238,7 @@ def test_distilled_models_and_vectors_are_looked_for_where_attach_keeps_them(
         "--guide",
     ]
     assert main(["attach", *words, *cache]) == 0
-    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda _: pytest.fail("distilled again"))
+    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda *_: pytest.fail("distilled again"))
     monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("embedded again"))
     assert main(["inspect", str(tmp_path / "out"), "--encoder", encoder, *cache]) == 0
     labelled = load_from_disk(str(tmp_path / "out"))

@@ -129,7 +129,7 @@ def test_gist_differs_from_the_plain_loss_in_the_mask_alone(tiny_bert: Path) -> 
 def test_the_distilled_model_of_a_recipe_is_kept_in_its_cache(
     workspace: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda _: make_static_model())
+    monkeypatch.setattr("st_cluster_batches.clusters.encoder._distil", lambda *_: make_static_model())
     prepare_run(read_recipe(workspace / "recipe.yaml", ["--model_name_or_path", f"static:{tiny_bert}"]))
     assert len(list((workspace / "cache").glob("static-*"))) == 1
     assert not default_cache_dir().exists()
