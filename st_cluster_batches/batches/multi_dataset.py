@@ -16,7 +16,7 @@ from accelerate import PartialState
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
-from st_cluster_batches.batches.loaders import find_loader
+from st_cluster_batches.batches.callers import find_caller
 from st_cluster_batches.batches.options import refuse_arguments
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 
@@ -64,7 +64,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         self.alpha = alpha
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
-        self._trainer = find_loader(dataset).trainer
+        self._trainer = find_caller(dataset).trainer
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):
                 sampler.seed = self.seed + _SEED_STEP * at

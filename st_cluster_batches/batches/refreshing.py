@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
+from st_cluster_batches.batches.callers import find_name
 from st_cluster_batches.batches.changes import measure_move, measure_planned, tell_of_refresh
-from st_cluster_batches.batches.loaders import find_name
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler

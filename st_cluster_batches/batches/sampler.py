@@ -13,9 +13,9 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
 
 from st_cluster_batches.batches.callback import PlanCallback
+from st_cluster_batches.batches.callers import Caller, find_caller
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
-from st_cluster_batches.batches.loaders import Loader, find_loader
 from st_cluster_batches.batches.options import PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
@@ -89,37 +89,37 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         self._plans: dict[tuple[str, ...], BatchPlan] = {}
         self._planned: tuple[int, EpochPlan] | None = None
         self._stock: BatchSampler | None = None
-        loader = find_loader(dataset)
-        hides_source = SOURCE in self.options.named or is_source_hidden(dataset, loader, refresh is not None)
+        caller = find_caller(dataset)
+        hides_source = SOURCE in self.options.named or is_source_hidden(dataset, caller, refresh is not None)
         if SOURCE in dataset.column_names and not hides_source:
             self.options = self.options.without_source()
         self.hidden_columns = list_hidden(dataset.features, self.options.columns, hides_source)
-        self._fit_to_trainer(loader)
-        self._is_one_of_many = loader.is_one_of_many
-        if loader.is_training:
+        self._fit_to_trainer(caller)
+        self._is_one_of_many = caller.is_one_of_many
+        if caller.is_training:
             for _, columns in self.options.schedule:
-                find_strata_columns(dataset.column_names, self._without_missing(columns), loader.name(dataset))
+                find_strata_columns(dataset.column_names, self._without_missing(columns), caller.name(dataset))
         elif not self._can_evaluate():
             # Never fewer rows than the set has: accelerate evens out a short last batch, unless it is told to drop it.
             self.drop_last = False
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
-        if loader.trainer is not None:
-            PlanCallback.of(loader.trainer).watch(dataset)
+        if caller.trainer is not None:
+            PlanCallback.of(caller.trainer).watch(dataset)
         hide_labels(dataset, self.hidden_columns)
-        if loader.is_training:
-            loader.check_guides(dataset)
-            refuse_row_keys(loader.trainer, dataset)
+        if caller.is_training:
+            caller.check_guides(dataset)
+            refuse_row_keys(caller.trainer, dataset)
 
-    def _fit_to_trainer(self, loader: Loader) -> None:
+    def _fit_to_trainer(self, caller: Caller) -> None:
         """Take the number of processes from what accelerate will do with the batches, and see what the loss sees."""
-        if loader.trainer is None or self.world_size == 1:
+        if caller.trainer is None or self.world_size == 1:
             return
         n_devices, global_size = self.world_size, self.world_size * self.batch_size
-        loader.refuse_dispatching()
-        if loader.trainer.accelerator.split_batches:
+        caller.refuse_dispatching()
+        if caller.trainer.accelerator.split_batches:
             # accelerate cuts every batch into one slice per process: a batch is a global batch already.
             global_size, self.world_size, self.drop_last = self.batch_size, 1, True
-        if loader.is_training and not loader.gathers(self.dataset):
+        if caller.is_training and not caller.gathers(self.dataset):
             check_own_chunks(self.options.rows_per_stratum, global_size // n_devices, global_size)
 
     def _can_evaluate(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from st_cluster_batches.batches.loaders import Loader
+from st_cluster_batches.batches.callers import Caller
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE
 
 if TYPE_CHECKING:
@@ -92,15 +92,15 @@ def _count_sources_at_most(columns: list[str], n_rows: int) -> int:
     return n_rows // _ROWS_OF_A_SOURCE
 
 
-def is_source_hidden(dataset: Dataset, loader: Loader, gets_clusters: bool) -> bool:
+def is_source_hidden(dataset: Dataset, caller: Caller, gets_clusters: bool) -> bool:
     """Return whether the loss is not to see a column `source` that no option names.
 
     Args:
         dataset: The dataset that a sampler is for.
-        loader: Who asks for it. An evaluation set shows what the training data shows.
+        caller: Who asks for it. An evaluation set shows what the training data shows.
         gets_clusters: Whether a refresh will make clusters, which lie within sources.
     """
     if SOURCE not in dataset.column_names:
         return False
-    trained = [] if loader.is_training else [one for one in loader.trained if SOURCE in one.column_names]
+    trained = [] if caller.is_training else [one for one in caller.trained if SOURCE in one.column_names]
     return any(has_source_labels(one, gets_clusters) for one in trained or [dataset])

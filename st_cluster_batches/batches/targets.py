@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from sentence_transformers.cross_encoder import losses as cross_encoder_losses
 from sentence_transformers.sentence_transformer import losses
 
-from st_cluster_batches.batches.loaders import find_loss
+from st_cluster_batches.batches.callers import find_loss
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, list_targets
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from datasets import DatasetDict, concatenate_datasets
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
+from st_cluster_batches.batches.run_length import count_updates
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.columns import (
@@ -269,8 +270,7 @@ def _prepare_variant(
     loader = run.trainer.get_train_dataloader()
     steps = recipe.training.max_steps
     if steps <= 0:
-        updates = -(-len(loader) // recipe.training.gradient_accumulation_steps)
-        steps = round(updates * recipe.training.num_train_epochs)
+        steps = round(count_updates(len(loader), recipe.training) * recipe.training.num_train_epochs)
     model = {key: value for key, value in asdict(recipe.model).items() if key != "model_name_or_path"}
     fingerprint = hash_values(
         inputs,

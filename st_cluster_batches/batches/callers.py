@@ -19,7 +19,7 @@ _EVALUATING = ("get_eval_dataloader", "get_test_dataloader")
 
 
 @dataclass(frozen=True)
-class Loader:
+class Caller:
     """Who asks for a sampler.
 
     Args:
@@ -89,7 +89,7 @@ def find_loss(trainer: Any, dataset: Any) -> Any:
     return trainer.loss[find_name(trainer, dataset)] if isinstance(trainer.loss, dict) else trainer.loss
 
 
-def find_loader(dataset: Any) -> Loader:
+def find_caller(dataset: Any) -> Caller:
     """Find who is building a sampler for a dataset.
 
     Args:
@@ -101,10 +101,10 @@ def find_loader(dataset: Any) -> Loader:
         if isinstance(owner, Trainer):
             trainer = owner
             if frame.f_code.co_name in _EVALUATING:
-                return Loader(trainer, is_training=False)
+                return Caller(trainer, is_training=False)
             if frame.f_code.co_name == "get_train_dataloader":
-                return Loader(trainer, is_training=True)
+                return Caller(trainer, is_training=True)
         frame = frame.f_back
     if trainer is None:
-        return Loader(None, is_training=True)
-    return Loader(trainer, is_training=any(dataset is one for one in list_parts(trainer.train_dataset)))
+        return Caller(None, is_training=True)
+    return Caller(trainer, is_training=any(dataset is one for one in list_parts(trainer.train_dataset)))
