@@ -27,6 +27,8 @@ from st_cluster_batches.batches.options import check_chunks
 from st_cluster_batches.batches.quotas import choose_quotas
 from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
 
+PLAN_VERSION = 3  # to be raised by any change that makes other batches of the same labels and options
+
 # Small data are searched several times from the same start, the smaller the more often, and the best plan is taken.
 _SEARCHES, _SEARCHED_ROWS = 20, 4096
 

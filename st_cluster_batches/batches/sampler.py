@@ -17,7 +17,7 @@ from st_cluster_batches.batches.callers import Caller, find_caller
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
 from st_cluster_batches.batches.options import PlanOptions, Strata, check_own_chunks, refuse_arguments
-from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
+from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
@@ -255,6 +255,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         # With the labels from before training: refreshed ones have a checksum of their own.
         plans = [self._make_plan(one, None) if self._refreshed is not None else self._plan_of(one) for one in stages]
         return {
+            "plan_version": PLAN_VERSION,
             "labels": "+".join(f"{plan.digest:016x}" for plan in plans),
             "rows": len(self.dataset),
             "batch_size": self.batch_size,

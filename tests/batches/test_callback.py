@@ -58,6 +58,15 @@ def test_another_plan_than_the_checkpoints_is_refused_and_named(
     assert "start anew with resume_from_checkpoint=None" in str(refused.value)
 
 
+def test_a_checkpoint_of_a_release_that_fills_other_batches_is_refused(
+    tmp_path: Path, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, labelled, max_steps=8)
+    monkeypatch.setattr("st_cluster_batches.batches.sampler.PLAN_VERSION", 99)
+    with pytest.raises(ValueError, match=r"plan_version was \d+ and is 99"):
+        train(tmp_path, labelled, resume=True)
+
+
 def test_relabelling_to_the_same_labels_may_be_resumed(tmp_path: Path, labelled: Dataset) -> None:
     train(tmp_path, labelled, max_steps=8)
     train(tmp_path, label_pairs(make_pairs(300)), resume=True, max_steps=9)
