@@ -31,8 +31,8 @@ def fit_in_cells(
 
     Two levels of a vocabulary tree (Nister and Stewenius, CVPR 2006). Clusters of 32 rows of a million are 31,250: all
     rows would be compared with all of them in each iteration, and all centroids to put them in the order of a path.
-    Here no more is in memory than the sample of the coarse k-means, or the rows of one cell. The mean similarity of a row
-    to its centroid is some 3 % less, in a twentieth of the time (k = 9,909): tests/bench/bench_attach.py cells.
+    Here no more is in memory than the sample of the coarse k-means, or the rows of one cell. The mean similarity of a
+    row to its centroid is some 3 % less, in a twentieth of the time (k = 9,909): tests/bench/bench_attach.py cells.
 
     Args:
         take: Returns the (m, d) unit rows at m ascending positions.
