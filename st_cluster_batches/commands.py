@@ -187,6 +187,7 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
             raise ValueError(f"--batch_size {arguments.batch_size} must be at least 1")
         from sentence_transformers import SentenceTransformer
 
+        from st_cluster_batches.clusters.saved import naming_model
         from st_cluster_batches.data.collection import Judging
         from st_cluster_batches.evaluation.retrieval import evaluate
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
@@ -197,7 +198,8 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         make_folder(arguments.output)
         within = Path(arguments.model) / MODEL_FOLDER  # where `train` leaves it
         name = str(within) if within.is_dir() else arguments.model
-        model = SentenceTransformer(name, trust_remote_code=arguments.trust_remote_code)
+        with naming_model(name):
+            model = SentenceTransformer(name, trust_remote_code=arguments.trust_remote_code)
     scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
 

@@ -156,6 +156,14 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["train", "{}/recipe.yaml", "--resume_from_checkpoint", "true"], "but there is no checkpoint in"),
         (["train", "{}/recipe.yaml", "--resume_from_checkpoint", "{}/gone"], "there is no folder"),
         (
+            ["evaluate", "{}/gone", "--tasks", "{}/held_out", "--output", "{}/scores"],
+            "gone is neither a folder here nor",
+        ),
+        (
+            ["attach", "{}/pairs.parquet", "{}/out", "--encoder", "{}/gone"],
+            "gone is neither a folder here nor a model",
+        ),
+        (
             ["train", "{}/recipe.yaml", "--learning_rate_mapping", '{{"foo": 0.1}}'],
             "'foo' fits the name of no",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.clusters.saved import naming_model, read_kind
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.storage.cache import write_whole
 
@@ -202,27 +202,15 @@ def check_encoder(encoder: Any) -> None:
         raise TypeError(f"The encoder is a {type(encoder).__name__}; {_NEEDED}")
 
 
-def read_kind(name: str, is_local: bool = False) -> str | None:
-    """Return which kind of model of sentence-transformers has been saved, as its own configuration says.
-
-    Args:
-        name: A folder, or a Hub id.
-        is_local: Whether the Hub is not to be asked.
-    """
-    from sentence_transformers.util import load_file_path
-
-    config = load_file_path(name, "config_sentence_transformers.json", local_files_only=is_local)
-    return None if config is None else json.loads(Path(config).read_text(encoding="utf-8")).get("model_type")
-
-
 def _load_dense(name: str, trust_remote_code: bool) -> SentenceTransformer:
     """Load a model by name; one of another kind would be made a dense one in silence, with vectors of no meaning."""
     from sentence_transformers import SentenceTransformer
 
-    kind = read_kind(name)
-    if kind in ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder"):
-        raise TypeError(f"The encoder {name!r} is a {kind}; {_NEEDED}")
-    return SentenceTransformer(name, trust_remote_code=trust_remote_code)
+    with naming_model(name):
+        kind = read_kind(name)
+        if kind in ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder"):
+            raise TypeError(f"The encoder {name!r} is a {kind}; {_NEEDED}")
+        return SentenceTransformer(name, trust_remote_code=trust_remote_code)
 
 
 def _check_truncation(model: SentenceTransformer, truncate_dim: int | None) -> None:

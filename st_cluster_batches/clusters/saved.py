@@ -1,0 +1,33 @@
+"""Saved models of sentence-transformers: of which kind one is, and which one is nowhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def read_kind(name: str, is_local: bool = False) -> str | None:
+    """Return which kind of model of sentence-transformers has been saved, as its own configuration says.
+
+    Args:
+        name: A folder, or a Hub id.
+        is_local: Whether the Hub is not to be asked.
+    """
+    from sentence_transformers.util import load_file_path
+
+    config = load_file_path(name, "config_sentence_transformers.json", local_files_only=is_local)
+    return None if config is None else json.loads(Path(config).read_text(encoding="utf-8")).get("model_type")
+
+
+@contextmanager
+def naming_model(name: str) -> Iterator[None]:
+    """Name the model that can be loaded from nowhere: a host's own message speaks of the connection alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None or Path(name).exists():
+            raise  # a disk, or a file of the model
+        message = f"{name} is neither a folder here nor a model that the Hub gives: {error}"
+        raise FileNotFoundError(" ".join(message.split())) from error
