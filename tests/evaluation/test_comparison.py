@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from planted import N_TOPICS, make_planted_collection, make_planted_model, make_planted_pairs, make_repeated_pairs
 
 from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.data.collection import Collection
@@ -27,77 +21,28 @@ from st_cluster_batches.evaluation.report import redraw
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
-N_TOPICS, N_DETAILS, N_WORDS = 20, 12, 6
-VOCABULARY = [f"t{topic}w{word}" for topic in range(N_TOPICS) for word in range(N_WORDS)] + [
-    f"{side}{detail}" for detail in range(N_DETAILS) for side in ("ask", "tell")
-]
+
+def make_topic_pairs(n_rows: int) -> tuple[Dataset, Collection]:
+    return make_planted_pairs(n_rows), make_planted_collection()
 
 
-def make_model(weights: torch.Tensor) -> SentenceTransformer:
-    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, **{word: at for at, word in enumerate(VOCABULARY, 1)}}, "[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
-
-
-def make_topic_pairs(n_rows: int) -> tuple[list[dict[str, str]], Collection]:
-    """Make texts whose many words tell the topic and whose one word tells the detail.
-
-    Queries and passages share the words of topics only. A passage of the same topic is told apart by its detail
-    alone, and which words of a query and of a passage mean one detail must be learnt.
-    """
-    rng = random.Random(0)
-
-    def write(topic: int, detail: int, side: str) -> str:
-        return " ".join([*(f"t{topic}w{rng.randrange(N_WORDS)}" for _ in range(6)), f"{side}{detail}"])
-
-    pairs = []
-    for at in range(n_rows):
-        row = rng.randrange(N_TOPICS), rng.randrange(N_DETAILS)
-        pairs.append({"query": write(*row, "ask") + f" q{at}", "passage": write(*row, "tell") + f" p{at}"})
-    known = [(topic, detail) for topic in range(N_TOPICS) for detail in range(N_DETAILS)]
-    return pairs, Collection(
-        {f"q{topic}-{detail}": write(topic, detail, "ask") for topic, detail in known},
-        {f"d{topic}-{detail}": ("", write(topic, detail, "tell")) for topic, detail in known},
-        {f"q{topic}-{detail}": {f"d{topic}-{detail}": 1} for topic, detail in known},
-    )
-
-
-def make_repeated_pairs(n_rows: int) -> tuple[list[dict[str, str]], Collection]:
-    """Make pairs in which all queries of a topic have the same answer, in other words than theirs."""
-    rng = random.Random(0)
-
-    def ask(topic: int) -> str:
-        return " ".join(f"t{topic}w{rng.randrange(N_WORDS // 2)}" for _ in range(3))
-
-    answers = [" ".join(f"t{topic}w{word}" for word in range(N_WORDS // 2, N_WORDS)) for topic in range(N_TOPICS)]
-    topics = [rng.randrange(N_TOPICS) for _ in range(n_rows)]
-    pairs = [{"query": f"{ask(topic)} q{at}", "passage": answers[topic]} for at, topic in enumerate(topics)]
-    return pairs, Collection(
-        {f"q{at}": ask(at % N_TOPICS) for at in range(200)},
-        {f"d{topic}": ("", answer) for topic, answer in enumerate(answers)},
-        {f"q{at}": {f"d{at % N_TOPICS}": 1} for at in range(200)},
-    )
-
-
-def make_workspace(folder: Path, data: tuple[list[dict[str, str]], Collection], **keys: Any) -> Path:
-    """Write pairs and a collection, an encoder that knows topics and nothing else, and a recipe."""
+def make_workspace(folder: Path, data: tuple[Dataset, Collection], knows_topics: bool = True, **keys: Any) -> Path:
+    """Write pairs and a collection, an encoder that knows topics, a model that may know them too, and a recipe."""
     folder.mkdir(exist_ok=True)
-    Dataset.from_list(data[0]).to_parquet(str(folder / "pairs.parquet"))
+    data[0].to_parquet(str(folder / "pairs.parquet"))
     data[1].write(folder / "test")
-    topics = torch.randn(N_TOPICS, 16, generator=torch.Generator().manual_seed(1))
-    weights = torch.zeros(len(VOCABULARY) + 1, 16)
-    weights[1 : 1 + N_TOPICS * N_WORDS] = topics.repeat_interleave(N_WORDS, dim=0)
-    make_model(weights).save(str(folder / "encoder"))
+    make_planted_model(True).save(str(folder / "encoder"))
+    make_planted_model(knows_topics).save(str(folder / "model"))
     recipe = {
         "train_data": ["pairs.parquet"],
         "data_dir": str(folder),
         "eval_tasks": ["test"],
-        "model_name_or_path": str(folder / "encoder"),
-        "static_dim": 16,
+        "encoder": str(folder / "encoder"),
+        "model_name_or_path": str(folder / "model"),
         "n_clusters": N_TOPICS,
         "per_device_train_batch_size": 16,
         "num_train_epochs": 1,
-        "learning_rate": 0.03,
+        "learning_rate": 0.01,
         "save_strategy": "no",
         "logging_strategy": "no",
         "use_cpu": True,
@@ -123,7 +68,8 @@ def test_cluster_batches_win_where_negatives_of_the_topic_are_needed(tmp_path: P
 
 def test_a_variant_is_tuned_on_its_own_training_pairs(tmp_path: Path) -> None:
     variants = {"random": {"batch_sampler": "random"}, "tuned": {"tuned": "auto"}}
-    recipe = make_workspace(tmp_path, make_topic_pairs(1200), variants=variants, n_clusters=None)
+    own = {"n_clusters": None, "per_device_train_batch_size": 8}
+    recipe = make_workspace(tmp_path, make_topic_pairs(900), variants=variants, **own)
     results = compare(recipe, tmp_path / "out", n_seeds=1)["results"]
     chosen = Choice.load(tmp_path / "out" / "tuned" / "tuned").sources["all"]
     assert chosen.cluster_size is not None and results["tuned"]["difference"]["mean"] > 0.1
@@ -148,7 +94,8 @@ def test_a_refresh_is_compared_and_its_time_is_told(tmp_path: Path) -> None:
 
 def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_unless_they_are_kept_apart(tmp_path: Path) -> None:
     variants = {**TWO, "meeting": {"keep_false_negatives_apart": False}}
-    recipe = make_workspace(tmp_path, make_repeated_pairs(800), variants=variants)
+    own = {"variants": variants, "per_device_train_batch_size": 8}  # fewer rows than there are answers
+    recipe = make_workspace(tmp_path, make_repeated_pairs(800), knows_topics=False, **own)
     results = compare(recipe, tmp_path / "out", n_seeds=2)["results"]
     assert results["meeting"]["difference"]["high"] < 0 and results["meeting"]["counts"][0]["pure"] > 40
     assert results["cluster"]["difference"]["low"] >= -0.01
@@ -162,7 +109,7 @@ def read_keys(data: Any) -> list[list[int]]:
 @pytest.mark.parametrize("threshold", [None, 0.9])
 def test_all_variants_get_the_same_keys_unless_one_says_otherwise(tmp_path: Path, threshold: float | None) -> None:
     pairs, collection = (make_topic_pairs if threshold else make_repeated_pairs)(200)
-    pairs = [{**row, "source": "ab"[at % 2]} for at, row in enumerate(pairs)]
+    pairs = pairs.add_column("source", ["ab"[at % 2] for at in range(200)])
     variants = {
         **TWO,
         "source": {"batch_sampler": "source"},
@@ -241,10 +188,10 @@ def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
         overrides=["--logging_steps", "7", "--cache_dir", str(tmp_path / "other")],
     )
     assert read_times(output) == first
-    compare(recipe, output, n_seeds=1, overrides=["--learning_rate", "0.01"])
+    compare(recipe, output, n_seeds=1, overrides=["--learning_rate", "0.02"])
     assert len(read_times(output)) == 4
     data = make_topic_pairs(200)
-    data[1].corpus["d0-0"] = ("", "t1w1")
+    data[1].corpus["d0-0-1"] = ("", "ptopic1")
     data[1].write(tmp_path / "test")
     compare(recipe, output, n_seeds=1)
     assert len(read_times(output)) == 6
@@ -256,8 +203,7 @@ def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
 def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     # Half of the rows share a passage, and none is left out for it.
     pairs, collection = make_topic_pairs(200)
-    for row in pairs[:100]:
-        row["passage"] = "t0w0 tell0"
+    pairs = pairs.map(lambda row, at: {"passage": "ptopic0 pdetail0"} if at < 100 else row, with_indices=True)
     recipe = make_workspace(tmp_path, (pairs, collection), variants=TWO)
     results = compare(recipe, tmp_path / "out", n_seeds=1)
     steps = {json.loads(path.read_text())["steps"] for path in (tmp_path / "out" / "runs").glob("*.json")}

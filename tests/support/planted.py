@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import combinations
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -10,6 +13,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+
+from st_cluster_batches.data.collection import Collection
 
 N_TOPICS, N_DETAILS = 12, 10
 _DIMENSIONS = 24
@@ -20,14 +25,47 @@ def make_planted_pairs(n_rows: int, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(n_rows):
-        topic = rng.integers(N_TOPICS)
-        details = rng.choice(N_DETAILS, 2, replace=False)
-        texts = [
-            f"{side}topic{topic} {side}topic{topic} " + " ".join(f"{side}detail{one}" for one in details)
-            for side in ("q", "p")
-        ]
-        rows.append({"query": f"{texts[0]} x{number}", "passage": f"{texts[1]} y{number}"})
+        topic = int(rng.integers(N_TOPICS))
+        details = rng.choice(N_DETAILS, 2, replace=False).tolist()
+        query, passage = (_write(side, topic, details) for side in "qp")
+        rows.append({"query": f"{query} x{number}", "passage": f"{passage} y{number}"})
     return Dataset.from_list(rows)
+
+
+def make_planted_collection() -> Collection:
+    """Make a collection whose queries ask for every topic with half of the pairs of details."""
+    known = {
+        f"{topic}-{one}-{other}": (topic, (one, other))
+        for topic in range(N_TOPICS)
+        for one, other in list(combinations(range(N_DETAILS), 2))[::2]
+    }
+    return Collection(
+        {f"q{name}": _write("q", *found) for name, found in known.items()},
+        {f"d{name}": ("", _write("p", *found)) for name, found in known.items()},
+        {f"q{name}": {f"d{name}": 1} for name in known},
+    )
+
+
+def make_repeated_pairs(n_rows: int) -> tuple[Dataset, Collection]:
+    """Make pairs in which all queries of a topic have the same answer, and a collection of 200 more."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(n_rows + 200):
+        topic = int(rng.integers(N_TOPICS))
+        query = _write("q", topic, rng.choice(N_DETAILS, 2, replace=False).tolist())
+        rows.append({"query": f"{query} x{number}", "passage": _write("p", topic, ())})
+    asked = rows[n_rows:]
+    answers = {text: f"d{at}" for at, text in enumerate(sorted({row["passage"] for row in rows}))}
+    return Dataset.from_list(rows[:n_rows]), Collection(
+        {f"q{at}": row["query"] for at, row in enumerate(asked)},
+        {name: ("", text) for text, name in answers.items()},
+        {f"q{at}": {answers[row["passage"]]: 1} for at, row in enumerate(asked)},
+    )
+
+
+def _write(side: str, topic: int, details: Iterable[int]) -> str:
+    words = [f"{side}topic{topic}"] * 2 + [f"{side}detail{one}" for one in details]
+    return " ".join(words)
 
 
 def make_planted_model(knows_topics: bool, seed: int = 0) -> SentenceTransformer:
