@@ -186,7 +186,7 @@ class ModelArguments:
     )
     mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
     guide_model: str | None = field(
-        default=None, metadata={"help": "Model by which the gist losses tell false negatives; `static:` distils it."}
+        default=None, metadata={"help": "Model by which the gist losses tell false negatives; it cannot be static."}
     )
     margin: float = field(
         default=0.0, metadata={"help": "A negative is masked if nearer than the positive, under the guide, by this."}
