@@ -24,6 +24,13 @@ _CENTROIDS = "centroids"
 _DONE = "done"  # the last to be written, so that what has it is whole
 
 
+def list_checkpoints(output_dir: Path) -> dict[int, Path]:
+    """List the checkpoints of a run by their steps, in this order; people keep others beside, as `checkpoint-best`."""
+    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
+    found = {path.name.removeprefix(prefix): path for path in output_dir.glob(f"{prefix}*") if path.is_dir()}
+    return {int(number): found[number] for number in sorted(filter(str.isdecimal, found), key=int)}
+
+
 @dataclass(frozen=True)
 class RefreshFolder:
     """The folder of a run's refreshes.
@@ -91,10 +98,7 @@ class RefreshFolder:
             n_steps: Steps before it.
         """
         steps = max(n_steps, 1)
-        names = (path.name for path in self.path.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-        numbers = [name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for name in names]
-        # People keep others beside them, such as `checkpoint-best`.
-        saved = [int(number) * epoch // steps for number in numbers if number.isdecimal()]
+        saved = [number * epoch // steps for number in list_checkpoints(self.path.parent)]
         oldest = sampler.find_refresh(min([*saved, epoch])) or 0
         records = self._read_all("*")
         newest = {one["dataset"]: one["epoch"] for one in records}

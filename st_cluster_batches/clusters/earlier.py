@@ -62,6 +62,8 @@ class EarlierRows:
             made: The vectors that are to be made, which are not looked at.
         """
         found = cls([], np.full(len(keys), -1, dtype=np.int16), np.zeros(len(keys), dtype=np.int64))
+        if not len(keys):
+            return found
         sample = np.sort(keys[np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE)).astype(np.int64)])
         order: npt.NDArray[np.intp] | None = None
         for path in sorted(folder.glob(f"{_index_prefix(encoder_hash)}*.json")):

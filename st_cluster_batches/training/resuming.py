@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from st_cluster_batches.batches.callback import PlanCallback
+from st_cluster_batches.batches.refresh_folder import list_checkpoints
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.folder import STARTED_FILE
 from st_cluster_batches.training.recipe import Recipe
@@ -55,10 +55,10 @@ def find_resumed(recipe: Recipe) -> str | None:
             )
         found = last
     else:
-        if switch is None and (there := _list_checkpoints(output)):
+        if switch is None and (there := list_checkpoints(output)):
             raise ValueError(
-                f"{output} holds {there[-1].name} of an earlier run. resume_from_checkpoint: true goes on from it, "
-                "resume_from_checkpoint: false removes it and starts anew; or give another output_dir"
+                f"{output} holds {there[max(there)].name} of an earlier run. resume_from_checkpoint: true goes on "
+                "from it, resume_from_checkpoint: false removes it and starts anew; or give another output_dir"
             )
         return None
     _refuse_other_training(found, recipe)
@@ -67,7 +67,7 @@ def find_resumed(recipe: Recipe) -> str | None:
 
 def find_last_checkpoint(output: Path) -> Path | None:
     """Return the last checkpoint in a folder that is whole: a kill may have cut off the one that was being written."""
-    for path in reversed(_list_checkpoints(output)):
+    for path in reversed(list_checkpoints(output).values()):
         if _is_whole(path):
             return path
         logger.warning("%s was cut off while it was written; the checkpoint before it is taken", path)
@@ -84,16 +84,9 @@ def begin(recipe: Recipe, checkpoint: str | None) -> None:
     output = Path(recipe.training.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     if checkpoint is None:
-        for path in _list_checkpoints(output):
+        for path in list_checkpoints(output).values():
             shutil.rmtree(path)
     write_atomically(output / STARTED_FILE, json.dumps(_describe(recipe), indent=1) + "\n")
-
-
-def _list_checkpoints(output: Path) -> list[Path]:
-    """List the checkpoints in a folder by their steps, whole or not."""
-    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
-    found = {path.name.removeprefix(prefix): path for path in output.glob(f"{prefix}*") if path.is_dir()}
-    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def _is_whole(checkpoint: Path) -> bool:
