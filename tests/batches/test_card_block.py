@@ -92,8 +92,8 @@ for strategy in ("end", "all_checkpoints"):
     trainer = SentenceTransformerTrainer(model, args, train_dataset=pairs, loss=MultipleNegativesRankingLoss(model))
     trainer.train()
     trainer.push_to_hub()
-for _ in range(2):
-    assert main(["train", f"{folder}/recipe.yaml", "--push_to_hub", "true", "--hub_model_id", "alice/own"]) == 0
+for anew in ([], ["--resume_from_checkpoint", "false"]):
+    assert main(["train", f"{folder}/recipe.yaml", "--push_to_hub", "true", "--hub_model_id", "alice/own", *anew]) == 0
 """
 
 
