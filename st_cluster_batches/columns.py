@@ -48,6 +48,13 @@ def list_parts(dataset: Any) -> list[Any]:
     return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
+def map_parts(dataset: Any, change: Callable[[Dataset], Dataset]) -> Any:
+    """Return a dataset, or a DatasetDict, with the only one or each of them changed."""
+    if isinstance(dataset, dict):
+        return type(dataset)({name: change(part) for name, part in dataset.items()})
+    return change(dataset)
+
+
 def certify_keys(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Make row keys of hashes: the last of their eight bytes is a checksum of the others.
 

@@ -25,6 +25,7 @@ from st_cluster_batches.columns import (
     has_row_keys,
     list_parts,
     list_targets,
+    map_parts,
 )
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Choice, load_training_data
@@ -103,11 +104,7 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
         found.append(roles)
         return select_roles(part, roles, labels)
 
-    chosen = (
-        DatasetDict({name: choose(part) for name, part in dataset.items()})
-        if isinstance(dataset, DatasetDict)
-        else choose(dataset)
-    )
+    chosen: Dataset | DatasetDict = map_parts(dataset, choose)
     tell_roles(found)
     return chosen
 

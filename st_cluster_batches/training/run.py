@@ -33,7 +33,15 @@ from st_cluster_batches.batches.card_block import (
 from st_cluster_batches.batches.targets import explain_no_negatives
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, NO_TEXT_COLUMNS, SOURCE, list_parts
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    LABEL_COLUMNS,
+    NO_TEXT_COLUMNS,
+    SOURCE,
+    list_parts,
+    map_parts,
+)
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
@@ -208,11 +216,7 @@ def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Cluste
     """
     model = load_model(recipe.model, recipe.training.seed, recipe.clusters.cache_dir)
     # Copies, since samplers hide the label columns of the dataset they are given.
-    plain = (
-        DatasetDict({name: part.with_format(None) for name, part in dataset.items()})
-        if isinstance(dataset, DatasetDict)
-        else dataset.with_format(None)
-    )
+    plain: Dataset | DatasetDict = map_parts(dataset, lambda part: part.with_format(None))
     labels = find_labels(plain, recipe.data.columns)
     _check_negatives(plain, recipe, labels)
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
@@ -261,7 +265,9 @@ def build_trainer(
     if arguments.strategy in ("random", "stock"):
         kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
         kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources
-        dataset = _drop(dataset, [name for name in labels if name not in kept])
+        # A collator would take what is left for texts.
+        dropped = {*labels} - {*kept}
+        dataset = map_parts(dataset, lambda part: part.remove_columns(sorted(dropped & {*part.column_names})))
     trainer = SparseEncoderTrainer if isinstance(model, SparseEncoder) else SentenceTransformerTrainer
     return trainer(
         model=model,
@@ -285,10 +291,3 @@ def _check_prompts(prompts: Any, dataset: Dataset | DatasetDict, labels: Sequenc
             name, known = next((one for one in prompt if one not in columns), name), [*columns, name]
         if name not in known:
             raise ValueError(f"prompts: {name!r} is none of {', '.join(known)}, which are there to have a prompt")
-
-
-def _drop(dataset: Dataset | DatasetDict, labels: Sequence[str]) -> Dataset | DatasetDict:
-    """Drop label columns from every dataset that has them: a collator would take what is left for texts."""
-    if isinstance(dataset, DatasetDict):
-        return DatasetDict({name: _drop(part, labels) for name, part in dataset.items()})
-    return dataset.remove_columns([name for name in dataset.column_names if name in labels])
