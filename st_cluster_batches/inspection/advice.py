@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from st_cluster_batches.batches.telling import WORTH_A_WARNING_OF_PURITY
+from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.inspection.findings import Inspection
 
 # The values from which on a figure gives rise to advice.
@@ -26,8 +27,15 @@ _TUNE = (
 )
 
 
-def give_advice(inspection: Inspection) -> list[str]:
-    """Return one line for each problem, the most serious first; a line that says so if there is none."""
+def give_advice(inspection: Inspection, tuned: Choice | None = None) -> list[str]:
+    """Return one line for each problem, the most serious first; a line that says so if there is none.
+
+    Args:
+        inspection: What was found.
+        tuned: What was chosen by trials with batches of this size, which rules of thumb do not know better.
+    """
+    size = inspection.batch_size * inspection.world_size
+    is_tuned = tuned is not None and tuned.batch_size == size
     rules = (
         _on_sizes,
         _on_giants,
@@ -38,11 +46,27 @@ def give_advice(inspection: Inspection) -> list[str]:
         _on_stability,
         _on_short_passages,
     )
-    advice = [line for rule in rules for line in rule(inspection)]
+    skipped = (_on_hardness, _on_short_passages) if is_tuned else ()
+    advice = [line for rule in rules if rule not in skipped for line in rule(inspection)]
+    if tuned is not None and is_tuned:
+        return [*advice, _describe_choice(tuned)]
+    if tuned is not None:
+        advice.append(f"The labels were tuned for batches of {tuned.batch_size:,} rows, a global batch has {size:,}.")
     advice = advice or [
         "Nothing stands out: clusters fill their batches, and their negatives are harder but not false."
     ]
-    return [*advice, _TUNE.format(size=inspection.batch_size * inspection.world_size)]
+    return [*advice, _TUNE.format(size=size)]
+
+
+def _describe_choice(tuned: Choice) -> str:
+    """Say what trials have chosen, and for which sources."""
+    sources: dict[str, list[str]] = {}
+    for name, one in tuned.sources.items():
+        sources.setdefault(str(one), []).append(repr(name))
+    named = {way: [*names[:_NAMED], *([f"{len(names) - _NAMED} more"] if len(names) > _NAMED else [])]
+             for way, names in sources.items()}  # fmt: skip
+    chosen = "; ".join(f"{way} for {', '.join(names)}" for way, names in named.items())
+    return f"Trials on these pairs have chosen for batches of {tuned.batch_size:,} rows: {chosen}."
 
 
 def _on_sizes(inspection: Inspection) -> Iterator[str]:

@@ -121,7 +121,7 @@ def inspect(
         stability=_measure_stability(sample, key_vectors, seed),
         sample=sample,
     )
-    return replace(inspection, advice=give_advice(inspection))
+    return replace(inspection, advice=give_advice(inspection, None if clustering is None else clustering.tuned))
 
 
 def _check_negatives(batch_size: int, world_size: int, n_rows: int) -> None:

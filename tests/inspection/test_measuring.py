@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from examples import TOPICS, label_pairs, make_pairs, make_static_model
 
 from st_cluster_batches import fit_clusters
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.measuring import inspect
@@ -295,3 +297,16 @@ def test_sources_of_short_passages_are_told_to_tune_first(labelled: Dataset) -> 
     (line,) = [line for line in found.advice if "are short on average" in line]
     assert f"Passages of 'short' ({words['short']:.0f} words)" in line and "'long'" not in line and "tune" in line
     assert any("are short on average" in line for line in found.describe_lines())
+
+
+@pytest.mark.parametrize(("batch_size", "is_followed"), [(16, True), (32, False)])
+def test_what_trials_have_chosen_is_not_advised_against(tmp_path: Path, batch_size: int, is_followed: bool) -> None:
+    pairs, options = make_pairs(200), {"cache_dir": tmp_path, "show_progress_bar": False}
+    clustering = fit_clusters(pairs, make_static_model(), n_clusters=1, **options)
+    choice = Choice({"all": Candidate()}, 16, "encoder", "0" * 64)
+    tuned = replace(clustering, manifest={**clustering.manifest, "tuned": choice.describe()})
+    labelled = tuned.attach(pairs, **options)
+    advice = " ".join(inspect(labelled, clustering=tuned, batch_size=batch_size, **options).advice)
+    assert ("Trials on these pairs have chosen for batches of 16 rows: random for 'all'" in advice) == is_followed
+    assert ("The labels were tuned for batches of 16 rows, a global batch has 32" in advice) != is_followed
+    assert ("are short on average" in advice) != is_followed and ("st-cluster-batches tune" in advice) != is_followed
