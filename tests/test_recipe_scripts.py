@@ -57,6 +57,7 @@ def common(tmp_path: Path, tiny_bert: Path) -> list[object]:
     return [*words, "--output", tmp_path / "results"]
 
 
+@pytest.mark.slow
 def test_scripts_of_static_models_run_one_after_another(run: Script, tmp_path: Path, common: list[object]) -> None:
     output = tmp_path / "results"
     run("static", *common, "--batch_sizes", 16, 64, "--seeds", 2)
@@ -85,6 +86,7 @@ def test_scripts_of_transformers_run_one_after_another(
     assert (output / "regret.md").exists() and (output / "layers" / "batch-16.md").exists()
 
 
+@pytest.mark.slow
 def test_pretraining_runs(run: Script, tmp_path: Path, common: list[object]) -> None:
     run("pretrain", common[0], "--output", tmp_path / "bert", "--steps", 1)
     assert SentenceTransformer(str(tmp_path / "bert")).encode("a text").shape == (256,)
