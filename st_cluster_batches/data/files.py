@@ -107,7 +107,7 @@ def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] 
         raise ValueError(f"{path} is no file of rows that is known here; these are: {KINDS}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; remove it, or fetch it again")
-    _find_opener(path)
+    _find_opener(path)  # refuses what nothing here unpacks; a host would take it for damaged
     try:
         options = find_dialect(path, kind) if _BUILDERS[kind] == "csv" else {}
         if column_names is not None:

@@ -132,9 +132,8 @@ def _unify(parts: Sequence[tuple[str, Features]]) -> Features:
                 if any("ClassLabel" in str(one) for one in given):
                     raise pa.ArrowTypeError("the numbers of classes mean other things")
                 schemas = [one.arrow_schema.remove_metadata() for one in given]
-                target[name] = Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))[
-                    name
-                ]
+                unified = pa.unify_schemas(schemas, promote_options="permissive")
+                target[name] = Features.from_arrow_schema(unified)[name]
             except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
                 raise ValueError(
                     f"Column {name!r} is {feature} in {place} and {first[name]} in {first_place}; make them one kind"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.columns import SOURCE, map_parts
 from st_cluster_batches.data.collection import is_collection
 from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_files, read_file
 from st_cluster_batches.data.forms import keep_positive, read_judged_pairs, spread_lists
@@ -268,14 +268,12 @@ def load_training_data(
         names = [str(Path(data_dir) / name) for name in names]
     loaded = [load_data(name, choice) for name in names]
     joined = loaded[0] if len(loaded) == 1 else join_places(names, loaded)
-    return joined if max_rows_per_source is None else _cap_sources(joined, max_rows_per_source, seed, has_sources)
+    if max_rows_per_source is not None:
+        joined = map_parts(joined, lambda part: _cap_sources(part, max_rows_per_source, seed, has_sources))
+    return joined
 
 
-def _cap_sources(dataset: Dataset | DatasetDict, max_rows: int, seed: int, has_sources: bool) -> Dataset | DatasetDict:
-    from datasets import DatasetDict
-
-    if isinstance(dataset, DatasetDict):
-        return DatasetDict({name: _cap_sources(part, max_rows, seed, has_sources) for name, part in dataset.items()})
+def _cap_sources(dataset: Dataset, max_rows: int, seed: int, has_sources: bool) -> Dataset:
     source = np.zeros(len(dataset), dtype=int)
     if has_sources and SOURCE in dataset.column_names:
         source = read_sources(dataset)[1].astype(int)
