@@ -3,9 +3,10 @@
     python recipes/in_domain/full_length.py DATA --model MODEL --encoder ENCODER --output RESULTS
 
 As `static.py`, with fewer ways: MODEL is trained by the stock trainer for whole epochs, on a GPU if there is one. The
-clusters are of ENCODER's vectors, and so are the masks that --masked tries. Learning rates, unless one is given, are
-chosen on one set of held-out queries, scores are of the other. Finished runs are never repeated. For each batch size B
-the call writes `batch-B.json` and the table `batch-B.md`, of its own sources alone.
+clusters are of ENCODER's vectors, and so are the masks that --masked tries. The learning rate, unless given, is the
+best one of random batches, for each source and batch size, on one set of held-out queries; scores are of the other.
+Finished runs are never repeated. For each batch size B the call writes `batch-B.json` and the table `batch-B.md`, of
+its own sources alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from st_cluster_batches.evaluation.candidates import list_candidates
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
+from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -56,8 +58,19 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
         return prepare_problem(name, read_rows(name, arguments), made, "query", arguments.masked, start, cache)
 
 
-def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str, int, dict[str, Any], dict[str, Any]]:
-    """Run all ways with one batch size on one source; return what the source is, and the records by way."""
+def describe_source(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Embed a source, and say what it is; None where it is too small."""
+    problem = prepare(name, arguments)
+    if problem is None:
+        return None
+    return {"rows": len(problem), "queries": len(problem.measured_on.queries), "guide_ndcg": problem.guide_ndcg}
+
+
+def run(
+    name: str, batch_size: int, ways: list[Candidate], rate: float | None, arguments: argparse.Namespace
+) -> dict[Candidate, list[Record]]:
+    """Run some ways with one batch size on one source, all with one rate or each with the best of several."""
+    torch.cuda.empty_cache()  # of the run before, for the others that share the device
     problem = prepare(name, arguments)
     assert problem is not None, "sources that are too small were left out"
     options = TuneOptions(
@@ -65,29 +78,39 @@ def run(name: str, batch_size: int, arguments: argparse.Namespace) -> tuple[str,
         proxy="model",
         guide=arguments.masked,
         n_seeds=arguments.seeds,
-        n_steps=arguments.epochs * len(problem) // batch_size,
-        learning_rate=arguments.learning_rate,
+        n_steps=max(1, arguments.epochs * len(problem) // batch_size),
+        learning_rate=rate,
         bf16=arguments.bf16,
         n_workers=arguments.processes,
     )
-    ways = list_few_ways(batch_size, len(problem), arguments.masked)
     made = TrialRuns(options, arguments.runs or arguments.output, show_progress_bar=False)
-    records = made.run(f"{name}-{batch_size}", problem, ways)
-    tenth = round(len(problem) / 10)
-    about = {"rows": len(problem), "queries": len(problem.measured_on.queries), "guide_ndcg": problem.guide_ndcg}
-    return name, batch_size, about, {"k10" if one.cluster_size == tenth else str(one): records[one] for one in ways}
+    return made.run(f"{name}-{batch_size}", problem, ways)
 
 
-def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
-    """Embed each source once, then yield what each has with each batch size, in the order of the arguments."""
+def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any], dict[str, list[Record]]]]:
+    """Run random batches of all cells, then the other ways with the same rates; yield a cell once it is done."""
     n_jobs = arguments.processes if torch.accelerator.is_available() else 1  # else it is trials that run at once
-    is_large = joblib.Parallel(n_jobs)(
-        joblib.delayed(lambda name: prepare(name, arguments) is not None)(name) for name in arguments.sources
+    parallel = joblib.Parallel(n_jobs, return_as="generator")
+    described = parallel(joblib.delayed(describe_source)(one, arguments) for one in arguments.sources)
+    about = {name: one for name, one in zip(arguments.sources, described, strict=True) if one is not None}
+    cells = [(name, size) for size in arguments.batch_sizes for name in about]
+    given, random = arguments.learning_rate, Candidate()
+    baselines = parallel(joblib.delayed(run)(*cell, [random], given, arguments) for cell in cells)
+    records = {cell: own for cell, own in zip(cells, baselines, strict=True)}
+    ways = {(name, size): list_few_ways(size, about[name]["rows"], arguments.masked) for name, size in cells}
+    tasks = [(cell, way) for cell in cells for way in ways[cell][1:]]
+    others = parallel(
+        joblib.delayed(run)(*cell, [random, way], records[cell][random][0]["rate"], arguments) for cell, way in tasks
     )
-    known = [name for name, large in zip(arguments.sources, is_large, strict=True) if large]
-    yield from joblib.Parallel(n_jobs, return_as="generator")(
-        joblib.delayed(run)(name, size, arguments) for size in arguments.batch_sizes for name in known
-    )
+    for (cell, way), own in zip(tasks, others, strict=True):
+        records[cell][way] = own[way]
+        if way == ways[cell][-1]:
+            tenth = round(about[cell[0]]["rows"] / 10)
+            yield *cell, about[cell[0]], {_name(one, tenth): one_way for one, one_way in records[cell].items()}
+
+
+def _name(way: Candidate, tenth: int) -> str:
+    return "k10" if way.cluster_size == tenth else str(way)
 
 
 def describe(found: dict[str, Any], means: dict[str, Any]) -> str:
@@ -119,7 +142,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--masked", action="store_true", help="try masks too")
     parser.add_argument("--max_seq_length", type=int, default=128)
-    parser.add_argument("--learning_rate", type=float, help="for all ways; chosen for each by default")
+    parser.add_argument("--learning_rate", type=float, help="by default the best one of random batches")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bf16", action="store_true")
