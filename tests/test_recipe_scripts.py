@@ -32,11 +32,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Script:
     return run
 
 
-@pytest.mark.parametrize(("script", "table"), [("report", "results.md"), ("regret", "regret.md")])
+@pytest.mark.parametrize(
+    ("script", "table"), [("report", "results.md"), ("regret", "regret.md"), ("equal", "whole/equal.md")]
+)
 def test_committed_tables_are_drawn_of_committed_results(run: Script, script: str, table: str, tmp_path: Path) -> None:
     shutil.copytree(RESULTS, tmp_path / "results")
     (tmp_path / "results" / table).unlink()
-    run(script, tmp_path / "results")
+    run(script, (tmp_path / "results" / table).parent)
     assert (tmp_path / "results" / table).read_text() == (RESULTS / table).read_text()
 
 
@@ -83,7 +85,9 @@ def test_scripts_of_transformers_run_one_after_another(
     run("regret", output)
     layers = [*common[:-1], output / "layers"]
     run("full_length", *layers, "--model", tiny_bert, "--learning_rate", 1e-3, "--batch_sizes", 16)
+    run("equal", output / "layers")
     assert (output / "regret.md").exists() and (output / "layers" / "batch-16.md").exists()
+    assert (output / "layers" / "equal.md").read_text().count("\n") == 2 + len(SOURCES)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ As `static.py`, with fewer ways: MODEL is trained by the stock trainer for whole
 clusters are of ENCODER's vectors, and so are the masks that --masked tries. The learning rate, unless given, is the
 best one of random batches, for each source and batch size, on one set of held-out queries; scores are of the other.
 Finished runs are never repeated. For each batch size B the call writes `batch-B.json` and the table `batch-B.md`, of
-its own sources alone.
+its own sources alone, and `random.json` with random batches of all sizes; equal.py compares them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -97,6 +98,7 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
     given, random = arguments.learning_rate, Candidate()
     baselines = parallel(joblib.delayed(run)(*cell, [random], given, arguments) for cell in cells)
     records = {cell: own for cell, own in zip(cells, baselines, strict=True)}
+    write_random({cell: own[random] for cell, own in records.items()}, arguments.output / "random.json")
     ways = {(name, size): list_few_ways(size, about[name]["rows"], arguments.masked) for name, size in cells}
     tasks = [(cell, way) for cell in cells for way in ways[cell][1:]]
     others = parallel(
@@ -107,6 +109,15 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
         if way == ways[cell][-1]:
             tenth = round(about[cell[0]]["rows"] / 10)
             yield *cell, about[cell[0]], {_name(one, tenth): one_way for one, one_way in records[cell].items()}
+
+
+def write_random(records: Mapping[tuple[str, int], list[Record]], path: Path) -> None:
+    """Write rate and nDCG@10 of random batches, by source and batch size."""
+    found: dict[str, Any] = {}
+    for (name, size), runs in records.items():
+        scores = [round(float(np.mean(one["ndcg"])), 5) for one in runs]
+        found.setdefault(name, {})[str(size)] = {"rate": runs[0]["rate"], "ndcg_by_seed": scores}
+    write_atomically(path, json.dumps(found, indent=1) + "\n")
 
 
 def _name(way: Candidate, tenth: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,28 @@ FIXED = (
 )
 
 
-def find_multiplier(found: dict[str, Any], batch_size: str) -> tuple[float, bool]:
-    """Return how much larger a random batch is that scores as much as tuned batches of a size.
+def find_multiplier(random: Mapping[int, float], batch_size: int, wanted: float) -> tuple[float, bool]:
+    """Return how much larger than a batch size random batches are that score as much as is wanted.
 
     Between two measured sizes, nDCG@10 is taken to be linear in the logarithm of the size. Second is whether even the
     largest random batch scores less.
     """
-    own = int(batch_size)
-    sizes = [int(one) for one in found["batch_sizes"] if int(one) >= own]
-    scores = [np.mean(found["batch_sizes"][str(one)]["ndcg_by_seed"]["random"]) for one in sizes]
-    wanted = np.mean(found["batch_sizes"][batch_size]["ndcg_by_seed"]["tuned"])
-    best = np.maximum.accumulate(scores)
+    sizes = [one for one in random if one >= batch_size]
+    best = np.maximum.accumulate([random[one] for one in sizes])
     if wanted > best[-1]:
-        return sizes[-1] / int(batch_size), True
+        return sizes[-1] / batch_size, True
     at = int(np.searchsorted(best, wanted))
     if at == 0 or best[at] == best[at - 1]:
-        return sizes[at] / int(batch_size), False
+        return sizes[at] / batch_size, False
     share = (wanted - best[at - 1]) / (best[at] - best[at - 1])
     size = np.exp(np.log(sizes[at - 1]) + share * np.log(sizes[at] / sizes[at - 1]))
-    return float(size / int(batch_size)), False
+    return float(size / batch_size), False
+
+
+def describe_multiplier(random: Mapping[int, float], batch_size: int, wanted: float) -> str:
+    """Return the cell of a table: the size, and how many times it is the other."""
+    multiplier, is_more = find_multiplier(random, batch_size, wanted)
+    return f"{'more than ' if is_more else ''}{multiplier * batch_size:.0f} ({multiplier:.1f}x)"
 
 
 def describe(results: dict[str, Any]) -> str:
@@ -94,10 +98,11 @@ def describe_multipliers(results: dict[str, Any]) -> str:
     """Return a line of Markdown for each source."""
     lines = ["| source | tuned batches of 16 equal random ones of | of 64 |", "| --- | --- | --- |"]
     for source, found in results.items():
-        cells = []
-        for size in ("16", "64"):
-            multiplier, is_more = find_multiplier(found, size)
-            cells.append(f"{'more than ' if is_more else ''}{multiplier * int(size):.0f} ({multiplier:.1f}x)")
+        scores = {
+            name: {int(size): float(np.mean(one["ndcg_by_seed"][name])) for size, one in found["batch_sizes"].items()}
+            for name in ("random", "tuned")
+        }
+        cells = [describe_multiplier(scores["random"], size, scores["tuned"][size]) for size in (16, 64)]
         lines.append(f"| {source} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
