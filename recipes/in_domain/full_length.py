@@ -112,8 +112,8 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
 
 
 def write_random(records: Mapping[tuple[str, int], list[Record]], path: Path) -> None:
-    """Write rate and nDCG@10 of random batches, by source and batch size."""
-    found: dict[str, Any] = {}
+    """Write rate and nDCG@10 of random batches, by source and batch size, beside what other calls have written."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for (name, size), runs in records.items():
         scores = [round(float(np.mean(one["ndcg"])), 5) for one in runs]
         found.setdefault(name, {})[str(size)] = {"rate": runs[0]["rate"], "ndcg_by_seed": scores}
