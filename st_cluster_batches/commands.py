@@ -130,6 +130,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Choose the batches of each source by trials on its own pairs."""
     with checking_input():
+        from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS
         from st_cluster_batches.data.loading import load_data
         from st_cluster_batches.evaluation.tune_options import TuneOptions
         from st_cluster_batches.evaluation.tuning import tune as tune_data
@@ -142,7 +143,10 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         given |= {name: getattr(arguments, name) for name in ("model", "output_dir", "cache_dir")}
         choice = tune_data(data, arguments.encoder, **given)
     described = choice.describe()
-    return described, f"{describe_tuning(described)}\n\nAll of it is in {arguments.output_dir}, for attach --tuned"
+    lines = [describe_tuning(described), "", f"All of it is in {arguments.output_dir}, for attach --tuned"]
+    if arguments.proxy == "static":
+        lines.append(f"Static models chose, for a static model. {FOR_TRANSFORMERS}; to ask yours: --proxy model")
+    return described, "\n".join(lines)
 
 
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:

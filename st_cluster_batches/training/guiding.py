@@ -1,4 +1,4 @@
-"""What was measured before a run: the margin that was tuned, and whether a guide is weaker than the model."""
+"""What was measured before a run: what was tuned, by which models, and whether a guide knows more than the model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from st_cluster_batches.clusters.choice import Choice, find_tuned
+from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice, find_tuned
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
@@ -35,13 +36,7 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     Args:
         recipe: All parameters; a margin of its own stays.
     """
-    model, tuned = recipe.model, recipe.clusters.tuned
-    if tuned not in (None, AUTO):
-        choices = {str(tuned): Choice.load(str(tuned))}
-    else:
-        reads_labels = recipe.training.strategy == "cluster" or model.is_guided
-        attached = find_manifests(recipe) if reads_labels else {}
-        choices = {place: one for place, manifest in attached.items() if (one := find_tuned(manifest)) is not None}
+    model, tuned, choices = recipe.model, recipe.clusters.tuned, _find_choices(recipe)
     for place, choice in choices.items():
         _tell_of_other_batches(recipe, choice, place)
         _tell_of_other_mask(recipe, choice, place)
@@ -55,6 +50,35 @@ def follow_choice(recipe: Recipe) -> ModelArguments:
     where = f"{', '.join(choice.masked_sources)}{alone}"
     logger.info("margin: %g for false negatives of %s, as the choice in %s has it", margin, where, tuned)
     return replace(model, margin=margin)
+
+
+def _find_choices(recipe: Recipe) -> dict[str, Choice]:
+    """Return the choice that a recipe names, or those that its pairs were attached with, by place."""
+    tuned = recipe.clusters.tuned
+    if tuned not in (None, AUTO):
+        return {str(tuned): Choice.load(str(tuned))}
+    reads_labels = recipe.training.strategy == "cluster" or recipe.model.is_guided
+    attached = find_manifests(recipe) if reads_labels else {}
+    return {place: one for place, manifest in attached.items() if (one := find_tuned(manifest)) is not None}
+
+
+def warn_of_static_trials(model: Any, recipe: Recipe) -> None:
+    """Warn of a transformer whose clusters static models have chosen: the two want different ones.
+
+    Args:
+        model: The model to be trained.
+        recipe: All parameters.
+    """
+    if isinstance(model, SentenceTransformer) and isinstance(model[0], StaticEmbedding):
+        return
+    for place, choice in _find_choices(recipe).items() if recipe.training.strategy == "cluster" else ():
+        if choice.about.get("proxy") == "static" and choice.rows_per_stratum is None:
+            logger.warning(
+                "The choice in %s is of static models, and the model to be trained is none. %s. Take these, or "
+                "ask the model itself: tune --proxy model",
+                place,
+                FOR_TRANSFORMERS,
+            )
 
 
 def _has_own_margin(recipe: Recipe) -> bool:

@@ -54,7 +54,7 @@ from st_cluster_batches.training.folder import (
     find_hub_ids,
     publish_values,
 )
-from st_cluster_batches.training.guiding import follow_choice, measure_start
+from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_static_trials
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.recipe import Recipe
@@ -147,6 +147,7 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)
+    warn_of_static_trials(run.trainer.model, recipe)
     measure_start(run.trainer.model, labelled, clustering, recipe)
     return replace(run, checkpoint=checkpoint), tasks
 

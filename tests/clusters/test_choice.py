@@ -245,6 +245,28 @@ def test_command_and_recipe_follow_a_choice(workspace: Path) -> None:
     assert len(set(pairs["cluster"])) == 6 and clustering is not None and "tuned" in clustering.manifest
 
 
+@pytest.mark.parametrize(
+    ("chosen", "proxy", "is_warned"),
+    [
+        (Candidate(20), "static", True),
+        (Candidate(), "static", True),
+        (Candidate(32, rows_per_stratum=8), "static", False),
+        (Candidate(20), "model", False),
+    ],
+)
+def test_a_transformer_that_follows_static_models_is_warned_of(
+    workspace: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture, chosen: Candidate, proxy: str, is_warned: bool
+) -> None:
+    replace(make_choice(all=chosen), about={"proxy": proxy}).save(workspace / "tuned")
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", f"tuned: {workspace / 'tuned'}"))
+    prepare_run(read_recipe(recipe, ["--encoder", str(workspace / "encoder")]))
+    assert "is of static models" not in caplog.text
+    words = ["--encoder", str(workspace / "encoder"), "--model_name_or_path", str(tiny_bert)]
+    prepare_run(read_recipe(recipe, words))
+    assert ("is of static models" in caplog.text) == is_warned
+
+
 def write_guided(workspace: Path, choice: Choice, *lines: str) -> Path:
     """Write a recipe of a guided loss that follows a choice."""
     choice.save(workspace / "tuned")
