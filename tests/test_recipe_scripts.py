@@ -33,13 +33,22 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 
 @pytest.mark.parametrize(
-    ("script", "table"), [("report", "results.md"), ("regret", "regret.md"), ("equal", "whole/equal.md")]
+    ("script", "table"),
+    [("report", "results.md"), ("regret", "regret.md"), ("equal", "whole/equal.md"), ("models", "models.md")],
 )
 def test_committed_tables_are_drawn_of_committed_results(run: Script, script: str, table: str, tmp_path: Path) -> None:
     shutil.copytree(RESULTS, tmp_path / "results")
     (tmp_path / "results" / table).unlink()
     run(script, (tmp_path / "results" / table).parent)
     assert (tmp_path / "results" / table).read_text() == (RESULTS / table).read_text()
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["models", "whole/batch-16", "whole/batch-64", "whole/equal", "two_layers/batch-16", "pretrained/batch-16"],
+)
+def test_results_quote_committed_tables(table: str) -> None:
+    assert (RESULTS / f"{table}.md").read_text() in (SCRIPTS.parent / "RESULTS.md").read_text()
 
 
 def choose_clusters(path: Path) -> None:
