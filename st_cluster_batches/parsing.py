@@ -200,7 +200,11 @@ def _add_trials(tune: argparse.ArgumentParser) -> None:
     )
     trials.add_argument("--seed", type=int, default=0, metavar="N", help="of what is held out")
     trials.add_argument(
-        "--workers", dest="n_workers", type=int, default=2, metavar="N", help="processes that run trials (2)"
+        "--workers",
+        dest="n_workers",
+        type=int,
+        metavar="N",
+        help="processes that run trials (2; 1 where a GPU trains the model)",
     )
     trials.add_argument(
         "--proxy",

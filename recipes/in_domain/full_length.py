@@ -82,7 +82,7 @@ def run(
         n_steps=max(1, arguments.epochs * len(problem) // batch_size),
         learning_rate=rate,
         bf16=arguments.bf16,
-        n_workers=arguments.processes,
+        n_workers=1 if torch.accelerator.is_available() else arguments.processes,  # there it is cells that run at once
     )
     made = TrialRuns(options, arguments.runs or arguments.output, show_progress_bar=False)
     return made.run(f"{name}-{batch_size}", problem, ways)

@@ -71,7 +71,7 @@ class Start:
         """Load a model to be trained itself, perhaps its first layers alone."""
         from st_cluster_batches.training.models import truncate_layers  # workers with static models need none of it
 
-        loaded = copy.deepcopy(load_encoder(model, cache_dir))
+        loaded = copy.deepcopy(load_encoder(model, cache_dir)).cpu()  # workers take it along; a trainer moves its copy
         if n_layers is not None:
             truncate_layers(loaded, n_layers)
         if max_seq_length is not None:

@@ -67,16 +67,21 @@ def list_near_rates(options: TuneOptions, rate: float) -> list[float]:
 def run_trials(problem: Problem, trials: Sequence[Trial], options: TuneOptions) -> Iterator[tuple[Trial, Record]]:
     """Run trials, and yield each with its record once it is done.
 
-    Models are trained in worker processes (joblib), one core each; a real one on a GPU has that for itself.
+    Models are trained in worker processes (joblib), one core each. Real ones share a GPU if there are to be several.
     """
-    on_gpu = options.proxy == "model" and torch.accelerator.is_available()
-    if options.n_workers == 1 or len(trials) < 2 or on_gpu:
+    n_workers = _count_workers(options)
+    if n_workers == 1 or len(trials) < 2:
         for trial in trials:
             yield run_trial(problem, trial, options)
         return
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        parallel = joblib.Parallel(options.n_workers, return_as="generator_unordered", pre_dispatch=options.n_workers)
+        parallel = joblib.Parallel(n_workers, return_as="generator_unordered", pre_dispatch=n_workers)
         yield from parallel(joblib.delayed(run_trial)(problem, trial, options) for trial in trials)
+
+
+def _count_workers(options: TuneOptions) -> int:
+    has_gpu = options.proxy == "model" and torch.accelerator.is_available()
+    return options.n_workers or (1 if has_gpu else 2)
 
 
 def run_trial(problem: Problem, trial: Trial, options: TuneOptions) -> tuple[Trial, Record]:
@@ -89,7 +94,7 @@ def run_trial(problem: Problem, trial: Trial, options: TuneOptions) -> tuple[Tri
     start = time.perf_counter()
     labels = label_problem(problem, trial.candidate, trial.seed)
     n_threads = torch.get_num_threads()
-    if options.proxy == "static" or options.n_workers > 1:
+    if options.proxy == "static" or _count_workers(options) > 1:
         torch.set_num_threads(1)
     try:
         if options.proxy == "model":

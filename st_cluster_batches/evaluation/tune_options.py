@@ -40,7 +40,8 @@ class TuneOptions:
         bf16: Whether the model itself is trained and run in bfloat16 where that is safe (autocast).
         learning_rate: That of the model itself, for all candidates; by default it is chosen for each.
         communities: Whether to try communities too, which are cut from the vectors of both sides.
-        n_workers: Processes that run trials, each on one core.
+        n_workers: Processes that run trials, each on one core; 2 by default, and 1 where a GPU trains the model
+            itself, which several small models may share.
     """
 
     batch_size: int
@@ -53,7 +54,7 @@ class TuneOptions:
     n_epochs: int | None = None
     max_rows: int = 12_000
     seed: int = 0
-    n_workers: int = 2
+    n_workers: int | None = None
     proxy: Proxy = "static"
     n_steps: int | None = None
     n_layers: int | None = None
@@ -72,10 +73,9 @@ class TuneOptions:
             ("n_seeds", 2),
             ("max_rows", 1),
             ("seed", 0),
-            ("n_workers", 1),
         ):
             object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
-        for name in ("n_epochs", *_OF_MODELS[:3]):
+        for name in ("n_workers", "n_epochs", *_OF_MODELS[:3]):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_count(name, value))
         Candidate(margin=self.margin)

@@ -56,7 +56,7 @@ def tune(
     n_epochs: int | None = None,
     max_rows: int = 12_000,
     seed: int = 0,
-    n_workers: int = 2,
+    n_workers: int | None = None,
     proxy: Proxy = "static",
     n_steps: int | None = None,
     n_layers: int | None = None,
@@ -89,7 +89,7 @@ def tune(
         n_epochs: Times that a run of static models sees each pair; once by default.
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
-        n_workers: Processes that run trials.
+        n_workers: Processes that run trials; 2 by default, and 1 where a GPU trains the model itself.
         proxy: `static` to train static models distilled from the model, in minutes; `model` to train it, in hours.
         n_steps: Steps of a run of the model itself; 200 by default.
         n_layers: Keep the first so many layers of the model itself, which is cheaper and ranks much alike.
