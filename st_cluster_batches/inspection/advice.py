@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from st_cluster_batches.batches.telling import WORTH_A_WARNING_OF_PURITY
-from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice
 from st_cluster_batches.inspection.findings import Inspection
 
 # The values from which on a figure gives rise to advice.
@@ -18,12 +18,15 @@ _NEARER = 0.01  # how much nearer negatives should be than those of one source a
 _FALSE = 0.01  # share of negatives that are nearer than the positive
 _STABLE = 0.5  # adjusted mutual information of two seeds
 _LONG = 30  # mean words of a passage; see recipes/RESULTS.md, "What would have told?"
+_CHUNK = 8  # rows of each of several clusters; see recipes/RESULTS.md
 _NAMED = 3  # sources that a line names
 
 
 _TUNE = (
-    "Whether clusters help on these pairs, and how fine they should be, is told by trials: "
-    "st-cluster-batches tune DATA --encoder ENCODER --batch_size {size} --output DIR"
+    "Whether clusters help a static model on these pairs, and how fine they should be, is told by trials: "
+    "st-cluster-batches tune DATA --encoder ENCODER --batch_size {size} --output DIR (--proxy model for another). "
+    + FOR_TRANSFORMERS
+    + "."
 )
 
 
@@ -71,12 +74,15 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
     plan = inspection.plans["cluster"]
     n_batches = plan.pure + plan.pooled + plan.mixed
     if n_batches and plan.pure + plan.given_up < _PURE * n_batches:
-        sizes = [topic.rows for topic in inspection.clusters]
+        rows = int(np.median([topic.rows for topic in inspection.clusters]))
+        several = f"fill a batch with {_CHUNK} rows of each of several (rows_per_stratum={_CHUNK}), " * (
+            rows >= _CHUNK
+        )
         yield (
             f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "
-            f"{int(np.median(sizes)):,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others "
-            "are packed with neighbours. For purer batches cluster again with "
-            f"cluster_size={8 * plan.global_batch_size:,}, or lower batch_size."
+            f"{rows:,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others are packed with "
+            f"neighbours. Better {several}cluster again with cluster_size={8 * plan.global_batch_size:,}, or lower "
+            "batch_size."
         )
     if plan.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
         yield (
