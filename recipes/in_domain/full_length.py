@@ -90,7 +90,8 @@ def run(
 
 def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any], dict[str, list[Record]]]]:
     """Run random batches of all cells, then the other ways with the same rates; yield a cell once it is done."""
-    n_jobs = arguments.processes if torch.accelerator.is_available() else 1  # else it is trials that run at once
+    has_gpu = torch.accelerator.is_available()
+    n_jobs = arguments.processes if has_gpu else 1  # else it is the trials of a task that run at once
     parallel = joblib.Parallel(n_jobs, return_as="generator")
     described = parallel(joblib.delayed(describe_source)(one, arguments) for one in arguments.sources)
     about = {name: one for name, one in zip(arguments.sources, described, strict=True) if one is not None}
@@ -100,13 +101,13 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
     records = {cell: own for cell, own in zip(cells, baselines, strict=True)}
     write_random({cell: own[random] for cell, own in records.items()}, arguments.output / "random.json")
     ways = {(name, size): list_few_ways(size, about[name]["rows"], arguments.masked) for name, size in cells}
-    tasks = [(cell, way) for cell in cells for way in ways[cell][1:]]
+    tasks = [(cell, [one]) for cell in cells for one in ways[cell]] if has_gpu else list(ways.items())
     others = parallel(
-        joblib.delayed(run)(*cell, [random, way], records[cell][random][0]["rate"], arguments) for cell, way in tasks
+        joblib.delayed(run)(*cell, tried, records[cell][random][0]["rate"], arguments) for cell, tried in tasks
     )
-    for (cell, way), own in zip(tasks, others, strict=True):
-        records[cell][way] = own[way]
-        if way == ways[cell][-1]:
+    for (cell, tried), own in zip(tasks, others, strict=True):
+        records[cell] |= own
+        if tried[-1] == ways[cell][-1]:
             tenth = round(about[cell[0]]["rows"] / 10)
             yield *cell, about[cell[0]], {_name(one, tenth): one_way for one, one_way in records[cell].items()}
 

@@ -37,26 +37,42 @@ class TrialRuns:
     def run(self, name: str, problem: Problem, candidates: Sequence[Candidate]) -> dict[Candidate, list[Record]]:
         """Run what has not been run: several rates with one seed, and the best of each candidate with the others.
 
+        Where a rate is given, all runs are known and start at once.
+        """
+        digest, rate = hash_values(TRIAL_VERSION, problem.digest()), self.options.learning_rate
+        found: dict[Trial, Record] = {}
+        with tqdm(desc=f"Tuning {name}", unit="run", disable=not self.show_progress_bar) as bar:
+            if rate is None:
+                found, rates = self._search_rates(name, problem, digest, candidates, bar)
+            else:
+                rates = dict.fromkeys(candidates, rate)
+            seeds = range(self.options.n_seeds)
+            trials = {one: [Trial(one, rates[one], seed) for seed in seeds] for one in candidates}
+            wanted = [trial for own in trials.values() for trial in own if trial not in found]
+            bar.total = bar.n + len(wanted)
+            found |= self._get_records(name, problem, digest, wanted, bar)
+        return {one: [found[trial] for trial in own] for one, own in trials.items()}
+
+    def _search_rates(
+        self, name: str, problem: Problem, digest: str, candidates: Sequence[Candidate], bar: Any
+    ) -> tuple[dict[Trial, Record], dict[Candidate, float]]:
+        """Return the records of the first seed with all rates that were tried, and the best rate of each candidate.
+
         The search starts from a few rates for the first candidate, from the best of these for the others, and goes on
         to half and twice the best.
         """
-        seeds = range(1, self.options.n_seeds)
         baseline, *others = candidates
-        digest = hash_values(TRIAL_VERSION, problem.digest())
-        with tqdm(desc=f"Tuning {name}", unit="run", disable=not self.show_progress_bar) as bar:
-            found: dict[Trial, Record] = {}
-            best: dict[Candidate, Trial] = {}
-            starts = [Trial(baseline, rate, 0) for rate in list_rates(self.options)]
-            for tried in ([baseline], others):
-                wanted = starts if tried == [baseline] else [replace(best[baseline], candidate=one) for one in others]
-                while wanted:
-                    bar.total = bar.n + len(wanted) + len(candidates) * len(seeds)
-                    found |= self._get_records(name, problem, digest, wanted, bar)
-                    best |= {one: _find_best(found, one) for one in tried}
-                    wanted = [one for own in tried for one in _find_neighbours(best[own], found, self.options)]
-            rest = [replace(trial, seed=seed) for trial in best.values() for seed in seeds]
-            found |= self._get_records(name, problem, digest, rest, bar)
-        return {one: [found[replace(best[one], seed=seed)] for seed in (0, *seeds)] for one in candidates}
+        found: dict[Trial, Record] = {}
+        best: dict[Candidate, Trial] = {}
+        starts = [Trial(baseline, rate, 0) for rate in list_rates(self.options)]
+        for tried in ([baseline], others):
+            wanted = starts if tried == [baseline] else [replace(best[baseline], candidate=one) for one in others]
+            while wanted:
+                bar.total = bar.n + len(wanted) + len(candidates) * (self.options.n_seeds - 1)
+                found |= self._get_records(name, problem, digest, wanted, bar)
+                best |= {one: _find_best(found, one) for one in tried}
+                wanted = [one for own in tried for one in _find_neighbours(best[own], found, self.options)]
+        return found, {one: trial.rate for one, trial in best.items()}
 
     def _get_records(
         self, name: str, problem: Problem, digest: str, trials: Sequence[Trial], bar: Any

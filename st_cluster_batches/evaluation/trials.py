@@ -54,14 +54,13 @@ class Trial:
 
 def list_rates(options: TuneOptions) -> tuple[float, ...]:
     """Return the learning rates that the first candidate is tried with."""
-    return _RATES[options.proxy] if options.learning_rate is None else (options.learning_rate,)
+    return _RATES[options.proxy]
 
 
 def list_near_rates(options: TuneOptions, rate: float) -> list[float]:
-    """Return half and twice a rate, as far as it makes sense to go, unless it is given."""
+    """Return half and twice a rate, as far as it makes sense to go."""
     least, *_, most = _RATES[options.proxy]
-    wanted = (rate / 2, rate * 2) if options.learning_rate is None else ()
-    return [one for one in wanted if least / _SPAN <= one <= most * _SPAN]
+    return [one for one in (rate / 2, rate * 2) if least / _SPAN <= one <= most * _SPAN]
 
 
 def run_trials(problem: Problem, trials: Sequence[Trial], options: TuneOptions) -> Iterator[tuple[Trial, Record]]:
