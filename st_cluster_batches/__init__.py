@@ -1,7 +1,7 @@
-"""Fill contrastive batches from one topic: cluster batches for sentence-transformers trainers.
+"""Fill contrastive batches from one topic or a few: cluster batches for sentence-transformers trainers.
 
-train = attach_clusters(train, "all-MiniLM-L6-v2")
-args = SentenceTransformerTrainingArguments("out", batch_sampler=ClusterBatchSampler)
+train = attach_clusters(train, "all-MiniLM-L6-v2", cluster_size=32)
+args = SentenceTransformerTrainingArguments("out", batch_sampler=ClusterBatchSampler.configure(rows_per_stratum=8))
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
 def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Choose the batches of each source by trials on its own pairs."""
     with checking_input():
-        from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS
+        from st_cluster_batches.clusters.choice import ASK_THE_MODEL, FOR_TRANSFORMERS
         from st_cluster_batches.data.loading import load_data
         from st_cluster_batches.evaluation.tune_options import TuneOptions
         from st_cluster_batches.evaluation.tuning import tune as tune_data
@@ -145,7 +145,7 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
     described = choice.describe()
     lines = [describe_tuning(described), "", f"All of it is in {arguments.output_dir}, for attach --tuned"]
     if arguments.proxy == "static":
-        lines.append(f"Static models chose, for a static model. {FOR_TRANSFORMERS}; to ask yours: --proxy model")
+        lines.append(f"Static models chose, for a static model. {FOR_TRANSFORMERS}; or ask it: {ASK_THE_MODEL}")
     return described, "\n".join(lines)
 
 

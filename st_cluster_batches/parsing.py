@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands; what it does not know stays in the words, as the keys of a recipe."""
     parser = _Parser(
         prog="st-cluster-batches",
-        description="Fill contrastive batches from one topic, and see whether it makes a better retriever.",
+        description="Fill contrastive batches from one topic or a few, and see whether it makes a better retriever.",
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)

@@ -4,17 +4,15 @@
 
 Reads what `static.py` wrote into the folder and `full_length.py` into folders below it, and writes `models.md`: for
 each way the mean and the least of the sources, in percent of the nDCG@10 of random batches of that size. The last
-column is what `tune` chose with static models; where a transformer was not run that way, clusters of the nearest size.
+column is what `tune` chose with static models, of the sources where the transformer was run that way.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,19 +56,9 @@ def read_gains(folder: Path) -> Iterator[tuple[str, str, Gains]]:
 def _name_ways(scores: dict[str, float], chosen: str, size: str) -> dict[str, float]:
     """Return gains by column."""
     gains = {way.removesuffix(" (k10)"): 100 * (score / scores["random"] - 1) for way, score in scores.items()}
-    named = {"of two batches": f"clusters of {2 * int(size):,}", CHOSEN: _find_nearest(chosen, gains)}
+    named = {"of two batches": f"clusters of {2 * int(size):,}", CHOSEN: chosen}
     named["k10"] = next((way.removesuffix(" (k10)") for way in scores if way.endswith("(k10)")), "k10")
     return {column: gains[named.get(column, column)] for column in COLUMNS if named.get(column, column) in gains}
-
-
-def _find_nearest(chosen: str, ways: dict[str, Any]) -> str:
-    """Return a way that was run: the chosen one, or clusters of one stratum a batch of the nearest size."""
-    pure = [way for way in ways if re.fullmatch(r"clusters of [\d,]+", way)]
-    return chosen if chosen in ways else min(pure, key=lambda way: abs(np.log(_read_size(way) / _read_size(chosen))))
-
-
-def _read_size(way: str) -> int:
-    return int(way.replace(",", "").split()[2])
 
 
 def describe(folder: Path) -> str:
@@ -80,7 +68,8 @@ def describe(folder: Path) -> str:
         cells = []
         for column in COLUMNS:
             own = [one[column] for one in gains.values() if column in one]
-            cells.append(f"{np.mean(own):+.1f} ({min(own):+.1f})" if len(own) == len(gains) else "")
+            part = "" if len(own) == len(gains) else f", {len(own)} of {len(gains)}"
+            cells.append(f"{np.mean(own):+.1f} ({min(own):+.1f}{part})" if own else "")
         lines.append(f"| {MODELS.get(model, model)} | {size} | {len(gains)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -24,9 +24,7 @@ _NAMED = 3  # sources that a line names
 
 _TUNE = (
     "Whether clusters help a static model on these pairs, and how fine they should be, is told by trials: "
-    "st-cluster-batches tune DATA --encoder ENCODER --batch_size {size} --output DIR (--proxy model for another). "
-    + FOR_TRANSFORMERS
-    + "."
+    "st-cluster-batches tune DATA --encoder ENCODER --batch_size {size} --output DIR. " + FOR_TRANSFORMERS + "."
 )
 
 
@@ -75,14 +73,12 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
     n_batches = plan.pure + plan.pooled + plan.mixed
     if n_batches and plan.pure + plan.given_up < _PURE * n_batches:
         rows = int(np.median([topic.rows for topic in inspection.clusters]))
-        several = f"fill a batch with {_CHUNK} rows of each of several (rows_per_stratum={_CHUNK}), " * (
-            rows >= _CHUNK
-        )
+        purer = f"cluster again with cluster_size={8 * plan.global_batch_size:,}"
+        several = f"fill a batch with {_CHUNK} rows of each of several (rows_per_stratum={_CHUNK})"
         yield (
             f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "
             f"{rows:,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others are packed with "
-            f"neighbours. Better {several}cluster again with cluster_size={8 * plan.global_batch_size:,}, or lower "
-            "batch_size."
+            f"neighbours. Better {several if rows >= _CHUNK else purer}, or lower batch_size."
         )
     if plan.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
         yield (
@@ -139,8 +135,8 @@ def _on_false_negatives(inspection: Inspection) -> Iterator[str]:
         yield (
             f"{found.false_negative_rate:.1%} of the negatives are nearer to the query than its own passage "
             f"({plain.false_negative_rate:.1%} in random batches): read the worst pairs. If they are answers, attach "
-            "with a false_negative_threshold, mask them (guide=True and GuidedMultipleNegativesRankingLoss), or take "
-            "fewer clusters."
+            "with a false_negative_threshold, mask them (guide=True and GuidedMultipleNegativesRankingLoss, if the "
+            "encoder knows more than the model), or take fewer clusters."
         )
 
 
@@ -173,7 +169,7 @@ def _on_stability(inspection: Inspection) -> Iterator[str]:
     if inspection.stability is not None and inspection.stability < _STABLE:
         yield (
             f"Two seeds of k-means agree only to {inspection.stability:.2f} (adjusted mutual information, 1 is "
-            "perfect): the clusters are in part arbitrary. Take fewer, or a stronger encoder."
+            "perfect): the clusters are in part arbitrary. A stronger encoder may help, or fewer of them."
         )
 
 
@@ -185,8 +181,8 @@ def _on_short_passages(inspection: Inspection) -> Iterator[str]:
         named = _name_some([f"{one.name!r} ({one.passage_words:.0f} words)" for one in short])
         yield (
             f"Passages of {named} are short on average, and on such sources static models lost by fine "
-            "clusters in our measurements (16 and 22 tokens: -2.9 and -8.8 % nDCG@10 in batches of 16; 72 tokens and "
-            "more: +0.2 to +7.2 %), while small transformers gained on the first; so tune before you cluster."
+            "clusters in our measurements (16 and 22 tokens: -4.1 and -9.8 % nDCG@10 in batches of 16; 72 tokens and "
+            "more: +0.2 to +6.8 %), while transformers gained on the first; so let a static model be tuned."
         )
 
 

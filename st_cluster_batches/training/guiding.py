@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice, find_tuned
+from st_cluster_batches.clusters.choice import ASK_THE_MODEL, FOR_TRANSFORMERS, Choice, find_tuned
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
@@ -74,10 +74,11 @@ def warn_of_static_trials(model: Any, recipe: Recipe) -> None:
     for place, choice in _find_choices(recipe).items() if recipe.training.strategy == "cluster" else ():
         if choice.about.get("proxy") == "static" and choice.rows_per_stratum is None:
             logger.warning(
-                "The choice in %s is of static models, and the model to be trained is none. %s. Take these, or "
-                "ask the model itself: tune --proxy model",
+                "The choice in %s is of static models, and the model to be trained is none. %s. Take these, or ask "
+                "the model itself: %s",
                 place,
                 FOR_TRANSFORMERS,
+                ASK_THE_MODEL,
             )
 
 
