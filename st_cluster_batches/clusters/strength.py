@@ -117,8 +117,8 @@ def warn_of_weak_guide(guide: dict[str, Strength], start: dict[str, Strength]) -
             warned.append(name)
             logger.warning(
                 "The guide knows no more of %r than the model that it is to guide: nDCG@10 %.3f against %.3f at the "
-                "start. A MiniLM that guided itself lost .6 %% by the mask, and half of what its clusters gained; take "
-                "a stronger encoder, or train without: loss: mnrl",
+                "start. A MiniLM that guided itself lost .6 %% by the mask, and half of what its clusters gained; "
+                "take a stronger encoder, or train without: loss: mnrl",
                 name,
                 guide[name].ndcg_at_10,
                 one.ndcg_at_10,
