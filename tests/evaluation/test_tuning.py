@@ -219,7 +219,8 @@ def test_the_command_prints_what_a_person_reads_in_a_minute(
     words += ["--workers", "1", "--output", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache")]
     assert main(words) == 0
     text = capsys.readouterr().out
-    for said in ("large: 900 rows", "small: 60 rows; one stratum", "clusters of 16", "<- chosen", "expected gain", "--proxy model"):
+    assert "Static models chose, for a static model." in text and "--proxy model" in text
+    for said in ("large: 900 rows", "small: 60 rows; one stratum", "clusters of 16", "<- chosen", "expected gain"):
         assert said in text
     assert main([*words, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
