@@ -18,7 +18,7 @@ from st_cluster_batches.storage.processes import is_first_process
 from st_cluster_batches.usage import UsageError, checking_input, refuse_given
 
 if TYPE_CHECKING:
-    from st_cluster_batches.data.loading import Choice
+    from st_cluster_batches.data.loading import Selection
 
 Result = tuple[dict[str, Any], str]  # what --json prints, and what a person reads
 
@@ -76,7 +76,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
         )
         check_output(arguments.out)
         tell_of_chunks(options.tuned)
-        data = load_data(arguments.data, _read_choice(arguments))
+        data = load_data(arguments.data, _read_selection(arguments))
         check_names(data)
         labelled, clustering = cluster_dataset(data, arguments.encoder, options)
     if is_first_process():
@@ -101,7 +101,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             if arguments.output.is_dir():
                 raise ValueError(f"{arguments.output} is a folder; name a file: {arguments.output / 'report.html'}")
             make_folder(arguments.output.parent)
-        data, clustering = load_data(arguments.data, _read_choice(arguments)), None
+        data, clustering = load_data(arguments.data, _read_selection(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
             clustering = Clustering.load(arguments.data)
         elif arguments.encoder is None:
@@ -139,7 +139,7 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         given = {one.name: getattr(arguments, one.name) for one in fields(TuneOptions)}
         TuneOptions(**given)  # checked before any row is read
         make_folder(arguments.output_dir)
-        data = load_data(arguments.data, _read_choice(arguments))
+        data = load_data(arguments.data, _read_selection(arguments))
         given |= {name: getattr(arguments, name) for name in ("model", "output_dir", "cache_dir")}
         choice = tune_data(data, arguments.encoder, **given)
     described = choice.describe()
@@ -272,14 +272,14 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     return vars(done), "\n".join(lines)
 
 
-def _read_choice(arguments: argparse.Namespace) -> Choice:
-    from st_cluster_batches.data.loading import Choice
+def _read_selection(arguments: argparse.Namespace) -> Selection:
+    from st_cluster_batches.data.loading import Selection
 
     # Beside the embeddings where they are told where to go: the home folder may not be writable.
     cache_dir = getattr(arguments, "cache_dir", None)
     rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
     names = ("split", "config", "revision", "queries", "corpus", "positive_label", "max_negatives")
-    return Choice(**{name: getattr(arguments, name) for name in names}, cache_dir=rows)
+    return Selection(**{name: getattr(arguments, name) for name in names}, cache_dir=rows)
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:

@@ -17,7 +17,7 @@ from st_cluster_batches.storage.chunks import ChunkedArray
 _SAMPLE = 1024  # rows that are looked for in a dataset before all are
 
 
-Keys = npt.NDArray[np.uint64]
+TextHashes = npt.NDArray[np.uint64]
 
 
 def write_index(folder: Path, encoder_hash: str, keys: ChunkedArray, sides: Mapping[Side, str]) -> None:
@@ -50,7 +50,7 @@ class EarlierRows:
 
     @classmethod
     def find(
-        cls, folder: Path, encoder_hash: str, side: Side, keys: Keys, made: ChunkedArray | None = None
+        cls, folder: Path, encoder_hash: str, side: Side, keys: TextHashes, made: ChunkedArray | None = None
     ) -> EarlierRows:
         """Look rows up by their keys; datasets that share no row of a sample cost a second for 10M rows.
 
@@ -80,7 +80,7 @@ class EarlierRows:
                 break
         return found
 
-    def _add(self, vectors: ChunkedArray, stored: ChunkedArray, keys: Keys, order: npt.NDArray[np.intp]) -> None:
+    def _add(self, vectors: ChunkedArray, stored: ChunkedArray, keys: TextHashes, order: npt.NDArray[np.intp]) -> None:
         """Note the rows that an array holds, in chunks that are as they were written, and that no other one holds."""
         ordered = keys[order]
         place = np.full(len(keys), -1)
@@ -115,7 +115,7 @@ def _index_prefix(encoder_hash: str) -> str:
     return f"pairs-{encoder_hash[:32]}-"
 
 
-def _match(ordered: Keys, keys: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _match(ordered: TextHashes, keys: TextHashes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return the places of the keys that are among ordered ones: the first there, and their own."""
     at = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
     rows = np.flatnonzero(ordered[at] == keys)

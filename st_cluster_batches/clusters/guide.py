@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, Keys, make_row_keys, write_guide
+from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, RowKeys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
 from st_cluster_batches.columns import (
     LABEL_COLUMNS,
@@ -134,7 +134,7 @@ class GuideVectors:
         """Hash of the vectors, by the texts and the encoder that they come from."""
         return hash_values(sorted(index.path.name for index in self.indices))
 
-    def take(self, keys: Keys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
+    def take(self, keys: RowKeys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
         """Return the vectors of some rows.
 
         Args:

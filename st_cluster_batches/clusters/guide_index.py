@@ -19,15 +19,15 @@ from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
 PREFIX = "guide-"  # of the names of indices
 _MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)
 
-Keys = npt.NDArray[np.int64]
+RowKeys = npt.NDArray[np.int64]
 
 
-def make_row_keys(hashes: npt.NDArray[np.uint64], encoder_hash: str) -> Keys:
+def make_row_keys(hashes: npt.NDArray[np.uint64], encoder_hash: str) -> RowKeys:
     """Return the (n,) keys of rows under an encoder: the same rows under another one have other keys."""
     return certify_keys((hashes ^ np.uint64(int(encoder_hash[:16], 16))) * _MULTIPLIER)
 
 
-def write_guide(vectors: PairVectors, keys: Keys | None = None) -> Path:
+def write_guide(vectors: PairVectors, keys: RowKeys | None = None) -> Path:
     """Embed all columns of some pairs, and index their vectors by row key.
 
     Args:
@@ -109,7 +109,7 @@ class GuideIndex:
         arrays = [ChunkedArray.at(folder / name, self.content["rows"]) for name in self.content["vectors"]]
         return [MappedRows(array) for array in arrays]
 
-    def find(self, keys: Keys) -> npt.NDArray[np.int64]:
+    def find(self, keys: RowKeys) -> npt.NDArray[np.int64]:
         """Return the (n,) rows of n keys, marked or not; -1 for a key that is not here."""
         known, rows = self.keys
         keys = read_marks(keys)[0]

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """What to take of data that holds more than one thing.
 
     Args:
@@ -64,12 +64,12 @@ class Choice:
         return self.queries is not None or self.corpus is not None
 
 
-def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | DatasetDict:
+def load_data(name: str | Path, selection: Selection | None = None) -> Dataset | DatasetDict:
     """Load a dataset.
 
     Args:
         name: A file, a folder of files, a `save_to_disk` folder, or a Hub id.
-        choice: What to take of it; of splits `train` by default. What is left aside is logged.
+        selection: What to take of it; of splits `train` by default. What is left aside is logged.
 
     Returns:
         The dataset; a DatasetDict whose names are no splits is one of sources, and stays one.
@@ -80,64 +80,66 @@ def load_data(name: str | Path, choice: Choice | None = None) -> Dataset | Datas
     """
     from datasets import Dataset
 
-    choice = choice or Choice()
-    loaded = _load_rows(name, choice)
+    selection = selection or Selection()
+    loaded = _load_rows(name, selection)
     if isinstance(loaded, Dataset):
-        return _shape(loaded, choice, str(name))
-    if choice.has_ids:
+        return _shape(loaded, selection, str(name))
+    if selection.has_ids:
         raise ValueError(f"{name} holds several datasets, {list(loaded)}; choose one: --split {next(iter(loaded))}")
     for part, rows in loaded.items():
-        loaded[part] = _shape(rows, choice, f"{name}, {part}")
+        loaded[part] = _shape(rows, selection, f"{name}, {part}")
     return loaded
 
 
-def _shape(rows: Dataset, choice: Choice, where: str) -> Dataset:
+def _shape(rows: Dataset, selection: Selection, where: str) -> Dataset:
     """Bring rows of another form into that of columns of text."""
-    if choice.has_ids:
-        rows = join_ids(rows, choice.queries, choice.corpus, lambda config: _load_config(where, config, choice), where)
+    if selection.has_ids:
+        rows = join_ids(
+            rows, selection.queries, selection.corpus, lambda config: _load_config(where, config, selection), where
+        )
     refuse_ids(rows, where)
-    if choice.positive_label is not None:
-        rows = keep_positive(rows, choice.positive_label, where)
-    return spread_lists(rows, choice.max_negatives, where)
+    if selection.positive_label is not None:
+        rows = keep_positive(rows, selection.positive_label, where)
+    return spread_lists(rows, selection.max_negatives, where)
 
 
-def _load_config(name: str, config: str, choice: Choice) -> Dataset | DatasetDict:
-    return _load_by_name(name, replace(choice, config=config))
+def _load_config(name: str, config: str, selection: Selection) -> Dataset | DatasetDict:
+    return _load_by_name(name, replace(selection, config=config))
 
 
-def _load_rows(name: str | Path, choice: Choice) -> Dataset | DatasetDict:
+def _load_rows(name: str | Path, selection: Selection) -> Dataset | DatasetDict:
     """Load what lies in a place, as it is."""
     from datasets import load_from_disk
 
     path = Path(name)
-    if path.exists() and choice.revision is not None:
-        raise ValueError(f"{name} is here and not on the Hub, and has no revision {choice.revision!r}")
+    if path.exists() and selection.revision is not None:
+        raise ValueError(f"{name} is here and not on the Hub, and has no revision {selection.revision!r}")
     if path.is_dir() and any((path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
-        if choice.config is not None:
-            raise ValueError(f"{name} was written by save_to_disk, and has no configuration {choice.config!r}")
-        return _take_split(load_from_disk(str(path)), choice, str(name))
+        if selection.config is not None:
+            raise ValueError(f"{name} was written by save_to_disk, and has no configuration {selection.config!r}")
+        return _take_split(load_from_disk(str(path)), selection, str(name))
     if path.is_file():
-        if choice.split is not None:
-            raise ValueError(f"{name} is one file and has no splits; leave out --split {choice.split}")
-        if choice.config is not None:
-            raise ValueError(f"{name} is one file and has no configurations; leave out --config {choice.config}")
-        return (read_ids if choice.has_ids else read_file)(path, choice.cache_dir)
-    if path.is_dir() and (choice.config is not None or _has_configs(path)):
-        return _take_split(_load_by_name(str(path), choice), choice, str(name))
+        if selection.split is not None:
+            raise ValueError(f"{name} is one file and has no splits; leave out --split {selection.split}")
+        if selection.config is not None:
+            raise ValueError(f"{name} is one file and has no configurations; leave out --config {selection.config}")
+        return (read_ids if selection.has_ids else read_file)(path, selection.cache_dir)
+    if path.is_dir() and (selection.config is not None or _has_configs(path)):
+        return _take_split(_load_by_name(str(path), selection), selection, str(name))
     if path.is_dir() and is_collection(path):
-        return read_judged_pairs(path, choice.split or TRAIN)
+        return read_judged_pairs(path, selection.split or TRAIN)
     if path.is_dir():
-        return _load_folder(path, choice)
-    return _take_split(_load_by_name(str(name), choice), choice, str(name))
+        return _load_folder(path, selection)
+    return _take_split(_load_by_name(str(name), selection), selection, str(name))
 
 
-def _load_folder(folder: Path, choice: Choice) -> Dataset:
+def _load_folder(folder: Path, selection: Selection) -> Dataset:
     """Load the files of a folder: those of one split, of all kinds."""
     files, others = list_files(folder)
     if not files:
         raise FileNotFoundError(f"{folder} holds neither a save_to_disk dataset nor files of rows: {KINDS}")
     splits = sort_files([file.relative_to(folder) for file in files])
-    chosen = choose_splits({name or "(none)": one for name, one in splits.items()}, choice.split, str(folder))
+    chosen = choose_splits({name or "(none)": one for name, one in splits.items()}, selection.split, str(folder))
     taken = [folder / file for files in chosen.values() for file in files]
     aside = [folder / file for file in (set(files) - set(taken))] if len(taken) < len(files) else []
     if aside:
@@ -156,7 +158,7 @@ def _load_folder(folder: Path, choice: Choice) -> Dataset:
     if len(kinds := {find_kind(file) for file in taken}) > 1:
         logger.info("%s: files of several kinds are joined: %s", folder, ", ".join(sorted(map(str, kinds))))
     parts = [
-        (str(file.relative_to(folder)), source, read_file(file, choice.cache_dir))
+        (str(file.relative_to(folder)), source, read_file(file, selection.cache_dir))
         for file, source in zip(taken, name_sources([file.relative_to(folder) for file in taken]), strict=True)
     ]
     return join_parts(parts)
@@ -176,7 +178,7 @@ def _has_configs(folder: Path) -> bool:
         return False
 
 
-def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
+def _load_by_name(name: str, selection: Selection) -> Dataset | DatasetDict:
     """Load a dataset of the Hub, or of a folder laid out like one, with all its splits."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -189,16 +191,16 @@ def _load_by_name(name: str, choice: Choice) -> Dataset | DatasetDict:
             )
         probe_hub(name, "give a file or a folder, or set HF_HUB_OFFLINE=1 if the data has been downloaded before")
     try:
-        return load_dataset(name, choice.config, revision=choice.revision, cache_dir=choice.cache_dir)
+        return load_dataset(name, selection.config, revision=selection.revision, cache_dir=selection.cache_dir)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{name} is neither a file or folder here nor a dataset that the Hub gives ({_shorten(error)})"
         ) from error
     except OSError as error:
-        raise explain_cache(error, choice.cache_dir) from error
+        raise explain_cache(error, selection.cache_dir) from error
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError):
-            raise explain_cache(error.__cause__, choice.cache_dir) from error
+            raise explain_cache(error.__cause__, selection.cache_dir) from error
         raise ValueError(f"{name} cannot be read: {_shorten(error.__cause__ or error)}") from error
     except ValueError as error:
         hint = "; choose one: --config NAME" if "config" in str(error).lower() else ""
@@ -214,17 +216,17 @@ def _shorten(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _take_split(loaded: Any, choice: Choice, where: str) -> Dataset | DatasetDict:
+def _take_split(loaded: Any, selection: Selection, where: str) -> Dataset | DatasetDict:
     """Take the splits that are asked for; a DatasetDict of sources stays one."""
     from datasets import Dataset, concatenate_datasets
 
     if isinstance(loaded, Dataset):
-        if choice.split is not None:
-            raise ValueError(f"{where} has no splits; leave out --split {choice.split}")
+        if selection.split is not None:
+            raise ValueError(f"{where} has no splits; leave out --split {selection.split}")
         return loaded
-    if choice.split is None and not are_splits(loaded) and not (TRAIN in loaded and not Path(where).exists()):
+    if selection.split is None and not are_splits(loaded) and not (TRAIN in loaded and not Path(where).exists()):
         return loaded
-    chosen = choose_splits(dict(loaded), choice.split, where)
+    chosen = choose_splits(dict(loaded), selection.split, where)
     if aside := {name: f"{len(one):,} rows" for name, one in loaded.items() if name not in chosen}:
         logger.warning(
             "%s: the split %s is taken, %s rows; left aside are %s (--split chooses)",
@@ -243,7 +245,7 @@ def load_training_data(
     max_rows_per_source: int | None = None,
     seed: int = 0,
     has_sources: bool = True,
-    choice: Choice | None = None,
+    selection: Selection | None = None,
 ) -> Dataset | DatasetDict:
     """Load pairs from several places as one dataset.
 
@@ -253,7 +255,7 @@ def load_training_data(
         max_rows_per_source: Rows to take of each source at most, at random.
         seed: Seed of that choice.
         has_sources: Whether a column `source` names sources; otherwise it is a text.
-        choice: What to take of each.
+        selection: What to take of each.
 
     Returns:
         One dataset. Where several are joined, one without a column `source` gets it, with its file name.
@@ -266,7 +268,7 @@ def load_training_data(
         if missing := [name for name in names if not (Path(data_dir) / name).exists()]:
             raise FileNotFoundError(f"There is no {missing[0]} in {data_dir}")
         names = [str(Path(data_dir) / name) for name in names]
-    loaded = [load_data(name, choice) for name in names]
+    loaded = [load_data(name, selection) for name in names]
     joined = loaded[0] if len(loaded) == 1 else join_places(names, loaded)
     if max_rows_per_source is not None:
         joined = map_parts(joined, lambda part: _cap_sources(part, max_rows_per_source, seed, has_sources))

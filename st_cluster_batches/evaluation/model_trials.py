@@ -22,7 +22,7 @@ from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.batches.telling import tell_of_batches
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.guide import GuideVectors
-from st_cluster_batches.clusters.guide_index import Keys
+from st_cluster_batches.clusters.guide_index import RowKeys
 from st_cluster_batches.clusters.vectors import Vectors
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, certify_keys
 from st_cluster_batches.evaluation.problem import Problem
@@ -60,7 +60,7 @@ class HeldVectors(GuideVectors):
         """What messages call the guide; trials write no card."""
         return "tune"
 
-    def take(self, keys: Keys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
+    def take(self, keys: RowKeys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
         """Return the vectors of some rows, as `GuideVectors` does; all are known."""
         rows = (keys >> 8) - 1
         return [one[rows].astype(np.float32) for one in self.sides[:n_columns]], np.ones(len(rows), dtype=bool)

@@ -28,7 +28,7 @@ from st_cluster_batches.columns import (
     map_parts,
 )
 from st_cluster_batches.data.holdout import hold_out
-from st_cluster_batches.data.loading import Choice, load_training_data
+from st_cluster_batches.data.loading import Selection, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
@@ -54,7 +54,7 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         FileNotFoundError: If a file is missing.
     """
     data, seed = recipe.data, recipe.training.data_seed or 0
-    choice = Choice(
+    selection = Selection(
         data.split,
         data.config,
         data.revision,
@@ -65,7 +65,9 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
     )
     has_sources = SOURCE not in (data.columns or ())
-    dataset = load_training_data(data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources, choice)
+    dataset = load_training_data(
+        data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources, selection
+    )
     dataset = _choose_columns(dataset, data.columns)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()

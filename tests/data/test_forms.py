@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from st_cluster_batches.data.loading import Choice, load_data
+from st_cluster_batches.data.loading import Selection, load_data
 from st_cluster_batches.data.roles import find_roles
 
 
@@ -61,23 +61,23 @@ def test_passages_with_titles_are_joined_as_in_collections(
     ]
     assert "query_id" in caplog.text and "set aside" in caplog.text
     with_negatives = [{"query": "b", "positive": "text of p3", "negative": "No text of n1"}]
-    assert load_data(path, Choice(max_negatives=1)).to_list() == with_negatives
+    assert load_data(path, Selection(max_negatives=1)).to_list() == with_negatives
 
 
 def test_max_negatives_chooses_the_columns_of_negatives(flag: Path) -> None:
-    assert load_data(flag, Choice(max_negatives=2)).to_list()[1:] == [
+    assert load_data(flag, Selection(max_negatives=2)).to_list()[1:] == [
         {"query": "a", "positive": "p2", "negative_1": "n1", "negative_2": "n2"},
         {"query": "b", "positive": "p3", "negative_1": "n3", "negative_2": "n3"},
     ]
-    assert load_data(flag, Choice(max_negatives=0)).column_names == ["query", "positive"]
+    assert load_data(flag, Selection(max_negatives=0)).column_names == ["query", "positive"]
 
 
 def test_more_negatives_than_there_are_or_none_to_choose_from_are_told_of(
     flag: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_data(flag, Choice(max_negatives=50))
+    load_data(flag, Selection(max_negatives=50))
     assert "and not the max_negatives=50 that were asked for" in caplog.text
-    load_data(write_lines(tmp_path / "pairs.jsonl", {"query": "a", "passage": "b"}), Choice(max_negatives=2))
+    load_data(write_lines(tmp_path / "pairs.jsonl", {"query": "a", "passage": "b"}), Selection(max_negatives=2))
     assert "max_negatives=2 decides nothing" in caplog.text and "there are query, passage" in caplog.text
 
 
@@ -86,7 +86,7 @@ def test_rows_without_a_negative_are_counted(tmp_path: Path, caplog: pytest.LogC
         tmp_path / "flag.jsonl", {"query": "a", "pos": ["p"], "neg": ["n"]}, {"query": "b", "pos": ["q"], "neg": []}
     )
     assert load_data(path).column_names == ["query", "positive"]
-    assert len(load_data(path, Choice(max_negatives=1))) == 1
+    assert len(load_data(path, Selection(max_negatives=1))) == 1
     assert "1 of 2 rows have no negative and are left out" in caplog.text
 
 
@@ -101,7 +101,7 @@ def test_ids_get_their_texts(tmp_path: Path, header: str) -> None:
     (tmp_path / "triples.tsv").write_text(f"{header}1\t10\t11\n2\t11\t10\n", encoding="utf-8")
     (tmp_path / "queries.tsv").write_text('1\twhat is "x\n2\toù\n', encoding="utf-8")
     (tmp_path / "collection.tsv").write_text("10\tten\n11\televen\n", encoding="utf-8")
-    choice = Choice(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    choice = Selection(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
     assert load_data(tmp_path / "triples.tsv", choice).to_list() == [
         {"query": 'what is "x', "positive": "ten", "negative": "eleven"},
         {"query": "où", "positive": "eleven", "negative": "ten"},
@@ -112,7 +112,7 @@ def test_ids_without_a_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "triples.tsv").write_text("1\t10\t11\n2\t12\t10\n", encoding="utf-8")
     (tmp_path / "queries.tsv").write_text("1\tx\n2\ty\n", encoding="utf-8")
     (tmp_path / "collection.tsv").write_text("10\tten\n11\televen\n", encoding="utf-8")
-    choice = Choice(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    choice = Selection(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
     with pytest.raises(ValueError, match="1 ids of the column 'positive_id' have no text, such as 12"):
         load_data(tmp_path / "triples.tsv", choice)
 
@@ -141,11 +141,11 @@ def test_a_collection_gives_the_pairs_that_its_train_judgements_call_relevant(tm
 def test_pairs_with_the_positive_label_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str) -> None:
     rows = [{"question1": f"a{at}", "question2": f"b{at}", column: at % 2} for at in range(5)]
     path = write_lines(tmp_path / "quora.jsonl", *rows)
-    kept = load_data(path, Choice(positive_label="1"))
+    kept = load_data(path, Selection(positive_label="1"))
     assert kept.column_names == ["question1", "question2"] and kept["question1"][:] == ["a1", "a3"]
     assert "2 of 5 pairs have the label 1" in caplog.text
     with pytest.raises(ValueError, match="there are 0, 1"):
-        load_data(path, Choice(positive_label="yes"))
+        load_data(path, Selection(positive_label="yes"))
 
 
 def test_texts_in_the_place_of_a_header_are_refused(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_says_which_pairs_belong_together_is_kept_by(tmp_path: Path, name: 
     if name == "fits":
         renamed = ({"label" if key == "fits" else key: one for key, one in row.items()} for row in rows)
         path = write_lines(tmp_path / "rows.jsonl", *renamed)
-    kept = load_data(path, Choice(positive_label="1"))
+    kept = load_data(path, Selection(positive_label="1"))
     assert kept["query"][:] == ["q0", "q2", "q4"] and kept.column_names == ["query", "passage"]
 
 

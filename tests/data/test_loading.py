@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs
 
 from st_cluster_batches.columns import certify_keys
-from st_cluster_batches.data.loading import Choice, load_data, load_training_data
+from st_cluster_batches.data.loading import Selection, load_data, load_training_data
 
 
 @pytest.fixture
@@ -216,10 +216,10 @@ def test_only_the_split_train_of_a_folder_is_read(tmp_path: Path, caplog: pytest
     loaded = load_data(tmp_path)
     assert len(loaded) == 8 and "source" not in loaded.column_names
     assert "left aside are 1 of test, 1 of validation" in caplog.text
-    assert len(load_data(tmp_path, Choice(split="dev"))) == 4
-    assert len(load_data(tmp_path, Choice(split="train+test"))) == 12
+    assert len(load_data(tmp_path, Selection(split="dev"))) == 4
+    assert len(load_data(tmp_path, Selection(split="train+test"))) == 12
     with pytest.raises(ValueError, match="no split 'x', only 'test', 'train', 'validation'"):
-        load_data(tmp_path, Choice(split="x"))
+        load_data(tmp_path, Selection(split="x"))
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "nq-test.parquet", "dev/a.csv"])
@@ -237,7 +237,7 @@ def test_a_saved_dict_of_splits_gives_train_and_says_so(
     DatasetDict({"train": make_pairs(5), dev: make_pairs(3)}).save_to_disk(str(tmp_path / "saved"))
     assert len(load_data(tmp_path / "saved")) == 5
     assert f"left aside are {dev} with 3 rows" in caplog.text
-    assert len(load_data(tmp_path / "saved", Choice(split=dev))) == 3
+    assert len(load_data(tmp_path / "saved", Selection(split=dev))) == 3
 
 
 def test_a_saved_dict_of_sources_stays_one(tmp_path: Path) -> None:
