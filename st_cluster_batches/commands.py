@@ -103,7 +103,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             make_folder(arguments.output.parent)
         data, clustering = load_data(arguments.data, _read_selection(arguments)), None
         if (Path(arguments.data) / MANIFEST_FILE).is_file():
-            clustering = Clustering.load(arguments.data)
+            clustering = Clustering.load(arguments.data, trust_remote_code=arguments.trust_remote_code)
         elif arguments.encoder is None:
             raise ValueError(f"{arguments.data} has no clustering beside it; say which model measures: --encoder")
         inspection = inspect_data(
@@ -117,6 +117,7 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
             columns=arguments.columns,
             seed=arguments.seed,
             sample_rows=arguments.sample_rows,
+            trust_remote_code=arguments.trust_remote_code,
             cache_dir=arguments.cache_dir,
         )
     lines = inspection.describe_lines()
@@ -140,7 +141,7 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         TuneOptions(**given)  # checked before any row is read
         make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_selection(arguments))
-        given |= {name: getattr(arguments, name) for name in ("model", "output_dir", "cache_dir")}
+        given |= {name: getattr(arguments, name) for name in ("model", "trust_remote_code", "output_dir", "cache_dir")}
         choice = tune_data(data, arguments.encoder, **given)
     described = choice.describe()
     lines = [describe_tuning(described), "", f"All of it is in {arguments.output_dir}, for attach --tuned"]

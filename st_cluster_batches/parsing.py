@@ -83,9 +83,7 @@ def _add_attach(add: _Add) -> None:
         help="passages more similar than this are false negatives of one another; equal texts alone by default",
     )
     _add_choice(attach)
-    attach.add_argument(
-        "--trust_remote_code", action="store_true", help="run the code that comes with the encoder, from the Hub"
-    )
+    _add_trust(attach)
     attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
     attach.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept; share it between nodes")
@@ -93,6 +91,12 @@ def _add_attach(add: _Add) -> None:
         "--guide", action="store_true", help="keep the vectors of all texts, by which the guided losses mask"
     )
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
+
+
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust_remote_code", action="store_true", help="run the code that comes with the model, from the Hub"
+    )
 
 
 def _add_source_column(command: argparse.ArgumentParser) -> None:
@@ -133,6 +137,7 @@ def _add_inspect(add: _Add) -> None:
     inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
     _add_choice(inspect)
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
+    _add_trust(inspect)
     inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
     inspect.add_argument("--world_size", type=int, default=1, metavar="W", help="devices that step together")
     inspect.add_argument(
@@ -174,6 +179,7 @@ def _add_tune(add: _Add) -> None:
         help="rows among which the loss takes negatives: of one device, or of all if it gathers (128)",
     )
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
+    _add_trust(tune)
     tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
     tune.add_argument(
@@ -242,9 +248,7 @@ def _add_training(add: _Add) -> None:
         default="error",
         help="judgements of texts that are not there: an error, or dropped and counted",
     )
-    evaluate.add_argument(
-        "--trust_remote_code", action="store_true", help="run the code that comes with the model, from the Hub"
-    )
+    _add_trust(evaluate)
 
     compare = add("compare", "train and evaluate with several batch strategies and seeds, and say which is better")
     compare.add_argument("recipe", metavar="RECIPE.yaml", type=Path, nargs="?", help="its `variants` are compared")

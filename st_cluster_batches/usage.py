@@ -30,7 +30,7 @@ def checking_input() -> Iterator[None]:
     except (ValueError, TypeError, ImportError) as error:
         message = " ".join(str(error).split())
         if "trust_remote_code" in message:
-            message += " (here: attach and evaluate take --trust_remote_code, if you trust it)"
+            message += " (here: --trust_remote_code, in a recipe trust_remote_code: true, if you trust it)"
         if named := re.search(r"columns=\(([^)]*)\)", message):
             message += f" (here: --columns {named[1].replace(',', ' ')})".replace("'", "").replace("  ", " ")
         if "overwrite=True" in message:

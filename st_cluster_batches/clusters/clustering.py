@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
     from sentence_transformers import SentenceTransformer
 
+    AnyEncoder = str | Path | SentenceTransformer
+
 logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "DatasetDict", "IterableDataset")
@@ -191,18 +193,21 @@ class Clustering:
             raise ValueError("The clustering has no encoder: its manifest names none; fit one: fit_clusters(...)")
         return self.encoder
 
-    def with_encoder(self, encoder: str | Path | SentenceTransformer, cache_dir: Path | None = None) -> Clustering:
+    def with_encoder(
+        self, encoder: AnyEncoder, cache_dir: Path | None = None, trust_remote_code: bool = False
+    ) -> Clustering:
         """Return the clustering with its encoder from another place, checked.
 
         Args:
             encoder: A model, whose prompts and maximal length are left as they are, or the name of one.
             cache_dir: Where distilled models are kept; a folder in the datasets cache by default.
+            trust_remote_code: Whether code that comes with the model may run.
 
         Raises:
             ValueError: If it is another model.
         """
-        folder = cache_dir or default_cache_dir()
-        given = Encoder(encoder, folder, truncate_dim=self.manifest["truncate_dim"], manifest=self.manifest)
+        dimensions, folder = self.manifest["truncate_dim"], cache_dir or default_cache_dir()
+        given = Encoder(encoder, folder, dimensions, manifest=self.manifest, trust_remote_code=trust_remote_code)
         _ = given.model  # loaded, and so checked
         return replace(self, encoder=given)
 
@@ -247,13 +252,16 @@ class Clustering:
                 self.encoder.model.save(str(temporary), create_model_card=False)
 
     @classmethod
-    def load(cls, name: str | Path, *, encoder: str | Path | SentenceTransformer | None = None) -> Clustering:
+    def load(
+        cls, name: str | Path, *, encoder: AnyEncoder | None = None, trust_remote_code: bool = False
+    ) -> Clustering:
         """Read a clustering that `save` wrote.
 
         Args:
             name: The folder, or a Hub id: of a data set, or else of a model.
             encoder: The model that it was made with, or where it lies. By default the distilled one that was saved
                 with it, or else the one that the manifest names, is loaded once texts are to be embedded.
+            trust_remote_code: Whether code that comes with the encoder may run.
 
         Raises:
             FileNotFoundError: If there is none.
@@ -269,15 +277,13 @@ class Clustering:
         if {source: digest_array(array) for source, array in centroids.items()} != hashes:
             raise ValueError(f"{name}: {CENTROIDS_FILE} does not hold what {MANIFEST_FILE} says; load both again")
         if encoder is not None:
-            return cls(centroids, manifest).with_encoder(encoder)
+            return cls(centroids, manifest).with_encoder(encoder, trust_remote_code=trust_remote_code)
         if "encoder" not in manifest:
             return cls(centroids, manifest)
         kept = folder / ENCODER_FOLDER
-        given = str(kept) if kept.is_dir() else manifest["encoder"]
-        dimensions = manifest["truncate_dim"]
-        return cls(
-            centroids, manifest, Encoder(given, default_cache_dir(), truncate_dim=dimensions, manifest=manifest)
-        )
+        given, dimensions = str(kept) if kept.is_dir() else manifest["encoder"], manifest["truncate_dim"]
+        named = Encoder(given, default_cache_dir(), dimensions, manifest=manifest, trust_remote_code=trust_remote_code)
+        return cls(centroids, manifest, named)
 
     def _to_vectors(self, texts_or_vectors: Sequence[Any] | Vectors) -> Vectors:
         if not isinstance(texts_or_vectors, np.ndarray) or texts_or_vectors.dtype.kind in "UO":

@@ -214,7 +214,8 @@ class Comparison:
         """What measures how hard the batches of all variants are."""
         baseline = next(iter(self.variants.values())).recipe
         name = baseline.clusters.encoder or baseline.model.model_name_or_path
-        return Encoder(name, Path(baseline.clusters.cache_dir or default_cache_dir()))
+        folder = Path(baseline.clusters.cache_dir or default_cache_dir())
+        return Encoder(name, folder, trust_remote_code=baseline.model.trust_remote_code)
 
 
 def _label_variants(

@@ -46,7 +46,7 @@ class Start:
     model: SentenceTransformer | None = None
 
     @classmethod
-    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path) -> Start:
+    def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path, trust_remote_code: bool = False) -> Start:
         """Load a model, and distil it to token embeddings (model2vec) unless it is made of these."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -56,7 +56,8 @@ class Start:
                 model.save(folder, create_model_card=False)
                 return cls.load(folder, cache_dir)
         if not isinstance(model, SentenceTransformer):
-            model = load_encoder(STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX), cache_dir)
+            name = STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX)
+            model = load_encoder(name, cache_dir, trust_remote_code)
         weights = model[0].embedding.weight.detach().float().cpu().numpy()
         return cls("static", fingerprint_model(model), weights, model[0].tokenizer)
 
@@ -67,11 +68,13 @@ class Start:
         cache_dir: Path,
         n_layers: int | None = None,
         max_seq_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> Start:
         """Load a model to be trained itself, perhaps its first layers alone."""
         from st_cluster_batches.training.models import truncate_layers  # workers with static models need none of it
 
-        loaded = copy.deepcopy(load_encoder(model, cache_dir)).cpu()  # workers take it along; a trainer moves its copy
+        loaded = copy.deepcopy(load_encoder(model, cache_dir, trust_remote_code))
+        loaded.cpu()  # workers take it along; a trainer moves its copy
         if n_layers is not None:
             truncate_layers(loaded, n_layers)
         if max_seq_length is not None:

@@ -64,6 +64,7 @@ def tune(
     bf16: bool = False,
     learning_rate: float | None = None,
     communities: bool = False,
+    trust_remote_code: bool = False,
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
@@ -98,6 +99,7 @@ def tune(
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
         communities: Whether to try communities too (B3); needs `guide` and METIS.
+        trust_remote_code: Whether code that comes with encoder and model may run.
         output_dir: Folder for `choice.json`, its figure, and `runs/`; in the cache by default. What would be chosen by
             another key is in a folder of that name below `keys/`.
         cache_dir: Where vectors are kept.
@@ -140,11 +142,11 @@ def tune(
         for part in parts:
             _check_part(part)
         if proxy == "model":
-            start = Start.load_model(model or encoder, cache.folder, n_layers, max_seq_length)
+            start = Start.load_model(model or encoder, cache.folder, n_layers, max_seq_length, trust_remote_code)
         else:
-            start = Start.load(model or encoder, cache.folder)
-        tuning = Tuning(Encoder(encoder, cache.folder), start, options, cache, output)
-        return tuning.choose(parts)
+            start = Start.load(model or encoder, cache.folder, trust_remote_code)
+        embedder = Encoder(encoder, cache.folder, trust_remote_code=trust_remote_code)
+        return Tuning(embedder, start, options, cache, output).choose(parts)
 
 
 def _check_part(part: Pairs) -> None:

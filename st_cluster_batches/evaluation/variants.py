@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.evaluation.runs import measure_tuning
 from st_cluster_batches.evaluation.tuning import tune
-from st_cluster_batches.training.arguments import AUTO, ClusterArguments
+from st_cluster_batches.training.cluster_arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
@@ -142,6 +142,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         guide=model.is_guided,
         margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,
         output_dir=folder,
+        trust_remote_code=model.trust_remote_code,
         cache_dir=clusters.cache_dir,
         show_progress_bar=not training.disable_tqdm,
     )

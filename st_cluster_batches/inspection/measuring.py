@@ -57,6 +57,7 @@ def inspect(
     columns: Columns | None = None,
     seed: int = 0,
     sample_rows: int = 2048,
+    trust_remote_code: bool = False,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
 ) -> Inspection:
@@ -77,6 +78,7 @@ def inspect(
         columns: Query, positive, negatives, in order; by default as `attach_clusters` finds them.
         seed: Seed of plan and sample.
         sample_rows: Rows to embed for the batches of each kind.
+        trust_remote_code: Whether code that comes with the encoder may run; a clustering was told when it was loaded.
         cache_dir: Where `attach_clusters` has kept embeddings and distilled models: what is there is not made again.
         show_progress_bar: Whether to show progress.
 
@@ -90,7 +92,7 @@ def inspect(
     sample_rows, seed = as_count("sample_rows", sample_rows, least=2), as_count("seed", seed, least=0)
     batch_size, world_size = as_count("batch_size", batch_size), as_count("world_size", world_size)
     cache = SharedCache(open_cache(cache_dir), show_progress_bar=show_progress_bar)
-    loaded, key = _find_encoder(encoder, clustering, key, cache.folder)
+    loaded, key = _find_encoder(encoder, clustering, key, cache.folder, trust_remote_code)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
     _check_negatives(batch_size, world_size, len(pairs))
     if rows_per_stratum is None and clustering is not None and clustering.tuned is not None:
@@ -134,17 +136,21 @@ def _check_negatives(batch_size: int, world_size: int, n_rows: int) -> None:
 
 
 def _find_encoder(
-    encoder: str | Path | SentenceTransformer | None, clustering: Clustering | None, key: Key | None, cache_dir: Path
+    encoder: str | Path | SentenceTransformer | None,
+    clustering: Clustering | None,
+    key: Key | None,
+    cache_dir: Path,
+    trust: bool,
 ) -> tuple[Encoder, Key]:
     if clustering is not None:
-        clustering = clustering if encoder is None else clustering.with_encoder(encoder, cache_dir)
+        clustering = clustering if encoder is None else clustering.with_encoder(encoder, cache_dir, trust)
         own: Key = clustering.manifest["key"]
         if key not in (None, own):
             raise ValueError(f"key={key!r}, but the clusters were made by key={own!r}; leave key out")
         return clustering.get_encoder(), own
     if encoder is None:
         raise ValueError("Similarity needs a model: inspect(dataset, encoder), or inspect(dataset, clustering=...)")
-    return Encoder(encoder, cache_dir), key or "query"
+    return Encoder(encoder, cache_dir, trust_remote_code=trust), key or "query"
 
 
 def _has_guide(dataset: Any) -> bool:

@@ -14,7 +14,8 @@ from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
-from st_cluster_batches.training.arguments import AUTO, ModelArguments
+from st_cluster_batches.training.arguments import ModelArguments
+from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.pairs import find_manifests
 from st_cluster_batches.training.recipe import Recipe
 

@@ -55,17 +55,17 @@ def load_model(
     Raises:
         ValueError: If the model has no such layers, pooling or attention.
     """
-    name = arguments.model_name_or_path
+    name, trust = arguments.model_name_or_path, arguments.trust_remote_code
     if arguments.static_dim is not None:
-        tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX)).tokenizer
+        tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX), trust_remote_code=trust).tokenizer
         # Transformers wrap a tokenizer of the `tokenizers` library, static models hold a bare one.
         model = make_static_model(getattr(tokenizer, "backend_tokenizer", tokenizer), arguments.static_dim, seed)
     elif arguments.loss == "splade":
-        model = SparseEncoder(name)
+        model = SparseEncoder(name, trust_remote_code=trust)
         if not any(isinstance(module, SpladePooling) for module in model):
             raise ValueError(f"loss='splade' needs a masked language model, such as BERT; {name} is none: {model}")
     else:
-        model = load_encoder(name, Path(cache_dir or default_cache_dir())).train()
+        model = load_encoder(name, Path(cache_dir or default_cache_dir()), trust).train()
     if arguments.pooling is not None:
         _set_pooling(model, arguments.pooling)
     if arguments.num_hidden_layers is not None:
@@ -150,7 +150,7 @@ def build_loss(
     elif arguments.loss == "splade":
         loss = SpladeLoss(model, SparseMultipleNegativesRankingLoss(model, scale=scale, **gather), **options)
     else:
-        guide = load_encoder(str(options.pop("guide_model")), default_cache_dir())
+        guide = load_encoder(str(options.pop("guide_model")), default_cache_dir(), arguments.trust_remote_code)
         gist = GISTEmbedLoss if arguments.loss == "gist" else CachedGISTEmbedLoss
         # GIST subtracts its margin from the positive's similarity, or that part of it: ours is added, or a factor.
         is_absolute = arguments.margin_strategy == "absolute"

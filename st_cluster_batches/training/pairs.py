@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
-from st_cluster_batches.training.arguments import AUTO
+from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,10 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
         dataset, clustering = cluster_dataset(
             dataset,
             clusters.encoder or recipe.model.model_name_or_path,
-            clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
+            replace(
+                clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
+                trust_remote_code=recipe.model.trust_remote_code,
+            ),
         )
         clustering = clustering if strategy == CLUSTER or needs_guide else None
     elif strategy == CLUSTER:

@@ -15,7 +15,8 @@ from transformers import HfArgumentParser
 
 from st_cluster_batches.batches.options import check_chunks, check_own_chunks
 from st_cluster_batches.clusters.choice import Choice
-from st_cluster_batches.training.arguments import AUTO, ClusterArguments, DataArguments, ModelArguments
+from st_cluster_batches.training.arguments import DataArguments, ModelArguments
+from st_cluster_batches.training.cluster_arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 VARIANTS = "variants"  # the key for what `compare` compares
