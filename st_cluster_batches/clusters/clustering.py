@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
     from sentence_transformers import SentenceTransformer
 
-    AnyEncoder = str | Path | SentenceTransformer
+    AnyEncoder: TypeAlias = str | Path | SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
