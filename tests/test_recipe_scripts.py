@@ -45,7 +45,15 @@ def test_committed_tables_are_drawn_of_committed_results(run: Script, script: st
 
 @pytest.mark.parametrize(
     "table",
-    ["models", "whole/batch-16", "whole/batch-64", "whole/equal", "two_layers/batch-16", "pretrained/batch-16"],
+    [
+        "models",
+        "whole/batch-16",
+        "whole/batch-64",
+        "whole/equal",
+        "two_layers/batch-16",
+        "two_layers_more/batch-16",
+        "pretrained/batch-16",
+    ],
 )
 def test_results_quote_committed_tables(table: str) -> None:
     assert (RESULTS / f"{table}.md").read_text() in (SCRIPTS.parent / "RESULTS.md").read_text()

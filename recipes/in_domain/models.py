@@ -43,14 +43,13 @@ def read_gains(folder: Path) -> Iterator[tuple[str, str, Gains]]:
         )
     for model in MODELS:
         for size in sizes:
-            path = folder / model / f"batch-{size}.json"
-            if not path.is_file():
-                continue
             gains: Gains = {}
-            for name, one in json.loads(path.read_text(encoding="utf-8"))["sources"].items():
-                scores = {way: float(np.mean(own["ndcg_by_seed"])) for way, own in one["ways"].items()}
-                gains[name] = _name_ways(scores, static[name]["batch_sizes"][size]["chosen"]["tuned"], size)
-            yield model, size, gains
+            for path in sorted(folder.glob(f"{model}*/batch-{size}.json")):  # sources that were run later lie apart
+                for name, one in json.loads(path.read_text(encoding="utf-8"))["sources"].items():
+                    scores = {way: float(np.mean(own["ndcg_by_seed"])) for way, own in one["ways"].items()}
+                    gains[name] = _name_ways(scores, static[name]["batch_sizes"][size]["chosen"]["tuned"], size)
+            if gains:
+                yield model, size, gains
 
 
 def _name_ways(scores: dict[str, float], chosen: str, size: str) -> dict[str, float]:

@@ -20,10 +20,10 @@ CHOICE_FILE = "choice.json"
 Method = Literal["kmeans", "communities"]
 METHODS: tuple[Method, ...] = ("kmeans", "communities")
 
-# recipes/in_domain/results/models.md: whole epochs of batches of 16, three transformers, four to eight sources.
+# recipes/in_domain/results/models.md: whole epochs of batches of 16, three transformers, six or eight sources.
 FOR_TRANSFORMERS = (
     "In batches of 16 clusters of 32 rows, 8 rows of each in a batch (cluster_size: 32, rows_per_stratum: 8), brought "
-    "three transformers +1.6 to +3.0 % nDCG@10, what static models chose -.5 to +.4 %"
+    "three transformers +1.6 to +2.8 % nDCG@10, what static models chose -.5 to +.8 %"
 )
 # In 200 steps, the default, the whole MiniLM showed none of the gain that it had in an epoch.
 ASK_THE_MODEL = "tune --proxy model --steps N, for a whole epoch of N steps"
