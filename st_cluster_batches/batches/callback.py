@@ -127,7 +127,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             return
         counts = [sampler.counts for sampler in samplers]
         self._tell(outer, samplers, counts)
-        content = [{**plan, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
+        alpha = {"alpha": outer.alpha} if hasattr(outer, "alpha") else {}
+        content = [{**plan, **alpha, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
         model = extract_model_from_parallel(model)
@@ -147,6 +148,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             )
         for sampler, one in zip(samplers, counts, strict=True):
             tell_of_batches(sampler, one, find_strategy(self.plans), self.trainer)
+        if hasattr(outer, "tell_of_shares"):
+            outer.tell_of_shares(self.trainer.state.max_steps * self.trainer.args.gradient_accumulation_steps)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Show the labels again: what was hidden for the collator is still the user's dataset."""

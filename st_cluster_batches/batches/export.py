@@ -14,7 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from tqdm.auto import tqdm
 
 from st_cluster_batches.batches.options import PlanOptions, Strata
@@ -36,6 +38,7 @@ PLAN_FILE = ".batch_plan.json"
 
 _WORTH_A_WARNING = 0.01  # share of the rows that are left out
 _ROW_GROUP = 10_000  # rows that a reader holds at once
+_HASHED = 10_000  # rows that are hashed at once
 
 
 def export_batches(
@@ -139,6 +142,7 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     steps_per_shard = -(-rows_per_shard // batch_size)
     described = {**sampler.describe(), **described, "steps_per_shard": steps_per_shard}
+    described["rows"] = _hash_rows(shown, show_progress_bar)
     _claim(directory, described)
     remove_leftovers(directory)
     steps = len(sampler) // sampler.world_size
@@ -184,6 +188,18 @@ def _choose_columns(dataset: Dataset, columns: Sequence[str] | None) -> Dataset:
         [*kept, *(one for one in dataset.column_names if one not in kept)]
     )
     return ordered.with_format("arrow", columns=list(kept))
+
+
+def _hash_rows(shown: Dataset, show_progress_bar: bool) -> str:
+    """Hash what is to be written: other texts with the same labels have the same plan."""
+    state = xxhash.xxh3_128()
+    for first in tqdm(range(0, len(shown), _HASHED), "Reading rows", unit="chunk", disable=not show_progress_bar):
+        table = shown[first : first + _HASHED].replace_schema_metadata(None).combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        state.update(sink.getvalue())
+    return state.hexdigest()
 
 
 def _claim(directory: Path, described: dict[str, object]) -> None:

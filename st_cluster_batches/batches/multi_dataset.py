@@ -106,6 +106,37 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         passes: list[int] = (-(-n_epochs * self.shares // np.maximum(available, 1))).tolist()
         return passes
 
+    def tell_of_shares(self, n_batches: int) -> None:
+        """Log what alpha makes of the datasets in a run of so many global batches; warn of rows that it leaves out.
+
+        Nothing is said where every dataset gives all of its own batches in every epoch.
+        """
+        shares, available = self.shares, self._available
+        total = int(available.sum())
+        for at in np.flatnonzero((shares != available) & (available > 0)).tolist():
+            share, own = int(shares[at]), int(available[at])
+            logger.info(
+                "%s: %d of the %d global batches of an epoch, %.2g times its own %d, by alpha=%g",
+                self._name(at),
+                share,
+                total,
+                share / own,
+                own,
+                self.alpha,
+            )
+            missing = own - n_batches * share // total
+            if missing > 0:
+                logger.warning(
+                    "%s: %d of its %d global batches are in no step of this run, since alpha=%g gives it %d in an "
+                    "epoch; train for %d epochs, or raise alpha",
+                    self._name(at),
+                    missing,
+                    own,
+                    self.alpha,
+                    share,
+                    -(-own // max(share, 1)),
+                )
+
     def __len__(self) -> int:
         return self.world_size * int(self._available.sum())
 

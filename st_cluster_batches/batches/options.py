@@ -128,7 +128,7 @@ def check_chunks(rows_per_stratum: int | None, global_size: int | None, random_f
     if global_size is not None and (rows_per_stratum < 1 or global_size % rows_per_stratum):
         raise ValueError(
             f"rows_per_stratum={rows_per_stratum} must divide the {global_size} rows of a global batch "
-            f"(per_device_train_batch_size x devices); the nearest is {_find_divisor(global_size, rows_per_stratum)}"
+            f"(per_device_train_batch_size x devices); the nearest is {find_divisor(global_size, rows_per_stratum)}"
         )
 
 
@@ -148,11 +148,11 @@ def check_own_chunks(rows_per_stratum: int | None, batch_size: int, global_size:
             f"rows_per_stratum={rows_per_stratum} must divide the {batch_size} rows of one device "
             "(per_device_train_batch_size), since the loss takes negatives from these alone: they would be of fewer "
             "strata than the global batch, or of parts of chunks. Take a loss with gather_across_devices=True, or "
-            f"rows_per_stratum={_find_divisor(batch_size, rows_per_stratum)}"
+            f"rows_per_stratum={find_divisor(batch_size, rows_per_stratum)}"
         )
 
 
-def _find_divisor(size: int, near: int) -> int:
+def find_divisor(size: int, near: int) -> int:
     """Return the divisor of a size that is nearest to a number, and leaves more than one chunk."""
     divisors = [one for one in range(1, size // 2 + 1) if size % one == 0]
     return min(divisors or [1], key=lambda one: abs(one - near))

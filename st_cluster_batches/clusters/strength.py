@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ _DOCUMENTS = 2_500  # of each source: half a minute for a small transformer on a
 _DEPTH = 10
 _NOISE = 0.02  # of nDCG@10 on 500 queries, about one standard error
 _SAME = 0.001  # as far as a model's own figures differ by how it is run
+_LEAST = 50  # queries of a source that tell anything
 
 
 @dataclass(frozen=True)
@@ -88,42 +89,43 @@ def measure_parts(parts: Iterable[Pairs], encoder: Encoder, cache: SharedCache) 
     return found
 
 
-def warn_of_weak_guide(guide: dict[str, Strength], start: dict[str, Strength]) -> list[str]:
+def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Strength]) -> list[str]:
     """Say where the model that is to be trained is better than its guide from the start, or no other.
 
     A mask takes away what the guide finds near. Where it knows less than the model, that is what the model has right;
-    where it knows the same, it is what the model has yet to learn.
+    where it knows the same, it is what the model has yet to learn. Sources with few queries tell nothing.
 
     Returns:
-        The sources, each of them warned of.
+        The sources that are warned of.
     """
-    warned = []
+    ahead = {
+        name: one.ndcg_at_10 - guide[name].ndcg_at_10
+        for name, one in start.items()
+        if name in guide and one.queries >= _LEAST
+    }
     for name, one in start.items():
         logger.info("The model to be trained starts at nDCG@10 %.3f on the same passages of %s", one.ndcg_at_10, name)
-        ahead = one.ndcg_at_10 - guide[name].ndcg_at_10 if name in guide else -1.0
-        if ahead > _NOISE:
-            warned.append(name)
-            logger.warning(
-                "The guide is weaker than the model that it is to guide on %r: nDCG@10 %.3f against %.3f at the start "
-                "(%d queries among %d of its passages). A weaker guide did harm where we measured it; take a stronger "
-                "encoder, or train without: loss: mnrl",
-                name,
-                guide[name].ndcg_at_10,
-                one.ndcg_at_10,
-                guide[name].queries,
-                guide[name].documents,
-            )
-        elif ahead > -_SAME:
-            warned.append(name)
-            logger.warning(
-                "The guide knows no more of %r than the model that it is to guide: nDCG@10 %.3f against %.3f at the "
-                "start. A MiniLM that guided itself lost .6 %% by the mask, and half of what its clusters gained; "
-                "take a stronger encoder, or train without: loss: mnrl",
-                name,
-                guide[name].ndcg_at_10,
-                one.ndcg_at_10,
-            )
-    return warned
+    noise = {name: _NOISE * (_QUERIES / start[name].queries) ** 0.5 for name in ahead}
+    weak = [name for name, gap in ahead.items() if gap > noise[name]]
+    same = [name for name, gap in ahead.items() if -_SAME < gap <= noise[name]]
+    shown = {
+        name: f"{name!r}: nDCG@10 {guide[name].ndcg_at_10:.3f} against {start[name].ndcg_at_10:.3f} at the start, "
+        f"{start[name].queries} queries"
+        for name in ahead
+    }
+    if weak:
+        logger.warning(
+            "The guide is weaker than the model that it is to guide (%s). A weaker guide did harm where we measured "
+            "it; take a stronger encoder, or train without: loss: mnrl",
+            "; ".join(shown[name] for name in weak),
+        )
+    if same:
+        logger.warning(
+            "The guide knows no more than the model that it is to guide (%s). A MiniLM that guided itself lost .6 %% "
+            "by the mask, and half of what its clusters gained; take a stronger encoder, or train without: loss: mnrl",
+            "; ".join(shown[name] for name in same),
+        )
+    return [*weak, *same]
 
 
 def describe_strength(strengths: dict[str, Strength]) -> list[str]:

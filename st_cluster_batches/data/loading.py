@@ -235,8 +235,14 @@ def _take_split(loaded: Any, selection: Selection, where: str) -> Dataset | Data
             f"{sum(map(len, chosen.values())):,}",
             ", ".join(f"{name} with {rows}" for name, rows in aside.items()),
         )
-    parts = list(chosen.values())
-    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    (first, own), *others = chosen.items()
+    for name, one in others:  # else the host would fill with None what a split has not
+        if set(one.column_names) != set(own.column_names):
+            raise ValueError(
+                f"{where}: the split {first!r} has the columns {', '.join(own.column_names)}, {name!r} has "
+                f"{', '.join(one.column_names)}; take one of them (--split {first}), or give them the same columns"
+            )
+    return concatenate_datasets([*chosen.values()]) if others else own
 
 
 def load_training_data(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from st_cluster_batches.batches.options import find_divisor
 from st_cluster_batches.batches.telling import WORTH_A_WARNING_OF_PURITY
 from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice
 from st_cluster_batches.inspection.findings import Inspection
@@ -73,12 +74,14 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
     n_batches = plan.pure + plan.pooled + plan.mixed
     if n_batches and plan.pure + plan.given_up < _PURE * n_batches:
         rows = int(np.median([topic.rows for topic in inspection.clusters]))
+        chunk = find_divisor(inspection.batch_size, _CHUNK)
         purer = f"cluster again with cluster_size={8 * plan.global_batch_size:,}"
-        several = f"fill a batch with {_CHUNK} rows of each of several (rows_per_stratum={_CHUNK})"
+        several = f"fill a batch with {chunk} rows of each of several (rows_per_stratum={chunk})"
+        is_purer = rows < _CHUNK or chunk < _CHUNK // 2 or inspection.rows_per_stratum is not None
         yield (
             f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "
             f"{rows:,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others are packed with "
-            f"neighbours. Better {several if rows >= _CHUNK else purer}, or lower batch_size."
+            f"neighbours. Better {purer if is_purer else several}, or lower batch_size."
         )
     if plan.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
         yield (

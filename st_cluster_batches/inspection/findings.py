@@ -148,6 +148,7 @@ class Inspection:
         sampled_rows: Rows that were embedded.
         batch_size: Rows of a batch on one device.
         world_size: Devices that step together.
+        rows_per_stratum: Rows of each cluster in a batch of several; None for batches of one cluster.
         seed: Seed of plan and sample; training with another one draws other batches.
         encoder: Name of the model that measured similarity.
         key: The text that decided the clusters.
@@ -173,6 +174,7 @@ class Inspection:
     sampled_rows: int
     batch_size: int
     world_size: int
+    rows_per_stratum: int | None
     seed: int
     encoder: str
     key: Key

@@ -106,6 +106,7 @@ def inspect(
         sampled_rows=len(sample.rows),
         batch_size=batch_size,
         world_size=world_size,
+        rows_per_stratum=rows_per_stratum,
         seed=seed,
         encoder=loaded.name,
         key=key,

@@ -70,7 +70,7 @@ def warn_of_static_trials(model: Any, recipe: Recipe) -> None:
         model: The model to be trained.
         recipe: All parameters.
     """
-    if isinstance(model, SentenceTransformer) and isinstance(model[0], StaticEmbedding):
+    if any(isinstance(module, StaticEmbedding) for module in model.modules()):  # by itself, or within a router
         return
     for place, choice in _find_choices(recipe).items() if recipe.training.strategy == "cluster" else ():
         if choice.about.get("proxy") == "static" and choice.rows_per_stratum is None:
@@ -152,7 +152,8 @@ def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Cluste
         recipe: All parameters.
     """
     made = [clustering.manifest] if clustering is not None else [*find_manifests(recipe).values()]
-    guide = {name: figures for one in made for name, figures in one.get("guide", {}).items()}
+    unmasked = {name for one in _find_choices(recipe).values() for name in one.unmasked_sources}
+    guide = {name: figures for one in made for name, figures in one.get("guide", {}).items() if name not in unmasked}
     if not (recipe.model.is_guided and guide and isinstance(model, SentenceTransformer)):
         return
     was_training, bar = model.training, not recipe.training.disable_tqdm

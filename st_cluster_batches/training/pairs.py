@@ -187,7 +187,8 @@ def find_manifests(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def _tell_of_labels(recipe: Recipe) -> None:
     """Warn of what pairs that have clusters make idle."""
     tuned = find_choice(recipe.clusters.tuned)
-    if unused := [one.name for one in fields(recipe.clusters) if one.name in recipe.given and one.name != "tuned"]:
+    read = ("tuned", "cache_dir", "encoder_batch_size")  # also where nothing is clustered
+    if unused := [one.name for one in fields(recipe.clusters) if one.name in recipe.given and one.name not in read]:
         logger.warning("The pairs have labels already, so %s of the recipe decide nothing here", unused)
     attached = [find_tuned(one) for one in find_manifests(recipe).values()]
     if tuned is not None and (not attached or any(one != tuned for one in attached)):

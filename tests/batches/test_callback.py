@@ -95,6 +95,22 @@ def test_other_steps_or_another_mix_of_datasets_is_refused(tmp_path: Path, label
         mix("proportional", resume=True)
 
 
+@pytest.mark.parametrize(("epochs", "is_warned"), [(1, True), (2, False)])
+def test_datasets_that_alpha_cuts_short_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, epochs: int, is_warned: bool
+) -> None:
+    many = DatasetDict({"big": label_pairs(make_pairs(320)), "small": label_pairs(make_pairs(160, 5))})
+    mixed = ClusterMultiDatasetBatchSampler.configure(alpha=0)
+    with caplog.at_level(logging.INFO, "st_cluster_batches"):
+        train(tmp_path, many, multi_dataset_batch_sampler=mixed, max_steps=30 * epochs)
+    assert "Dataset 'big': 15 of the 30 global batches of an epoch, 0.75 times its own 20, by alpha=0" in caplog.text
+    warned = [one.getMessage() for one in caplog.records if "are in no step of this run" in one.getMessage()]
+    assert len(warned) == is_warned
+    assert all(one.startswith("Dataset 'big': 5 of its 20") and "train for 2 epochs" in one for one in warned)
+    plans = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
+    assert [one["alpha"] for one in plans] == [0, 0]
+
+
 def test_clusters_of_a_later_stage_are_compared_too(tmp_path: Path, labelled: Dataset) -> None:
     stages = ClusterBatchSampler.configure(strata={0: ("source",), 5: ("source", "cluster")})
     train(tmp_path, labelled, max_steps=8, batch_sampler=stages)

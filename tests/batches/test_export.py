@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from examples import label_pairs, make_pairs
 from trainers import make_trainer
 from workers import launch
@@ -79,6 +79,15 @@ def test_a_folder_with_other_batches_is_refused(tmp_path: Path, labelled: Datase
     labelled.to_parquet(str(tmp_path / "full" / "train.parquet"))
     with pytest.raises(ValueError, match=r"holds other files, such as train\.parquet"):
         export(labelled, tmp_path / "full")
+
+
+def test_a_folder_with_the_same_batches_of_other_texts_is_refused(tmp_path: Path, labelled: Dataset) -> None:
+    export(labelled, tmp_path / "out")
+    changed = labelled.with_format(None).map(lambda row: {"passage": row["passage"].upper()})
+    with pytest.raises(ValueError, match=r"another plan \(rows differ\)"):
+        export(changed, tmp_path / "out")
+    parts = [labelled.with_format(None).select(range(at, at + 100)) for at in (0, 100, 200)]
+    export(concatenate_datasets(parts), tmp_path / "out")  # the same rows, in other pieces
 
 
 def test_the_given_dataset_is_left_as_it_is(tmp_path: Path, labelled: Dataset) -> None:

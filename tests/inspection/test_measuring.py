@@ -148,6 +148,10 @@ def test_small_clusters_and_useless_ones_are_named(labelled: Dataset) -> None:
     assert not any("rows_per_stratum" in line for line in small if "Only 0%" in line)
     fine = look(relabel(labelled, cluster=[row // 10 for row in range(300)]), batch_size=16).advice
     assert any("Better fill a batch with 8 rows of each of several (rows_per_stratum=8)" in line for line in fine)
+    chunks = look(relabel(labelled, cluster=[row // 10 for row in range(300)]), batch_size=16, rows_per_stratum=8)
+    assert not any("fill a batch with" in line for line in chunks.advice) and chunks.rows_per_stratum == 8
+    odd = look(relabel(labelled, cluster=[row // 10 for row in range(300)]), batch_size=18).advice
+    assert any("(rows_per_stratum=9)" in line for line in odd)
     useless = look(relabel(labelled, cluster=[row % 3 for row in range(300)])).advice
     assert any("hardly nearer than those of random batches" in line for line in useless)
     dropped = look(labelled, batch_size=64, world_size=4).advice

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from st_cluster_batches.clusters.strength import Strength, warn_of_weak_guide
+
+
+@pytest.mark.parametrize(
+    ("guide", "start", "queries", "said"),
+    [
+        (0.50, 0.53, 500, "is weaker than"),
+        (0.50, 0.53, 60, "knows no more than"),  # within the noise of so few
+        (0.50, 0.50, 500, "knows no more than"),
+        (0.53, 0.50, 500, None),
+        (0.10, 0.90, 12, None),  # tell nothing
+    ],
+)
+def test_a_guide_is_judged_as_far_as_its_queries_tell(
+    caplog: pytest.LogCaptureFixture, guide: float, start: float, queries: int, said: str | None
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        warned = warn_of_weak_guide({"web": Strength(guide, queries, 900)}, {"web": Strength(start, queries, 900)})
+    assert warned == (["web"] if said else [])
+    assert (said is None and not caplog.text) or (said is not None and f"The guide {said}" in caplog.text)
+
+
+def test_many_sources_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    same = {f"source {at}": Strength(0.5, 500, 900) for at in range(9)}
+    assert len(warn_of_weak_guide(same, same)) == 9
+    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
