@@ -255,7 +255,8 @@ def _refuse_main_process_first(call: str) -> None:
     That context manager leaves no trace but its generator, which is suspended while its block runs.
     """
     for one in gc.get_objects():
-        if isinstance(one, GeneratorType) and one.gi_frame is not None and one.gi_code.co_name in _FIRST:
+        # `type`, since `isinstance` asks objects for their class, and torch has some that warn then.
+        if type(one) is GeneratorType and one.gi_frame is not None and one.gi_code.co_name in _FIRST:
             raise RuntimeError(
                 f"{call} is a call of all ranks together, and within main_process_first() the others wait until this "
                 "one has left: make the call outside of it, on every rank"
