@@ -16,7 +16,8 @@ from st_cluster_batches.data.naming import escape_cell, name_splits, quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.licences import find_identifier
-from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
+from st_cluster_batches.publishing.model_files import CARD
+from st_cluster_batches.publishing.staging import draw_sizes, fill_stage, stage_clustering
 
 DATA = "data"
 

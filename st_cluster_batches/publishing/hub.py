@@ -27,9 +27,11 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from st_cluster_batches.batches.card_block import remove_block
+from st_cluster_batches.publishing.built_files import list_files
 from st_cluster_batches.publishing.failures import PublishError, explain
 from st_cluster_batches.publishing.front_matter import check_front_matter
-from st_cluster_batches.publishing.staging import CARD, list_files, refuse_private_content
+from st_cluster_batches.publishing.model_files import CARD
+from st_cluster_batches.publishing.staging import refuse_private_content
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,31 +19,23 @@ from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.figures import SIZES_FIGURE, can_draw, draw_cluster_sizes, draw_figures
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
-from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files
+from st_cluster_batches.publishing.built_files import list_built_files, list_files, refuse_other_files
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
+from st_cluster_batches.publishing.model_files import CARD, find_model, list_model_files
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
-from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE
+from st_cluster_batches.training.folder import RECIPE_FILE
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
 FIGURES = "figures"
 RESULTS = "results"
 OFFICIAL_RESULTS = ".eval_results"
 
-# Suffixes of the files of a model. Training state, logs and environments have others, or the names below.
-_MODEL_SUFFIXES = {
-    ".bin", ".jinja", ".json", ".md", ".model", ".onnx", ".pt", ".py", ".safetensors", ".spm", ".tiktoken", ".txt",
-    ".xml",
+_BINARY_SUFFIXES = {
+    ".bin", ".data", ".npy", ".npz", ".onnx", ".onnx_data", ".parquet", ".png", ".pt", ".safetensors",
 }  # fmt: skip
-_BINARY_SUFFIXES = {".bin", ".onnx", ".parquet", ".png", ".pt", ".safetensors"}
-_MODEL_FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
-_TRAINING_STATE = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|rng_state|trainer_state|batch_plan|all_results|train_results"
-    r"|eval_results|results|dataset_info|state|clustering|pytorch_model_fsdp|random_states).*"
-)
 _SECRET = re.compile(
     r"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{40,}"
     r"|xox[abprs]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -86,30 +78,13 @@ def build_model(
     contents = read_contents(model, scores, comparison)
 
     def fill(stage: Path, earlier: str | None) -> None:
-        for path in _list_model_files(model):
+        for path in list_model_files(model):
             _copy(path, stage / path.relative_to(model))
         figures = _write_contents(stage, contents)
         text = (model / CARD).read_text(encoding="utf-8") if (model / CARD).is_file() else ""
         (stage / CARD).write_text(make_card(text, contents, about, figures, earlier), encoding="utf-8")
 
     return fill_stage(output, fill)
-
-
-def find_model(folder: Path) -> Path:
-    """Return the folder of the model in a folder: itself, or `model/` below it.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    for one in (folder, folder / MODEL_FOLDER):
-        if any(
-            (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
-        ):
-            return one
-    raise FileNotFoundError(
-        f"{folder} holds no sentence-transformers model (no modules.json); give the folder that model.save() or "
-        "`st-cluster-batches train` filled"
-    )
 
 
 def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
@@ -166,15 +141,6 @@ def refuse_private_content(folder: Path) -> None:
             )
 
 
-def list_files(folder: Path) -> list[Path]:
-    """List all files below a folder, sorted; but for those of git and of download caches."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not {".git", ".cache", BUILT_FILES} & set(path.relative_to(folder).parts)
-    )
-
-
 def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
     """Copy a clustering to where `Clustering.load` finds it in a repository, and return its manifest.
 
@@ -185,7 +151,7 @@ def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
     manifest = read_manifest(source)
     _copy(source / CENTROIDS_FILE, stage / CENTROIDS_FILE)
     if (source / ENCODER_FOLDER).is_dir():
-        for path in _list_model_files(source / ENCODER_FOLDER):
+        for path in list_model_files(source / ENCODER_FOLDER):
             _copy(path, stage / ENCODER_FOLDER / path.relative_to(source / ENCODER_FOLDER))
     write_json(stage / MANIFEST_FILE, manifest)
     return manifest
@@ -210,20 +176,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON values; keys stay in their order, so that the same values give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _list_model_files(model: Path) -> Iterator[Path]:
-    """List the files of a model: no checkpoints, no state of its training, no logs."""
-    modules = (
-        json.loads((model / "modules.json").read_text(encoding="utf-8")) if (model / "modules.json").is_file() else []
-    )
-    folders = _MODEL_FOLDERS | {Path(module["path"]).parts[0] for module in modules if module["path"]}
-    for path in list_files(model):
-        parts = path.relative_to(model).parts
-        if (len(parts) > 1 and parts[0] not in folders) or any(part.startswith(".") for part in parts):
-            continue
-        if path.suffix in _MODEL_SUFFIXES and not _TRAINING_STATE.fullmatch(path.name) and parts != (CARD,):
-            yield path
 
 
 def _write_contents(stage: Path, contents: CardContents) -> list[str]:

@@ -12,7 +12,8 @@ from hub_client import HubClient
 from loopback_hub import CUT, CUT_AFTER, LoopbackHub, open_black_hole
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches.publishing.staging import build_model, list_files
+from st_cluster_batches.publishing.built_files import list_files
+from st_cluster_batches.publishing.staging import build_model
 
 MODEL = "alice/model"
 TEXTS = ["soup bread", "king rook"]
