@@ -81,6 +81,11 @@ def is_edited(text: str) -> bool:
     return found is not None and found[1] != _digest(remove_block(text))
 
 
+def renew_mark(text: str) -> str:
+    """Return a built card that counts as unedited, whatever was put into it since."""
+    return MARK.sub(f"<!-- around: {_digest(remove_block(text))} -->", text)
+
+
 def render_block(contents: CardContents, figures: Sequence[str] = ()) -> str:
     """Put together what a card says of its model: batches, clustering, scores, comparison and recipe.
 

@@ -302,6 +302,30 @@ def test_what_was_edited_on_the_hub_is_not_overwritten(hub: LoopbackHub, client:
     assert files_of(hub) == edited
 
 
+def test_what_a_person_wrote_into_a_staged_card_is_continued_but_not_overwritten(
+    hub: LoopbackHub, client: HubClient, stage: Path, built: Path
+) -> None:
+    def write(line: str) -> None:
+        card.write_text(card.read_text().replace("# Sentence", f"# Mine\n\n{line}\n\n# Sentence", 1))
+
+    card = stage / "README.md"
+    for line in ("Two weeks of writing.", "And another."):
+        write(line)
+        assert client.run("publish", stage, MODEL)["code"] == 0
+        assert line.encode() in files_of(hub)["README.md"]
+    plain = built.parent / "plain"
+    done = client.run("publish", plain, MODEL)
+    assert_says(done, "README.md in alice/model was written or edited by someone else")
+    assert "DIR/README.md, once `st-cluster-batches build FOLDER --output DIR`" in done["stderr"]
+    assert "/tmp" not in done["stderr"] and b"Two weeks of writing." in files_of(hub)["README.md"]
+
+
+def test_a_card_that_nobody_edited_is_replaced(hub: LoopbackHub, client: HubClient, stage: Path, built: Path) -> None:
+    assert client.run("publish", stage, MODEL)["code"] == 0
+    done = client.run("publish", built.parent / "plain", MODEL, "--language", "en")
+    assert done["code"] == 0 and b"language: en" in files_of(hub)["README.md"].replace(b"\n- ", b" "), done["stderr"]
+
+
 def test_broken_front_matter_is_named_before_anything_is_uploaded(
     hub: LoopbackHub, client: HubClient, stage: Path
 ) -> None:
