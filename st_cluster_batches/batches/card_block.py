@@ -30,6 +30,7 @@ _STRATEGIES = {
     "what was left over is packed with its neighbours, as counted below.",
     "source": "Batches were filled from **one source**; what was left over is mixed, as counted below.",
     "random": "Batches are of **random rows**: the baseline, not cluster batches.",
+    "stock": "Batches are of rows in the trainer's **own random order**, not cluster batches.",
 }
 
 
@@ -101,23 +102,24 @@ def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
 
 
 def choose_tags(strategy: str | None) -> list[str]:
-    """Return the tags of a model by its batch strategy: nobody looks for a baseline of random batches under ours."""
-    return [] if strategy == "random" else [TAG]
+    """Return the tags of a model by its batch strategy: nobody looks for random or unknown batches under ours."""
+    return [] if strategy in (None, "random", "stock") else [TAG]
 
 
 def describe_batches(strategy: str | None, plans: Sequence[dict[str, Any]]) -> list[str]:
     """Return lines of Markdown that say how batches were filled: the first part of a block.
 
     Args:
-        strategy: `random`, `source`, `cluster` or another column that batches share; None if unknown.
+        strategy: `random`, `stock`, `source`, `cluster` or another column that batches share; None if unknown, and
+            then there is nothing to say.
         plans: What the batches of one epoch were made of, one plan for each dataset, as the callback writes them.
     """
-    lines = ["## Cluster batches", ""]
-    if strategy is not None:
-        if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
-            strategy = "clusters"
-        how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
-        lines += [f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
+    if strategy is None:
+        return []
+    if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
+        strategy = "clusters"
+    how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
+    lines = ["## Cluster batches", "", f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
     return lines + _describe_plans(plans)
 
 

@@ -97,6 +97,8 @@ def render_block(contents: CardContents, figures: Sequence[str] = ()) -> str:
         Markdown between our markers.
     """
     lines = describe_batches(contents.strategy, contents.plans)
+    if contents.steps is not None:
+        lines += ["These are the weights after {:,} of the {:,} steps of the training.".format(*contents.steps), ""]
     if contents.clustering is not None:
         lines += describe_clustering(contents.clustering)
     lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" in one]
@@ -104,7 +106,7 @@ def render_block(contents: CardContents, figures: Sequence[str] = ()) -> str:
     if contents.comparison is not None:
         lines += ["### Compared with random batches", "", describe_results(contents.comparison), ""]
         if contents.other_training:
-            lines += [f"This model was not trained as these were: {'; '.join(contents.other_training)}.", ""]
+            lines += [f"The recipe of this model is not that of these runs: {'; '.join(contents.other_training)}.", ""]
         lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" not in one]
     return wrap_block([*lines, *describe_recipe(contents.recipe)])
 

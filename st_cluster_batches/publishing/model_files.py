@@ -51,7 +51,7 @@ def find_model(folder: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    is_run = any((folder / file).is_file() for file in (RECIPE_FILE, STARTED_FILE))
+    is_run = any((folder / file).is_file() for file in (HUB_IDS_FILE, STARTED_FILE))
     places = (folder, folder / MODEL_FOLDER)
     for one in reversed(places) if is_run else places:
         if any(
