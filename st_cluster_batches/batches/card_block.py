@@ -93,6 +93,12 @@ def remove_block(text: str) -> str:
     return _BLOCK.sub("", text)
 
 
+def list_block(text: str) -> list[str]:
+    """Return the lines of a card that are between our markers; none if there are no markers."""
+    found = _BLOCK.search(text)
+    return [] if found is None else found[0].strip().splitlines()[1:-1]
+
+
 def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
     """Return the batch strategy of plans: the innermost column of a batch, or `random`; None without plans."""
     if not plans:

@@ -21,6 +21,7 @@ from st_cluster_batches.publishing.other_training import list_differences
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
+    GUIDED_FILE,
     HUB_IDS_FILE,
     MODEL_FOLDER,
     RECIPE_FILE,
@@ -62,6 +63,7 @@ class CardContents:
         scores: The model's own.
         comparison: `results.json` of `compare`.
         steps: Of a checkpoint from before the end of the training: its step, and how many there were.
+        guided: Lines on what the guide did, where the loss had one.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class CardContents:
     scores: Scores | None = None
     comparison: dict[str, Any] | None = None
     steps: tuple[int, int] | None = None
+    guided: list[str] = field(default_factory=list)
 
     @property
     def strategy(self) -> str | None:
@@ -121,6 +124,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         _read_comparison(comparison) if comparison else None,
         _read_steps(model),
+        json.loads((run / GUIDED_FILE).read_text(encoding="utf-8")) if run and (run / GUIDED_FILE).exists() else [],
     )
     if contents.steps:
         logger.warning("%s is of step %d of %d, and the card says so", model, *contents.steps)

@@ -13,6 +13,7 @@ from st_cluster_batches.publishing.built_files import list_files
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
+    GUIDED_FILE,
     HUB_IDS_FILE,
     MODEL_FOLDER,
     RECIPE_FILE,
@@ -29,12 +30,13 @@ _SUFFIXES = {
     ".safetensors", ".spm", ".tiktoken", ".txt", ".vocab", ".xml", ".yaml", ".yml",
 }  # fmt: skip
 _FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
+_OF_RUNS = (MANIFEST_FILE, CENTROIDS_FILE, GUIDED_FILE, HUB_IDS_FILE, RECIPE_FILE, STARTED_FILE)
 # By whole names: modules with code of their own may well be called state_pooling.py.
 _TRAINING_FILE = re.compile(
     r"training_args\.bin|(optimizer|scheduler|scaler)(_\d+)?\.(pt|bin)|rng_state(_\d+)?\.pth|random_states_\d+\.pkl"
     r"|pytorch_model_fsdp(_\d+)?\.bin|(trainer_state|batch_plan|((all|train|eval|predict|test)_)?results)\.json"
     r"|(dataset_info|state)\.json|.*\.arrow|results\.md|events\.out\.tfevents\..*"
-    rf"|{'|'.join(map(re.escape, (MANIFEST_FILE, CENTROIDS_FILE, HUB_IDS_FILE, RECIPE_FILE, STARTED_FILE)))}"
+    rf"|{'|'.join(map(re.escape, _OF_RUNS))}"
 )
 _TRAINING_FOLDER = re.compile(
     r"checkpoint-\d+|runs|wandb|eval|__pycache__|optimizer(_\d+)?|pytorch_model_fsdp(_\d+)?"

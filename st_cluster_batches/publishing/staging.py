@@ -19,13 +19,13 @@ from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.figures import SIZES_FIGURE, can_draw, draw_cluster_sizes, draw_figures
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
-from st_cluster_batches.publishing.built_files import list_built_files, list_files, refuse_other_files
+from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, list_files, refuse_other_files
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.model_files import CARD, find_model, list_model_files
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
-from st_cluster_batches.training.folder import RECIPE_FILE
+from st_cluster_batches.training.folder import GUIDED_FILE, RECIPE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +115,9 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
 
 
 def is_staged(folder: Path) -> bool:
-    """Return whether a folder is one that `build` filled."""
+    """Return whether a folder is one that `build` filled; a model that was loaded of one keeps its card alone."""
     card = folder / CARD
-    return card.is_file() and bool(MARK.search(card.read_text(encoding="utf-8")))
+    return card.is_file() and (folder / BUILT_FILES).is_file() and bool(MARK.search(card.read_text(encoding="utf-8")))
 
 
 def refuse_private_content(folder: Path) -> None:
@@ -189,6 +189,8 @@ def _write_contents(stage: Path, contents: CardContents) -> list[str]:
         )
     if contents.plans:
         write_json(results / PLAN_FILE, contents.plans)
+    if contents.guided:
+        write_json(results / GUIDED_FILE, contents.guided)
     if contents.clustering_folder is not None:
         figures += draw_sizes(stage_clustering(contents.clustering_folder, stage), stage)
     if contents.scores is not None:
