@@ -125,6 +125,8 @@ def describe_batches(strategy: str | None, plans: Sequence[dict[str, Any]]) -> l
     if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
         strategy = "clusters"
     how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
+    if plans and len(plans[0]["strata"]) > 1:
+        how = f"From epoch {list(plans[0]['strata'])[-1]} on, counted from 0: {how[0].lower()}{how[1:]}"
     lines = ["## Cluster batches", "", f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
     return lines + _describe_plans(plans)
 
@@ -148,9 +150,24 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
         f"| random batches on purpose | {first['random_fraction']:.0%} |",
         *([f"| rows of each stratum in a batch | {chunk:,} |"] if (chunk := first.get("rows_per_stratum")) else []),
         f"| seed | {first['seed']} |",
+        *_describe_refresh(plans),
     ]
+    # Later epochs are of other clusters, or share other columns, and are planned when they begin.
+    epoch = "the first epoch" if first.get("refresh") or len(first["strata"]) > 1 else "one epoch"
     lines += [
-        f"| one epoch{f' of dataset {at}' if len(plans) > 1 else ''} | {PlanCounts(**plan['counts'])} |"
+        f"| {epoch}{f' of dataset {at}' if len(plans) > 1 else ''} | {PlanCounts(**plan['counts'])} |"
         for at, plan in enumerate(plans, 1)
     ]
     return [*lines, ""]
+
+
+def _describe_refresh(plans: Sequence[dict[str, Any]]) -> list[str]:
+    """Return rows on clusters of the model that was being trained, and on their cost once they were made."""
+    if not (refresh := plans[0].get("refresh")):
+        return []
+    every = "each epoch" if refresh["every"] == 1 else f"every {refresh['every']} epochs"
+    kinds = f"of {refresh['cluster_size']:,} rows on average by their `{refresh['key']}`"
+    rows = [f"| clusters made anew of the model | {every} from epoch {refresh['first']} on, {kinds} |"]
+    if made := [one for plan in plans for one in plan.get("refreshes", [])]:
+        rows.append(f"| that took | {sum(one['seconds'] for one in made):,.1f} s, {len(made):,} times |")
+    return rows
