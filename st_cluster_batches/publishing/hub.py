@@ -113,12 +113,15 @@ def push(
         What was done.
 
     Raises:
-        ValueError: If a file holds a token or a local path, the card's front matter is no YAML, or options exclude one
-            another; before any request.
+        ValueError: If a file holds a token or a local path, the card's front matter is no YAML, the id is none, or
+            options exclude one another; before any request.
         PublishError: If it could not be published, with what to do.
     """
     if create_pr and revision is not None:
         raise ValueError(f"--create-pr opens a pull request to `main`; it cannot go to --revision {revision} too")
+    if repo_id.count("/") != 1 or repo_id.startswith("/") or repo_id.endswith("/"):
+        # The Hub would make NAME as USER/NAME, and then know no NAME.
+        raise ValueError(f"{repo_id!r} does not say whose repository it is: give it as user/name")
     if not (stage / CARD).is_file():
         raise ValueError(f"{stage} has no {CARD}; fill a folder first: st-cluster-batches build MODEL --output DIR")
     refuse_private_content(stage)

@@ -229,7 +229,7 @@ FAILURES: dict[str, tuple[list[str], str, Callable[[LoopbackHub], None], str]] =
         "may not write",
     ),
     "public, not private": ([MODEL, "--private"], "hf_alice", have(MODEL), "is public, and nothing was uploaded"),
-    "no such name": (["a/b/c"], "hf_alice", do_nothing, "give it as user/name"),
+    "no such name": (["alice/my model"], "hf_alice", do_nothing, "give it as user/name"),
     "revision gone": (
         [MODEL, "--revision", "v1"],
         "hf_alice",
@@ -372,6 +372,15 @@ def test_revision_makes_a_branch_and_dry_run_writes_nothing(hub: LoopbackHub, cl
     assert client.run("publish", stage, MODEL, "--revision", "v1")["code"] == 0
     assert_published(hub, stage, revision="v1")
     assert "model.safetensors" not in files_of(hub)
+
+
+@pytest.mark.parametrize("repo", ["mymodel", "a/b/c", "/model", "alice/"])
+def test_an_id_of_nobody_is_refused_before_any_request(
+    hub: LoopbackHub, clients: dict[str, HubClient], stage: Path, repo: str
+) -> None:
+    done = clients["lfs"].run("publish", stage, repo)
+    assert done["code"] == 2 and "give it as user/name" in done["stderr"] and not hub.requests
+    assert not hub.repositories
 
 
 def test_excluding_options_are_refused_before_any_request(
