@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,11 @@ _SECRET = re.compile(
     r"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{40,}"
     r"|xox[abprs]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-_LOCAL_PATH = re.compile(
-    r"(?<![\w/.:~#-])/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private)/[\w.-]+"
+_PATH_BEGINS = r"(?<![\w/.:~#-])"
+_LOCAL_PATH = (
+    rf"{_PATH_BEGINS}/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private|storage"
+    r"|Volumes|nfs\d*|gpfs\d*|lustre|afs|efs|fsx|dbfs)/[\w.-]+"
+    r"|\bfile://[\w.-]*/[\w.-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\{1,2}\w+"
 )
 # Vocabularies may hold paths that are tokens of the text they were trained on.
@@ -122,6 +125,7 @@ def is_staged(folder: Path) -> bool:
 
 def refuse_private_content(folder: Path) -> None:
     """Raise a ValueError that names the first file with a token or a path of this machine in it."""
+    local_path = _match_local_paths([Path.home(), Path.cwd(), folder.absolute().parent])
     for path in list_files(folder):
         name = path.relative_to(folder).as_posix()
         if path.suffix in _BINARY_SUFFIXES:
@@ -133,12 +137,18 @@ def refuse_private_content(folder: Path) -> None:
         found = _SECRET.search(text)
         if found is not None:
             raise ValueError(f"{name} holds what looks like a token ({found[0][:6]}...); take it out and revoke it")
-        if not _VOCABULARIES.fullmatch(path.name) and (found := _LOCAL_PATH.search(text)) is not None:
+        if not _VOCABULARIES.fullmatch(path.name) and (found := local_path.search(text)) is not None:
             line = text.count("\n", 0, found.start()) + 1
             raise ValueError(
                 f"{name}, line {line}, holds a path of this machine: {found[0]}. Correct it where it comes from, the "
                 "model's folder or the data, and build again"
             )
+
+
+def _match_local_paths(places: Sequence[Path]) -> re.Pattern[str]:
+    """Return a pattern of paths as machines commonly have them, and of what lies in places of this one."""
+    own = [f"{_PATH_BEGINS}{re.escape(str(place))}" for place in places if place != Path(place.anchor)]
+    return re.compile("|".join([_LOCAL_PATH, *(rf"{one}[\\/][\w.-]+" for one in own)]))
 
 
 def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
