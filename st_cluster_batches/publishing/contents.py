@@ -113,7 +113,9 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
             f"The last run in {run} is not finished, and {model} is of one before it, if of any. Finish it: "
             "st-cluster-batches train RECIPE --resume_from_checkpoint true; or move the model to a folder of its own"
         )
-    evaluation = scores or (run / EVALUATION_FOLDER if run else None)
+    steps = _read_steps(model)
+    # `train` evaluates the last weights, not those of a checkpoint.
+    evaluation = scores or (run / EVALUATION_FOLDER if run and steps is None else None)
     clustering = run / CLUSTERING_FOLDER if run else None
     clustering = clustering if clustering is not None and has_clustering(clustering) else None
     contents = CardContents(
@@ -123,7 +125,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         clustering,
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         _read_comparison(comparison) if comparison else None,
-        _read_steps(model),
+        steps,
         json.loads((run / GUIDED_FILE).read_text(encoding="utf-8")) if run and (run / GUIDED_FILE).exists() else [],
     )
     if contents.steps:

@@ -50,7 +50,8 @@ def list_differences(recipe: dict[str, Any], comparison: dict[str, Any] | None) 
     is_cluster = _spell(recipe.get("batch_sampler", "cluster")) == "cluster"
     own = _OF_VARIANT if is_cluster else {"batch_sampler": "cluster"}
     # Each value may be there, yet not together in one variant: then the nearest variant says what differs.
-    return found + min((_compare(recipe, [one], own) for one in variants), key=len)
+    of_each = [_compare(recipe, [one], own) for one in variants]
+    return found + min(of_each, key=lambda one: (any(text.startswith("batch_sampler ") for text in one), len(one)))
 
 
 def _compare(recipe: dict[str, Any], variants: list[dict[str, Any]], keys: dict[str, Any]) -> list[str]:

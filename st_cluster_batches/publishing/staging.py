@@ -44,7 +44,7 @@ _PATH_BEGINS = r"(?<![\w/.:~#-])"
 _LOCAL_PATH = (
     rf"{_PATH_BEGINS}/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private|storage"
     r"|Volumes|nfs\d*|gpfs\d*|lustre|afs|efs|fsx|dbfs)/[\w.-]+"
-    r"|\bfile://[\w.-]*/[\w.-]+"
+    r"|\bfile://[\w.-]*/[\w./-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\{1,2}\w+"
 )
 # Vocabularies may hold paths that are tokens of the text they were trained on.

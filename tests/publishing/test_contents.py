@@ -32,8 +32,8 @@ def test_the_trainers_own_order_is_called_so(workspace: Path) -> None:
 
 
 def test_a_checkpoint_says_of_which_step_it_is(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (trained / "evaluation" / "summary.json").unlink()  # of the last weights
     assert read_contents(trained / "checkpoint-8").steps is None
     build(trained / "checkpoint-4")
     card = (trained / "stage" / "README.md").read_text()
+    assert "nDCG@10 of this very model" not in card, "of the last weights, not of these"
     assert "weights after 4 of the 8 steps of the training" in card and "is of step 4 of 8" in caplog.text

@@ -13,7 +13,7 @@ RECIPE: dict[str, Any] = {
     "n_clusters": 10,
     "output_dir": "run",
 }
-COMPARED = {
+COMPARED: dict[str, Any] = {
     "recipe": {
         "model_name_or_path": "static",
         "train_data": "pairs.parquet",
@@ -47,3 +47,9 @@ def test_a_comparison_of_the_same_training_with_more_variants_differs_in_nothing
 )
 def test_other_training_is_told_key_by_key(changed: dict[str, Any], said: str) -> None:
     assert list_differences({**RECIPE, **changed}, COMPARED) == [said]
+
+
+def test_the_nearest_variant_is_one_of_the_same_kind_of_batches() -> None:
+    variants = {"random": {"batch_sampler": "random"}, "fine": {"cluster_size": 20, "rows_per_stratum": 4}}
+    found = list_differences(RECIPE, {**COMPARED, "recipe": {**COMPARED["recipe"], "variants": variants}})
+    assert [one.split(" ")[0] for one in found] == ["n_clusters", "cluster_size", "rows_per_stratum"]
