@@ -90,10 +90,10 @@ def fill_front_matter(card: ModelCard, contents: CardContents, about: Descriptio
     if not about.include_samples and "widget" in data:
         data.pop("widget")
     # Ours from before, which a model keeps that is loaded of a published one, are of other weights.
-    if data.eval_results and not (kept := [one for one in data.eval_results if not _is_own(one)]):
-        data.eval_results = data.model_name = None
-    elif data.eval_results:
-        data.eval_results = kept
+    kept = [one for one in data.eval_results or [] if not _is_own(one)]
+    if data.eval_results and not kept and contents.scores is None:
+        data.model_name = None
+    data.eval_results = kept or None
     if contents.scores is not None:
         _append_results(card, contents)
 

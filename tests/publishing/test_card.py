@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from trainers import make_trainer
 
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.batches.card_block import remove_block
 from st_cluster_batches.publishing.staging import is_staged
 
 
@@ -101,3 +102,10 @@ def test_a_changed_model_of_a_published_one_has_none_of_its_scores(trained: Path
     assert main(["build", str(changed), "--output", str(trained.parent / "again")]) == 0
     card = ModelCard.load(trained.parent / "again" / "README.md")
     assert "of this very model" not in card.text and "model-index" not in card.data.to_dict()
+
+
+def test_a_card_that_was_taken_over_stays_as_it_is(trained: Path) -> None:
+    card = build(trained) / "README.md"
+    taken = card.read_text().replace("# SentenceTransformer", "# My own title\n\nText.", 1)
+    card.write_text(taken)
+    assert remove_block((build(trained) / "README.md").read_text()) == remove_block(taken)
