@@ -52,7 +52,13 @@ def make_card(
         The card, the same for the same arguments.
     """
     # Training without a recipe leaves no more than its own card; one that was built may be of other weights.
-    own = [] if contents.recipe or contents.plans or MARK.search(text) else list_block(text)
+    is_built, is_known = MARK.search(text) is not None, bool(contents.recipe or contents.plans)
+    own = [] if is_known or is_built else list_block(text)
+    if is_built and not is_known:
+        logger.warning(
+            "The model's card is one that was built before, perhaps for other weights: what it says of batches and "
+            "scores is taken out. Build the folder that the training left, or give --scores of an evaluation"
+        )
     return mark_block(
         lambda base: _fill_in(base, contents, about, figures, own), _clean(text, about, _find_labels(contents)), edited
     )

@@ -90,7 +90,9 @@ def test_a_training_without_a_recipe_keeps_what_its_card_tells(tmp_path: Path, l
         assert text.count("| rows of a batch share | `source`, `cluster` |") == 1 and "around: " in text
 
 
-def test_a_changed_model_of_a_published_one_has_none_of_its_scores(trained: Path) -> None:
+def test_a_changed_model_of_a_published_one_has_none_of_its_scores(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage, changed = build(trained), trained.parent / "changed" / "model"
     assert is_staged(stage)
     model = SentenceTransformer(str(stage), device="cpu")
@@ -99,7 +101,9 @@ def test_a_changed_model_of_a_published_one_has_none_of_its_scores(trained: Path
     assert not is_staged(changed)
     card = ModelCard.load(changed / "README.md")
     assert "of this very model" in card.text and "model-index" in card.data.to_dict()  # as the host library keeps it
+    assert "built before" not in caplog.text
     assert main(["build", str(changed), "--output", str(trained.parent / "again")]) == 0
+    assert "one that was built before, perhaps for other weights" in caplog.text
     card = ModelCard.load(trained.parent / "again" / "README.md")
     assert "of this very model" not in card.text and "model-index" not in card.data.to_dict()
 
