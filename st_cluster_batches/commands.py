@@ -246,7 +246,8 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
         if arguments.create_pr and arguments.revision is not None:
             raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
         from st_cluster_batches.publishing.hub import bound_requests, push
-        from st_cluster_batches.publishing.staging import find_model, is_staged
+        from st_cluster_batches.publishing.model_files import find_model
+        from st_cluster_batches.publishing.staging import is_staged
 
         staged = is_staged(arguments.folder)
         if staged:

@@ -21,7 +21,7 @@ from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
 from st_cluster_batches.batches.telling import tell_of_batches
-from st_cluster_batches.columns import show_labels
+from st_cluster_batches.columns import ROW_KEY, has_row_keys, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         model = extract_model_from_parallel(model)
         if self.trainer is not None:
             names = {name for sampler in samplers for name in sampler.hidden_columns}
+            names |= {ROW_KEY for sampler in samplers if has_row_keys(sampler.dataset)}
             forget_labels(model.model_card_data, self.trainer, names)
         strategy = find_strategy(content)
         carry_block(model, describe_batches(strategy, content), choose_tags(strategy))

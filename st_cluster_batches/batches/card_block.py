@@ -30,6 +30,7 @@ _STRATEGIES = {
     "what was left over is packed with its neighbours, as counted below.",
     "source": "Batches were filled from **one source**; what was left over is mixed, as counted below.",
     "random": "Batches are of **random rows**: the baseline, not cluster batches.",
+    "stock": "Batches are of rows in the trainer's **own random order**, not cluster batches.",
 }
 
 
@@ -92,6 +93,12 @@ def remove_block(text: str) -> str:
     return _BLOCK.sub("", text)
 
 
+def list_block(text: str) -> list[str]:
+    """Return the lines of a card that are between our markers; none if there are no markers."""
+    found = _BLOCK.search(text)
+    return [] if found is None else found[0].strip().splitlines()[1:-1]
+
+
 def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
     """Return the batch strategy of plans: the innermost column of a batch, or `random`; None without plans."""
     if not plans:
@@ -101,23 +108,26 @@ def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
 
 
 def choose_tags(strategy: str | None) -> list[str]:
-    """Return the tags of a model by its batch strategy: nobody looks for a baseline of random batches under ours."""
-    return [] if strategy == "random" else [TAG]
+    """Return the tags of a model by its batch strategy: nobody looks for random or unknown batches under ours."""
+    return [] if strategy in (None, "random", "stock") else [TAG]
 
 
 def describe_batches(strategy: str | None, plans: Sequence[dict[str, Any]]) -> list[str]:
     """Return lines of Markdown that say how batches were filled: the first part of a block.
 
     Args:
-        strategy: `random`, `source`, `cluster` or another column that batches share; None if unknown.
+        strategy: `random`, `stock`, `source`, `cluster` or another column that batches share; None if unknown, and
+            then there is nothing to say.
         plans: What the batches of one epoch were made of, one plan for each dataset, as the callback writes them.
     """
-    lines = ["## Cluster batches", ""]
-    if strategy is not None:
-        if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
-            strategy = "clusters"
-        how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
-        lines += [f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
+    if strategy is None:
+        return []
+    if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
+        strategy = "clusters"
+    how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")
+    if plans and len(plans[0]["strata"]) > 1:
+        how = f"From epoch {list(plans[0]['strata'])[-1]} on, counted from 0: {how[0].lower()}{how[1:]}"
+    lines = ["## Cluster batches", "", f"{how} See [the paper]({PAPER}); made with `st-cluster-batches`.", ""]
     return lines + _describe_plans(plans)
 
 
@@ -140,9 +150,24 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
         f"| random batches on purpose | {first['random_fraction']:.0%} |",
         *([f"| rows of each stratum in a batch | {chunk:,} |"] if (chunk := first.get("rows_per_stratum")) else []),
         f"| seed | {first['seed']} |",
+        *_describe_refresh(plans),
     ]
+    # Later epochs are of other clusters, or share other columns, and are planned when they begin.
+    epoch = "the first epoch" if first.get("refresh") or len(first["strata"]) > 1 else "one epoch"
     lines += [
-        f"| one epoch{f' of dataset {at}' if len(plans) > 1 else ''} | {PlanCounts(**plan['counts'])} |"
+        f"| {epoch}{f' of dataset {at}' if len(plans) > 1 else ''} | {PlanCounts(**plan['counts'])} |"
         for at, plan in enumerate(plans, 1)
     ]
     return [*lines, ""]
+
+
+def _describe_refresh(plans: Sequence[dict[str, Any]]) -> list[str]:
+    """Return rows on clusters of the model that was being trained, and on their cost once they were made."""
+    if not (refresh := plans[0].get("refresh")):
+        return []
+    every = "each epoch" if refresh["every"] == 1 else f"every {refresh['every']} epochs"
+    kinds = f"of {refresh['cluster_size']:,} rows on average by their `{refresh['key']}`"
+    rows = [f"| clusters made anew of the model | {every} from epoch {refresh['first']} on, {kinds} |"]
+    if made := [one for plan in plans for one in plan.get("refreshes", [])]:
+        rows.append(f"| that took | {sum(one['seconds'] for one in made):,.1f} s, {len(made):,} times |")
+    return rows

@@ -21,8 +21,8 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
     lines = [
         f"The rows were clustered by their `{manifest['key']}`, embedded with `{manifest['encoder']}` "
-        f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), by spherical k-means with seed "
-        f"{manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
+        f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), {_describe_method(manifest)} "
+        f"with seed {manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
         *_describe_columns(manifest.get("columns")),
         *_describe_choice(manifest.get("tuned")),
         "",
@@ -42,6 +42,21 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
         summary = f"<details><summary>Clusters of {len(manifest['statistics'])} sources</summary>"
         table = [summary, "", *table, "", "</details>"]
     return [*lines, *table, ""]
+
+
+def _describe_method(manifest: dict[str, Any]) -> str:
+    """Return how clusters were made, source by source where that differs."""
+    method = manifest.get("method", "kmeans")
+    by_source = method if isinstance(method, dict) else dict.fromkeys(manifest["statistics"], method)
+    cut = [name for name in manifest["statistics"] if by_source.get(name) == "communities"]
+    if not cut:
+        return "by spherical k-means"
+    communities = "as communities, which METIS cut out of the graph of near queries and passages,"
+    if len(cut) == len(manifest["statistics"]):
+        return communities
+    shown = [quote_code(name) for name in cut[:_MAX_SHOWN_SOURCES]]
+    more = f" and {len(cut) - len(shown)} more" if len(cut) > len(shown) else ""
+    return f"by spherical k-means, but {', '.join(shown)}{more} {communities}"
 
 
 def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[str]:

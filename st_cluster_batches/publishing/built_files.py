@@ -40,6 +40,15 @@ def refuse_other_files(folder: Path, editable: str) -> None:
         raise ValueError(f"{folder} holds folders that no build left there; give another --output, or remove it")
 
 
+def list_files(folder: Path) -> list[Path]:
+    """List all files below a folder, sorted; but for those of git and of download caches."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not {".git", ".cache", BUILT_FILES} & set(path.relative_to(folder).parts)
+    )
+
+
 def list_built_files(folder: Path) -> None:
     """Write down which files a build has put into a folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -13,9 +13,16 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import ModelCard
 
-from st_cluster_batches.batches.card_block import END, describe_batches, insert_block, remove_block, wrap_block
+from st_cluster_batches.batches.card_block import (
+    END,
+    describe_batches,
+    insert_block,
+    list_block,
+    remove_block,
+    wrap_block,
+)
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, TARGET_COLUMNS
 from st_cluster_batches.data.naming import escape_cell
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
@@ -44,8 +51,16 @@ def make_card(
     Returns:
         The card, the same for the same arguments.
     """
+    # Training without a recipe leaves no more than its own card; one that was built may be of other weights.
+    is_built, is_known = MARK.search(text) is not None, bool(contents.recipe or contents.plans)
+    own = [] if is_known or is_built else list_block(text)
+    if is_built and not is_known:
+        logger.warning(
+            "The model's card is one that was built before, perhaps for other weights: what it says of batches and "
+            "scores is taken out. Build the folder that the training left, or give --scores of an evaluation"
+        )
     return mark_block(
-        lambda base: _fill_in(base, contents, about, figures), _clean(text, about, _find_labels(contents)), edited
+        lambda base: _fill_in(base, contents, about, figures, own), _clean(text, about, _find_labels(contents)), edited
     )
 
 
@@ -68,10 +83,10 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
     return card.replace(END, f"<!-- around: {_digest(remove_block(fresh))} -->\n{END}")
 
 
-def _fill_in(text: str, contents: CardContents, about: Description, figures: Sequence[str]) -> str:
+def _fill_in(text: str, contents: CardContents, about: Description, figures: Sequence[str], own: Sequence[str]) -> str:
     card = ModelCard(text, ignore_metadata_errors=True)
     fill_front_matter(card, contents, about)
-    card.text = insert_block(card.text, render_block(contents, figures))
+    card.text = insert_block(card.text, render_block(contents, figures, own))
     return str(card)
 
 
@@ -81,25 +96,34 @@ def is_edited(text: str) -> bool:
     return found is not None and found[1] != _digest(remove_block(text))
 
 
-def render_block(contents: CardContents, figures: Sequence[str] = ()) -> str:
+def renew_mark(text: str) -> str:
+    """Return a built card that counts as unedited, whatever was put into it since."""
+    return MARK.sub(f"<!-- around: {_digest(remove_block(text))} -->", text)
+
+
+def render_block(contents: CardContents, figures: Sequence[str] = (), own: Sequence[str] = ()) -> str:
     """Put together what a card says of its model: batches, clustering, scores, comparison and recipe.
 
     Args:
         contents: What is known.
         figures: Paths of the figures, relative to the card.
+        own: Lines that training left in the card, where nothing else is known of it.
 
     Returns:
         Markdown between our markers.
     """
-    lines = describe_batches(contents.strategy, contents.plans)
+    lines = [*own, *describe_batches(contents.strategy, contents.plans)]
+    if contents.steps is not None:
+        lines += ["These are the weights after {:,} of the {:,} steps of the training.".format(*contents.steps), ""]
     if contents.clustering is not None:
         lines += describe_clustering(contents.clustering)
+    lines += contents.guided
     lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" in one]
     lines += _describe_scores(contents)
     if contents.comparison is not None:
         lines += ["### Compared with random batches", "", describe_results(contents.comparison), ""]
         if contents.other_training:
-            lines += [f"This model was not trained as these were: {'; '.join(contents.other_training)}.", ""]
+            lines += [f"The recipe of this model is not that of these runs: {'; '.join(contents.other_training)}.", ""]
         lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" not in one]
     return wrap_block([*lines, *describe_recipe(contents.recipe)])
 
@@ -127,7 +151,7 @@ def _describe_scores(contents: CardContents) -> list[str]:
 def _find_labels(contents: CardContents) -> set[str]:
     """Return the columns that batches were made of; a text may be called `source`, and then no plan names it."""
     named = {name for plan in contents.plans for columns in plan["strata"].values() for name in columns}
-    return {CLUSTER, FALSE_NEGATIVE_KEYS, *named} - set(TARGET_COLUMNS)
+    return ({CLUSTER, FALSE_NEGATIVE_KEYS, *named} - set(TARGET_COLUMNS)) | ({ROW_KEY} if contents.guided else set())
 
 
 def _clean(text: str, about: Description, labels: set[str]) -> str:

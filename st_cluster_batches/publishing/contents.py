@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,23 @@ from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
+from st_cluster_batches.publishing.other_training import list_differences
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
+    GUIDED_FILE,
     HUB_IDS_FILE,
+    MODEL_FOLDER,
     RECIPE_FILE,
     STARTED_FILE,
     publish_values,
     publish_words,
 )
-from st_cluster_batches.training.recipe import read_words
 
 logger = logging.getLogger(__name__)
 
-# Keys of a recipe, with their defaults, by which a comparison is one of this model's training, or of another.
-_COMPARED = {"loss": "mnrl", "per_device_train_batch_size": 8, "batch_sampler": "cluster"}
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+_TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class CardContents:
         clustering_folder: Where it lies with its centroids.
         scores: The model's own.
         comparison: `results.json` of `compare`.
+        steps: Of a checkpoint from before the end of the training: its step, and how many there were.
+        guided: Lines on what the guide did, where the loss had one.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +72,8 @@ class CardContents:
     clustering_folder: Path | None = None
     scores: Scores | None = None
     comparison: dict[str, Any] | None = None
+    steps: tuple[int, int] | None = None
+    guided: list[str] = field(default_factory=list)
 
     @property
     def strategy(self) -> str | None:
@@ -76,17 +83,7 @@ class CardContents:
     @property
     def other_training(self) -> list[str]:
         """What the comparison trains otherwise than this model was trained, if both have a recipe."""
-        compared = {} if self.comparison is None else self.comparison.get("recipe", {})
-        if not (self.recipe and compared):
-            return []
-        compared = {**_COMPARED, **compared, **read_words((self.comparison or {}).get("overrides", []))}
-        variants = [{**compared, **(one or {})} for one in compared.get("variants", {}).values()] or [compared]
-        found = []
-        for key, default in _COMPARED.items():
-            own, theirs = str(self.recipe.get(key, default)), sorted({str(one[key]) for one in variants})
-            if own not in theirs:
-                found.append(f"{key} is {', '.join(theirs)} there and {own} here")
-        return found
+        return list_differences(self.recipe, self.comparison)
 
     def setting(self, key: str, default: str | None = None) -> str | None:
         """Return the value of a recipe's key as text."""
@@ -110,14 +107,15 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         raise FileNotFoundError(f"{comparison} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
     if scores is not None and not (scores / SUMMARY_FILE).is_file():
         raise FileNotFoundError(f"{scores} has no {SUMMARY_FILE}; `st-cluster-batches evaluate` writes it")
-    of_run = (PLAN_FILE, RECIPE_FILE, STARTED_FILE)
-    run = next((one for one in (model, model.parent) if any((one / file).exists() for file in of_run)), None)
+    run = _find_run(model)
     if run is not None and (run / STARTED_FILE).exists() and not (run / RECIPE_FILE).exists():
         raise ValueError(
             f"The last run in {run} is not finished, and {model} is of one before it, if of any. Finish it: "
             "st-cluster-batches train RECIPE --resume_from_checkpoint true; or move the model to a folder of its own"
         )
-    evaluation = scores or (run / EVALUATION_FOLDER if run else None)
+    steps = _read_steps(model)
+    # `train` evaluates the last weights, not those of a checkpoint.
+    evaluation = scores or (run / EVALUATION_FOLDER if run and steps is None else None)
     clustering = run / CLUSTERING_FOLDER if run else None
     clustering = clustering if clustering is not None and has_clustering(clustering) else None
     contents = CardContents(
@@ -127,11 +125,38 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         clustering,
         _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         _read_comparison(comparison) if comparison else None,
+        steps,
+        json.loads((run / GUIDED_FILE).read_text(encoding="utf-8")) if run and (run / GUIDED_FILE).exists() else [],
     )
+    if contents.steps:
+        logger.warning("%s is of step %d of %d, and the card says so", model, *contents.steps)
     if contents.other_training:
-        text = "%s compares other training than that of %s, and the card says so: %s"
-        logger.warning(text, comparison, model, "; ".join(contents.other_training))
+        text = "The recipe of %s is not that of the runs in %s, and the card says so: %s"
+        logger.warning(text, model, comparison, "; ".join(contents.other_training))
     return contents
+
+
+def _find_run(model: Path) -> Path | None:
+    """Return the folder of the run that a model is of: its own or the one above, where a run has left its files.
+
+    A recipe alone is no such file: people keep theirs beside other models.
+    """
+    for folder in (model, model.parent):
+        is_trained = any((folder / file).exists() for file in (HUB_IDS_FILE, STARTED_FILE))
+        # `train` names the folders of its models; what other folders beside them hold is not of this run.
+        is_own = folder == model or model.name == MODEL_FOLDER or _CHECKPOINT.fullmatch(model.name)
+        if (is_trained and is_own) or (not is_trained and (folder / PLAN_FILE).exists()):
+            return folder
+    return None
+
+
+def _read_steps(model: Path) -> tuple[int, int] | None:
+    """Return at which step of how many a checkpoint was saved; None for the last, or for no checkpoint."""
+    if not (model / _TRAINER_STATE).is_file():
+        return None
+    state = json.loads((model / _TRAINER_STATE).read_text(encoding="utf-8"))
+    step, last = int(state["global_step"]), int(state["max_steps"])
+    return (step, last) if step < last else None
 
 
 def _read_recipe(run: Path) -> dict[str, Any]:

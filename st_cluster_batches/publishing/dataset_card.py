@@ -16,7 +16,8 @@ from st_cluster_batches.data.naming import escape_cell, name_splits, quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.licences import find_identifier
-from st_cluster_batches.publishing.staging import CARD, draw_sizes, fill_stage, stage_clustering
+from st_cluster_batches.publishing.model_files import CARD
+from st_cluster_batches.publishing.staging import draw_sizes, fill_stage, stage_clustering
 
 DATA = "data"
 
@@ -87,9 +88,10 @@ def _make_card(
         data.tags = list(dict.fromkeys([*(data.tags or []), "sentence-transformers", TAG]))
         data.configs = [
             {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"{DATA}/{split}-*.parquet"} for split in splits.values()],
+                "config_name": config,
+                "data_files": [{"split": splits[name], "path": f"{DATA}/{splits[name]}-*.parquet"} for name in group],
             }
+            for config, group in _group_by_features(parts).items()
         ]
         if about.license:
             data.license = find_identifier(about.license)
@@ -103,37 +105,39 @@ def _make_card(
     return mark_block(fill_in, "---\ntags: []\n---\n\n# Pairs with cluster labels\n", earlier)
 
 
+def _group_by_features(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the parts by configuration, each of parts with the same columns: a configuration can hold no others.
+
+    Several have the names of their first splits. None is a default then, which would be taken for all that there is.
+    """
+    groups: list[dict[str, Any]] = []
+    for name, part in parts.items():
+        group = next((one for one in groups if next(iter(one.values())).features == part.features), None)
+        if group is None:
+            groups.append({name: part})
+        else:
+            group[name] = part
+    splits = name_splits(parts)
+    return {splits[next(iter(group))]: group for group in groups} if len(groups) > 1 else {"default": groups[0]}
+
+
 def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Description, figures: list[str]) -> str:
-    first = next(iter(parts.values()))
     rows = sum(map(len, parts.values()))
-    columns = manifest.get("columns", [])
-    texts = columns if isinstance(columns, list) else next(iter(columns.values()))
-    own = {ROW_KEY: _ROW_KEY_MEANING} if has_row_keys(first) else {}
-    roles = dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False))
-    meanings = {**_MEANINGS, **own, **roles}
+    groups, splits = _group_by_features(parts), name_splits(parts)
     taken = f" of {', '.join(f'`{one}`' for one in about.datasets)}" if about.datasets else ""
     lines = [
         "## Cluster labels",
         "",
         f"{rows:,} rows{taken}, labelled so that a contrastive batch can be filled from one topic ([paper]({PAPER})).",
         "",
-        "| column | type | meaning |",
-        "| --- | --- | --- |",
-        *(
-            f"| {quote_code(name)} | {_name_type(one)} | {meanings.get(name, '')} |"
-            for name, one in first.features.items()
-        ),
-        "",
+        *(line for config, group in groups.items() for line in _describe_features(config, group, manifest, splits)),
         *describe_clustering(manifest),
         *_describe_splits(parts),
         *(f"![cluster sizes]({figure})\n" for figure in figures),
         "### How to train on it",
         "",
         "```python",
-        "from datasets import load_dataset",
-        "from st_cluster_batches import ClusterBatchSampler, Clustering",
-        "",
-        'train = load_dataset("sentence_transformers_model_id")' + ('["train"]' if list(parts) == ["train"] else ""),
+        *_show_loading(groups),
         'clustering = Clustering.load("sentence_transformers_model_id")',
         "# SentenceTransformerTrainingArguments(..., batch_sampler=ClusterBatchSampler)",
         "```",
@@ -144,6 +148,40 @@ def _render_block(parts: dict[str, Any], manifest: dict[str, Any], about: Descri
         "",
     ]
     return wrap_block(lines)
+
+
+def _describe_features(
+    config: str, group: dict[str, Any], manifest: dict[str, Any], splits: dict[str, str]
+) -> list[str]:
+    """Return a table of the columns of a configuration."""
+    name, first = next(iter(group.items()))
+    columns = manifest.get("columns", [])
+    texts = columns if isinstance(columns, list) else columns.get(name, next(iter(columns.values())))
+    own = {ROW_KEY: _ROW_KEY_MEANING} if has_row_keys(first) else {}
+    roles = dict(zip(texts, ("query", "positive", *["negative"] * len(texts)), strict=False))
+    meanings = {**_MEANINGS, **own, **roles}
+    shown = ", ".join(f"`{splits[one]}`" for one in group)
+    title = [] if config == "default" else [f"Configuration `{config}`, of the splits {shown}:", ""]
+    rows = [
+        f"| {quote_code(one)} | {_name_type(feature)} | {meanings.get(one, '')} |"
+        for one, feature in first.features.items()
+    ]
+    return [*title, "| column | type | meaning |", "| --- | --- | --- |", *rows, ""]
+
+
+def _show_loading(groups: dict[str, dict[str, Any]]) -> list[str]:
+    """Return lines of Python that load the data of all configurations."""
+    several = len(groups) > 1
+    lines = [
+        f"from datasets import {'DatasetDict, ' if several else ''}load_dataset",
+        "from st_cluster_batches import ClusterBatchSampler, Clustering",
+        "",
+    ]
+    if several:
+        parts = f'[load_dataset("sentence_transformers_model_id", name) for name in {list(groups)}]'
+        return [*lines, f"parts = {parts}", "train = DatasetDict({name: one[name] for one in parts for name in one})"]
+    is_train = list(next(iter(groups.values()))) == ["train"]
+    return [*lines, 'train = load_dataset("sentence_transformers_model_id")' + ('["train"]' if is_train else "")]
 
 
 def _describe_splits(parts: dict[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from st_cluster_batches.publishing.contents import CardContents
 from st_cluster_batches.publishing.licences import find_identifier
 from st_cluster_batches.training.folder import HUB_ID
 
+_METRIC = ("information-retrieval", "ndcg_at_10", "nDCG@10")  # type of task, type and name of the metric
+
 
 @dataclass(frozen=True)
 class Description:
@@ -87,6 +89,11 @@ def fill_front_matter(card: ModelCard, contents: CardContents, about: Descriptio
         data.base_model = base
     if not about.include_samples and "widget" in data:
         data.pop("widget")
+    # Ours from before, which a model keeps that is loaded of a published one, are of other weights.
+    kept = [one for one in data.eval_results or [] if not _is_own(one)]
+    if data.eval_results and not kept and contents.scores is None:
+        data.model_name = None
+    data.eval_results = kept or None
     if contents.scores is not None:
         _append_results(card, contents)
 
@@ -99,17 +106,20 @@ def _append_results(card: ModelCard, contents: CardContents) -> None:
     data.model_name = data.model_name or (title[1] if title else "SentenceTransformer")
     results = [
         EvalResult(
-            task_type="information-retrieval",
+            task_type=_METRIC[0],
             task_name="Information Retrieval",
             # The Hub treats results of the same dataset_type as results on the same data.
             dataset_type=re.sub(r"[^\w.-]+", "-", task),
             dataset_name=task,
-            metric_type="ndcg_at_10",
-            metric_name="nDCG@10",
+            metric_type=_METRIC[1],
+            metric_name=_METRIC[2],
             metric_value=round(one["ndcg_at_10"], 5),
         )
         for task, one in contents.scores.summary.items()
     ]
-    own = {result.unique_identifier for result in results}
-    kept = [one for one in data.eval_results or [] if one.unique_identifier not in own]
-    data.eval_results = [*kept, *results]
+    data.eval_results = [*(data.eval_results or []), *results]
+
+
+def _is_own(result: EvalResult) -> bool:
+    """Return whether a result of `model-index` is one that an earlier build put there."""
+    return (result.task_type, result.metric_type, result.metric_name) == _METRIC

@@ -6,11 +6,9 @@ that differs from it was changed on the Hub since, and is not overwritten.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +25,13 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from st_cluster_batches.batches.card_block import remove_block
+from st_cluster_batches.publishing.built_files import list_files
+from st_cluster_batches.publishing.card import is_edited, renew_mark
 from st_cluster_batches.publishing.failures import PublishError, explain
+from st_cluster_batches.publishing.fingerprint import Fingerprint
 from st_cluster_batches.publishing.front_matter import check_front_matter
-from st_cluster_batches.publishing.staging import CARD, list_files, refuse_private_content
+from st_cluster_batches.publishing.model_files import CARD
+from st_cluster_batches.publishing.staging import refuse_private_content
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,8 @@ Kind = Literal["model", "dataset"]
 MANIFEST = "published.json"
 TITLE = "Publish with st-cluster-batches"
 LONGEST_SILENCE = 30.0  # seconds
-_BLOCK = 1 << 20  # bytes
 
-_PLACEHOLDER = b"sentence_transformers_model_id"  # where sentence-transformers leaves room for the repository's id
+_PLACEHOLDER = "sentence_transformers_model_id"  # where sentence-transformers leaves room for the repository's id
 
 _bound: float | None = None
 
@@ -60,34 +61,6 @@ class Published:
     commit: str | None
     uploaded: list[str]
     removed: list[str]
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The hashes that the Hub knows a file by.
-
-    Args:
-        oid: Of git, for small text files.
-        sha256: For files in large-file storage.
-    """
-
-    oid: str
-    sha256: str
-
-    @classmethod
-    def of(cls, content: bytes | Path) -> Fingerprint:
-        """Hash a file, block by block, or content that is at hand."""
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        oid, sha256 = hashlib.sha1(f"blob {size}\0".encode()), hashlib.sha256()
-        with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
-            while block := file.read(_BLOCK):
-                oid.update(block)
-                sha256.update(block)
-        return cls(oid.hexdigest(), sha256.hexdigest())
-
-    def matches(self, remote: Any) -> bool:
-        """Return whether a `RepoFile` holds the same."""
-        return bool(remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == self.oid)
 
 
 def bound_requests(seconds: float = LONGEST_SILENCE) -> None:
@@ -140,12 +113,15 @@ def push(
         What was done.
 
     Raises:
-        ValueError: If a file holds a token or a local path, the card's front matter is no YAML, or options exclude one
-            another; before any request.
+        ValueError: If a file holds a token or a local path, the card's front matter is no YAML, the id is none, or
+            options exclude one another; before any request.
         PublishError: If it could not be published, with what to do.
     """
     if create_pr and revision is not None:
         raise ValueError(f"--create-pr opens a pull request to `main`; it cannot go to --revision {revision} too")
+    if repo_id.count("/") != 1 or repo_id.startswith("/") or repo_id.endswith("/"):
+        # The Hub would make NAME as USER/NAME, and then know no NAME.
+        raise ValueError(f"{repo_id!r} does not say whose repository it is: give it as user/name")
     if not (stage / CARD).is_file():
         raise ValueError(f"{stage} has no {CARD}; fill a folder first: st-cluster-batches build MODEL --output DIR")
     refuse_private_content(stage)
@@ -239,7 +215,9 @@ class _Push:
         return contents, {**hashes, MANIFEST: Fingerprint.of(contents[MANIFEST])}
 
     def _read_card(self) -> bytes:
-        return (self.stage / CARD).read_bytes().replace(_PLACEHOLDER, self.repo_id.encode())
+        text = (self.stage / CARD).read_bytes().decode()
+        named = text.replace(_PLACEHOLDER, self.repo_id)
+        return (named if is_edited(text) else renew_mark(named)).encode()
 
     def _list_remote(self, revision: str) -> dict[str, Any]:
         tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.kind)
@@ -256,21 +234,27 @@ class _Push:
     def _refuse_edited(
         self, replaced: list[str], remote: dict[str, Any], known: dict[str, Fingerprint], parent: str | None
     ) -> None:
-        """Raise a PublishError if a file that would be replaced is not as an earlier push left it."""
+        """Raise a PublishError if a file that would be replaced is not as an earlier build and push left it."""
         for path in replaced:
-            if path == MANIFEST or (path in known and known[path].matches(remote[path])):
+            is_known = path in known and known[path].matches(remote[path])
+            if path == MANIFEST or (is_known and path != CARD):
                 continue
+            place = "the folder of the model or of the data"
             if path == CARD:
-                theirs = self._download(CARD, parent)
-                if remove_block(theirs) == remove_block(self._read_card().decode()):
+                ours, theirs = self._read_card().decode(), self._download(CARD, parent)
+                if remove_block(theirs) == remove_block(ours):
                     continue  # only our block differs
+                # What a person wrote into a staged folder was pushed by us; it is continued there, or would be lost.
+                if is_known and (is_edited(ours) or not is_edited(theirs)):
+                    continue
                 try:  # else the next build, with their text, would be the first to say so
                     check_front_matter(theirs, f"{CARD} in {self.repo_id}")
                 except ValueError as error:
                     raise PublishError(f"Nothing was uploaded. {error} on the Hub, then take it over") from error
+                place = f"DIR/{CARD}, once `st-cluster-batches build FOLDER --output DIR` has filled DIR"
             raise PublishError(
                 f"{path} in {self.repo_id} was written or edited by someone else, and nothing was overwritten: take "
-                f"their text into {self.stage / path} and build again, or propose yours with --create-pr"
+                f"their text into {place}, build again and publish DIR, or propose yours with --create-pr"
             )
 
     def _find_open_request(self, local: dict[str, Fingerprint]) -> int | None:

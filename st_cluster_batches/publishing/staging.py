@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,37 +19,32 @@ from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.figures import SIZES_FIGURE, can_draw, draw_cluster_sizes, draw_figures
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
-from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, refuse_other_files
+from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, list_files, refuse_other_files
 from st_cluster_batches.publishing.card import MARK, make_card
 from st_cluster_batches.publishing.contents import CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
+from st_cluster_batches.publishing.model_files import CARD, find_model, list_model_files
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
-from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE
+from st_cluster_batches.training.folder import GUIDED_FILE, RECIPE_FILE
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
 FIGURES = "figures"
 RESULTS = "results"
 OFFICIAL_RESULTS = ".eval_results"
 
-# Suffixes of the files of a model. Training state, logs and environments have others, or the names below.
-_MODEL_SUFFIXES = {
-    ".bin", ".jinja", ".json", ".md", ".model", ".onnx", ".pt", ".py", ".safetensors", ".spm", ".tiktoken", ".txt",
-    ".xml",
+_BINARY_SUFFIXES = {
+    ".bin", ".data", ".npy", ".npz", ".onnx", ".onnx_data", ".parquet", ".png", ".pt", ".safetensors",
 }  # fmt: skip
-_BINARY_SUFFIXES = {".bin", ".onnx", ".parquet", ".png", ".pt", ".safetensors"}
-_MODEL_FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
-_TRAINING_STATE = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|rng_state|trainer_state|batch_plan|all_results|train_results"
-    r"|eval_results|results|dataset_info|state|clustering|pytorch_model_fsdp|random_states).*"
-)
 _SECRET = re.compile(
     r"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{40,}"
     r"|xox[abprs]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-_LOCAL_PATH = re.compile(
-    r"(?<![\w/.:~#-])/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private)/[\w.-]+"
+_PATH_BEGINS = r"(?<![\w/.:~#-])"
+_LOCAL_PATH = (
+    rf"{_PATH_BEGINS}/(?:home|Users|root|tmp|var|mnt|opt|srv|data|work|workspace|scratch|content|kaggle|private|storage"
+    r"|Volumes|nfs\d*|gpfs\d*|lustre|afs|efs|fsx|dbfs)/[\w.-]+"
+    r"|\bfile://[\w.-]*/[\w./-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\{1,2}\w+"
 )
 # Vocabularies may hold paths that are tokens of the text they were trained on.
@@ -86,30 +81,13 @@ def build_model(
     contents = read_contents(model, scores, comparison)
 
     def fill(stage: Path, earlier: str | None) -> None:
-        for path in _list_model_files(model):
+        for path in list_model_files(model):
             _copy(path, stage / path.relative_to(model))
         figures = _write_contents(stage, contents)
         text = (model / CARD).read_text(encoding="utf-8") if (model / CARD).is_file() else ""
         (stage / CARD).write_text(make_card(text, contents, about, figures, earlier), encoding="utf-8")
 
     return fill_stage(output, fill)
-
-
-def find_model(folder: Path) -> Path:
-    """Return the folder of the model in a folder: itself, or `model/` below it.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    for one in (folder, folder / MODEL_FOLDER):
-        if any(
-            (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
-        ):
-            return one
-    raise FileNotFoundError(
-        f"{folder} holds no sentence-transformers model (no modules.json); give the folder that model.save() or "
-        "`st-cluster-batches train` filled"
-    )
 
 
 def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
@@ -140,13 +118,14 @@ def fill_stage(output: Path, fill: Callable[[Path, str | None], None]) -> Path:
 
 
 def is_staged(folder: Path) -> bool:
-    """Return whether a folder is one that `build` filled."""
+    """Return whether a folder is one that `build` filled; a model that was loaded of one keeps its card alone."""
     card = folder / CARD
-    return card.is_file() and bool(MARK.search(card.read_text(encoding="utf-8")))
+    return card.is_file() and (folder / BUILT_FILES).is_file() and bool(MARK.search(card.read_text(encoding="utf-8")))
 
 
 def refuse_private_content(folder: Path) -> None:
     """Raise a ValueError that names the first file with a token or a path of this machine in it."""
+    local_path = _match_local_paths([Path.home(), Path.cwd(), folder.absolute().parent])
     for path in list_files(folder):
         name = path.relative_to(folder).as_posix()
         if path.suffix in _BINARY_SUFFIXES:
@@ -158,7 +137,7 @@ def refuse_private_content(folder: Path) -> None:
         found = _SECRET.search(text)
         if found is not None:
             raise ValueError(f"{name} holds what looks like a token ({found[0][:6]}...); take it out and revoke it")
-        if not _VOCABULARIES.fullmatch(path.name) and (found := _LOCAL_PATH.search(text)) is not None:
+        if not _VOCABULARIES.fullmatch(path.name) and (found := local_path.search(text)) is not None:
             line = text.count("\n", 0, found.start()) + 1
             raise ValueError(
                 f"{name}, line {line}, holds a path of this machine: {found[0]}. Correct it where it comes from, the "
@@ -166,13 +145,10 @@ def refuse_private_content(folder: Path) -> None:
             )
 
 
-def list_files(folder: Path) -> list[Path]:
-    """List all files below a folder, sorted; but for those of git and of download caches."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not {".git", ".cache", BUILT_FILES} & set(path.relative_to(folder).parts)
-    )
+def _match_local_paths(places: Sequence[Path]) -> re.Pattern[str]:
+    """Return a pattern of paths as machines commonly have them, and of what lies in places of this one."""
+    own = [f"{_PATH_BEGINS}{re.escape(str(place))}" for place in places if place != Path(place.anchor)]
+    return re.compile("|".join([_LOCAL_PATH, *(rf"{one}[\\/][\w.-]+" for one in own)]))
 
 
 def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
@@ -185,7 +161,7 @@ def stage_clustering(source: Path, stage: Path) -> dict[str, Any]:
     manifest = read_manifest(source)
     _copy(source / CENTROIDS_FILE, stage / CENTROIDS_FILE)
     if (source / ENCODER_FOLDER).is_dir():
-        for path in _list_model_files(source / ENCODER_FOLDER):
+        for path in list_model_files(source / ENCODER_FOLDER):
             _copy(path, stage / ENCODER_FOLDER / path.relative_to(source / ENCODER_FOLDER))
     write_json(stage / MANIFEST_FILE, manifest)
     return manifest
@@ -212,20 +188,6 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _list_model_files(model: Path) -> Iterator[Path]:
-    """List the files of a model: no checkpoints, no state of its training, no logs."""
-    modules = (
-        json.loads((model / "modules.json").read_text(encoding="utf-8")) if (model / "modules.json").is_file() else []
-    )
-    folders = _MODEL_FOLDERS | {Path(module["path"]).parts[0] for module in modules if module["path"]}
-    for path in list_files(model):
-        parts = path.relative_to(model).parts
-        if (len(parts) > 1 and parts[0] not in folders) or any(part.startswith(".") for part in parts):
-            continue
-        if path.suffix in _MODEL_SUFFIXES and not _TRAINING_STATE.fullmatch(path.name) and parts != (CARD,):
-            yield path
-
-
 def _write_contents(stage: Path, contents: CardContents) -> list[str]:
     """Write the raw results and the figures; return the paths of the figures."""
     figures: list[str] = []
@@ -237,6 +199,8 @@ def _write_contents(stage: Path, contents: CardContents) -> list[str]:
         )
     if contents.plans:
         write_json(results / PLAN_FILE, contents.plans)
+    if contents.guided:
+        write_json(results / GUIDED_FILE, contents.guided)
     if contents.clustering_folder is not None:
         figures += draw_sizes(stage_clustering(contents.clustering_folder, stage), stage)
     if contents.scores is not None:

@@ -47,6 +47,7 @@ from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
+    GUIDED_FILE,
     HUB_IDS_FILE,
     MODEL_FOLDER,
     RECIPE_FILE,
@@ -112,7 +113,8 @@ class Run:
         shutil.rmtree(output / CLUSTERING_FOLDER, ignore_errors=True)
         # Without its recipe a run counts as unfinished, also if the model of one before it is there.
         (output / RECIPE_FILE).unlink(missing_ok=True)
-        (output / HUB_IDS_FILE).unlink(missing_ok=True)
+        for file in (HUB_IDS_FILE, GUIDED_FILE):
+            (output / file).unlink(missing_ok=True)
         if self.recipe.training.push_to_hub:
             shutil.rmtree(target, ignore_errors=True)
 
@@ -124,7 +126,9 @@ class Run:
         if self.clustering is not None:
             lines += describe_clustering(self.clustering.manifest)
         if isinstance(self.trainer.loss, Guided):
-            lines += self.trainer.loss.describe()
+            guided = self.trainer.loss.describe()
+            write_atomically(plan.with_name(GUIDED_FILE), json.dumps(guided, indent=1) + "\n")
+            lines += guided
         lines += describe_recipe(publish_values(self.recipe.given, self.hub_ids))
         carry_block(self.trainer.model, lines, choose_tags(strategy))
 

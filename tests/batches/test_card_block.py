@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from loopback_hub import LoopbackHub
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.batches.card_block import BEGIN, END, carry_block
 
 
@@ -27,6 +29,18 @@ def test_the_card_of_a_stock_trainer_tells_of_its_batches(tmp_path: Path, labell
     assert "| rows of a batch share | `source`, `cluster` |" in card.text
     assert card.text.index(END) < card.text.index("## Training Details")
     assert "cluster-batches" in card.data.tags
+
+
+def test_what_changes_between_epochs_is_not_told_as_if_it_held_for_all(workspace: Path) -> None:
+    words = ["--max_steps", "45", "--batch_sampler", "random", "--refresh_every", "1", "--refresh_cluster_size", "20"]
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3\n", ""))
+    assert main(["train", str(recipe), *words]) == 0
+    text = (workspace / "run" / "model" / "README.md").read_text()
+    assert "From epoch 1 on, counted from 0: batches were filled from **one cluster**" in text
+    assert "| the first epoch | 15 global batches of 8 rows: 0 pure" in text and "| one epoch" not in text
+    assert "| each epoch from epoch 1 on, of 20 rows on average by their `query` |" in text
+    assert re.search(r"\| that took \| [\d.]+ s, 2 times \|", text)
 
 
 def test_training_again_replaces_what_the_card_told(tmp_path: Path, labelled: Dataset) -> None:

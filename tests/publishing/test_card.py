@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 import pytest
 from builds import build, read_files
+from datasets import Dataset
 from examples import make_pairs
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from trainers import make_trainer
 
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.batches.card_block import remove_block
+from st_cluster_batches.publishing.staging import is_staged
 
 
 def test_a_build_tells_how_the_model_was_trained_and_how_good_it_is(trained: Path) -> None:
@@ -62,3 +67,49 @@ def test_a_secret_in_a_file_is_refused_by_name(trained: Path, capsys: pytest.Cap
     assert main(["build", str(trained), "--output", str(trained.parent / "stage")]) == 2
     assert "README.md" in capsys.readouterr().err
     assert not (trained.parent / "stage").exists()
+
+
+@pytest.mark.parametrize("sampler", ["cluster", "stock"])
+def test_the_card_of_a_guided_run_tells_of_its_guide_and_lists_no_row_keys(workspace: Path, sampler: str) -> None:
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + f"loss: guided\nbatch_sampler: {sampler}\n")
+    assert main(["train", str(recipe)]) == 0
+    cards = [(one / "README.md").read_text() for one in (workspace / "run" / "model", build(workspace / "run"))]
+    assert all(text.count("The guide, `encoder`, masked") == 1 for text in cards)
+    (statistics,) = re.findall(r"(?m)^\* Approximate statistics.*\n((?:  \|.*\n)+)", cards[1])
+    assert "label" not in statistics and "passage" in statistics
+    assert "<code>label</code>" not in cards[0] or sampler == "stock"
+
+
+def test_a_training_without_a_recipe_keeps_what_its_card_tells(tmp_path: Path, labelled: Dataset) -> None:
+    trainer = make_trainer(tmp_path / "run", labelled, max_steps=3)
+    trainer.train()
+    trainer.model.save(str(tmp_path / "final"))
+    for _ in range(2):
+        text = (build(tmp_path / "final") / "README.md").read_text()
+        assert text.count("| rows of a batch share | `source`, `cluster` |") == 1 and "around: " in text
+
+
+def test_a_changed_model_of_a_published_one_has_none_of_its_scores(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage, changed = build(trained), trained.parent / "changed" / "model"
+    assert is_staged(stage)
+    model = SentenceTransformer(str(stage), device="cpu")
+    model[0].embedding.weight.data *= -1
+    model.save(str(changed))
+    assert not is_staged(changed)
+    card = ModelCard.load(changed / "README.md")
+    assert "of this very model" in card.text and "model-index" in card.data.to_dict()  # as the host library keeps it
+    assert "built before" not in caplog.text
+    assert main(["build", str(changed), "--output", str(trained.parent / "again")]) == 0
+    assert "one that was built before, perhaps for other weights" in caplog.text
+    card = ModelCard.load(trained.parent / "again" / "README.md")
+    assert "of this very model" not in card.text and "model-index" not in card.data.to_dict()
+
+
+def test_a_card_that_was_taken_over_stays_as_it_is(trained: Path) -> None:
+    card = build(trained) / "README.md"
+    taken = card.read_text().replace("# SentenceTransformer", "# My own title\n\nText.", 1)
+    card.write_text(taken)
+    assert remove_block((build(trained) / "README.md").read_text()) == remove_block(taken)

@@ -12,7 +12,8 @@ from hub_client import HubClient
 from loopback_hub import CUT, CUT_AFTER, LoopbackHub, open_black_hole
 from sentence_transformers import SentenceTransformer
 
-from st_cluster_batches.publishing.staging import build_model, list_files
+from st_cluster_batches.publishing.built_files import list_files
+from st_cluster_batches.publishing.staging import build_model
 
 MODEL = "alice/model"
 TEXTS = ["soup bread", "king rook"]
@@ -228,7 +229,7 @@ FAILURES: dict[str, tuple[list[str], str, Callable[[LoopbackHub], None], str]] =
         "may not write",
     ),
     "public, not private": ([MODEL, "--private"], "hf_alice", have(MODEL), "is public, and nothing was uploaded"),
-    "no such name": (["a/b/c"], "hf_alice", do_nothing, "give it as user/name"),
+    "no such name": (["alice/my model"], "hf_alice", do_nothing, "give it as user/name"),
     "revision gone": (
         [MODEL, "--revision", "v1"],
         "hf_alice",
@@ -301,6 +302,30 @@ def test_what_was_edited_on_the_hub_is_not_overwritten(hub: LoopbackHub, client:
     assert files_of(hub) == edited
 
 
+def test_what_a_person_wrote_into_a_staged_card_is_continued_but_not_overwritten(
+    hub: LoopbackHub, client: HubClient, stage: Path, built: Path
+) -> None:
+    def write(line: str) -> None:
+        card.write_text(card.read_text().replace("# Sentence", f"# Mine\n\n{line}\n\n# Sentence", 1))
+
+    card = stage / "README.md"
+    for line in ("Two weeks of writing.", "And another."):
+        write(line)
+        assert client.run("publish", stage, MODEL)["code"] == 0
+        assert line.encode() in files_of(hub)["README.md"]
+    plain = built.parent / "plain"
+    done = client.run("publish", plain, MODEL)
+    assert_says(done, "README.md in alice/model was written or edited by someone else")
+    assert "DIR/README.md, once `st-cluster-batches build FOLDER --output DIR`" in done["stderr"]
+    assert "/tmp" not in done["stderr"] and b"Two weeks of writing." in files_of(hub)["README.md"]
+
+
+def test_a_card_that_nobody_edited_is_replaced(hub: LoopbackHub, client: HubClient, stage: Path, built: Path) -> None:
+    assert client.run("publish", stage, MODEL)["code"] == 0
+    done = client.run("publish", built.parent / "plain", MODEL, "--language", "en")
+    assert done["code"] == 0 and b"language: en" in files_of(hub)["README.md"].replace(b"\n- ", b" "), done["stderr"]
+
+
 def test_broken_front_matter_is_named_before_anything_is_uploaded(
     hub: LoopbackHub, client: HubClient, stage: Path
 ) -> None:
@@ -347,6 +372,15 @@ def test_revision_makes_a_branch_and_dry_run_writes_nothing(hub: LoopbackHub, cl
     assert client.run("publish", stage, MODEL, "--revision", "v1")["code"] == 0
     assert_published(hub, stage, revision="v1")
     assert "model.safetensors" not in files_of(hub)
+
+
+@pytest.mark.parametrize("repo", ["mymodel", "a/b/c", "/model", "alice/"])
+def test_an_id_of_nobody_is_refused_before_any_request(
+    hub: LoopbackHub, clients: dict[str, HubClient], stage: Path, repo: str
+) -> None:
+    done = clients["lfs"].run("publish", stage, repo)
+    assert done["code"] == 2 and "give it as user/name" in done["stderr"] and not hub.requests
+    assert not hub.repositories
 
 
 def test_excluding_options_are_refused_before_any_request(

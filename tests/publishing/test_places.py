@@ -10,6 +10,7 @@ from builds import build, read_files
 
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.batches.card_block import BEGIN, END
+from st_cluster_batches.publishing.staging import refuse_private_content
 from st_cluster_batches.training.folder import find_hub_ids, publish_values
 from st_cluster_batches.training.recipe import read_recipe
 
@@ -90,3 +91,20 @@ def test_ids_that_were_loaded_from_the_hub_are_said(tmp_path: Path, monkeypatch:
         "model_name_or_path": "model",
         "encoder": "static:org/encoder",
     }
+
+
+@pytest.mark.parametrize(
+    "place", ["file:///home/xyzzy/a", "file://host/xyzzy/a", "/nfs/xyzzy/a", "{home}/a", "{cwd}/a"]
+)
+def test_a_file_with_a_place_of_this_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    stage, text = tmp_path / "stage", "see https://example.org/home/a and `/api/models/b`, of ~/a"
+    stage.mkdir()
+    monkeypatch.setattr(Path, "home", lambda: Path("/xyzzy/own"))
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/xyzzy-team"))
+    (stage / "notes.txt").write_text(text)
+    refuse_private_content(stage)
+    (stage / "notes.txt").write_text(f"{text}\nand {place.format(home='/xyzzy/own', cwd='/xyzzy-team')}\n")
+    with pytest.raises(ValueError, match=r"notes.txt, line 2, holds a path of this machine: \S*xyzzy"):
+        refuse_private_content(stage)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import mteb
 import pytest
@@ -13,6 +15,7 @@ from examples import make_pairs
 from huggingface_hub import ModelCard
 from runs import ABOUT, make_records
 
+from st_cluster_batches import fit_clusters
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.summary import summarise_runs
@@ -118,6 +121,27 @@ def test_datasets_whose_names_no_split_can_have_are_built_under_others_and_shown
     assert [data[split]["query"][0] for split in splits] == [pairs["query"][at] for at in (0, 40, 80)]
     card = (workspace / "stage" / "README.md").read_text(encoding="utf-8")
     assert "| `web_pages` | web-pages | 40 |" in card and "| `a_b` | a\\|b | 40 |" in card
+
+
+def test_datasets_of_other_columns_are_built_so_that_each_can_be_loaded(workspace: Path, static_model: Any) -> None:
+    pairs = [make_pairs(40, seed=seed) for seed in range(3)]
+    other = pairs[1].rename_columns({"query": "question", "passage": "answer"})
+    other = other.add_column("negative", [f"none of {at}" for at in range(40)])
+    given = DatasetDict({"nq": pairs[0], "quora": other, "more": pairs[2]})
+    clustering = fit_clusters(given, static_model, n_clusters=3, cache_dir=workspace / "cache")
+    labelled = clustering.attach(given)
+    labelled.save_to_disk(str(workspace / "out"))
+    clustering.save(workspace / "out")
+    assert main(["build", str(workspace / "out"), "--output", str(workspace / "stage")]) == 0
+    card = (workspace / "stage" / "README.md").read_text(encoding="utf-8")
+    assert "Configuration `nq`, of the splits `nq`, `more`:" in card and "| `answer` | string | positive |" in card
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", card)
+    code = code.replace("sentence_transformers_model_id", str(workspace / "stage"))
+    loaded: dict[str, Any] = {}
+    exec(code[: code.index("clustering =")], loaded)
+    assert {name: part.to_dict() for name, part in loaded["train"].items()} == {
+        name: part.to_dict() for name, part in labelled.items()
+    }
 
 
 def test_labelled_data_are_described_column_by_column(workspace: Path) -> None:

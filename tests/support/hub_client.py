@@ -122,7 +122,7 @@ def try_private_model(stage: str, texts: list[str]) -> dict[str, Any]:
         found["uploaded again"] = push(Path(stage), repo, private=True).uploaded
         found["private"] = api.model_info(repo).private
         folder = Path(api.snapshot_download(repo))
-        from st_cluster_batches.publishing.staging import list_files
+        from st_cluster_batches.publishing.built_files import list_files
 
         files = [path.relative_to(stage) for path in list_files(Path(stage))]
         found["different"] = [
