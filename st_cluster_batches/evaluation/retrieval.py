@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.clusters.saved import naming_model, read_kind
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
@@ -22,13 +23,38 @@ from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.reaching import probe_hub
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer, SparseEncoder
 
 logger = logging.getLogger(__name__)
 
 
+def load_evaluated(name: str, trust_remote_code: bool = False) -> SentenceTransformer | SparseEncoder:
+    """Load a model to be evaluated as what it was saved as: made another kind, it would get the scores of another.
+
+    Args:
+        name: Its folder or Hub id.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        TypeError: If it gives no vector of each text.
+        FileNotFoundError: If it is nowhere.
+    """
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
+    with naming_model(name):
+        kind = read_kind(name)
+        if kind in ("CrossEncoder", "MultiVectorEncoder"):
+            raise TypeError(
+                f"{name} is a {kind}, and what is evaluated here ranks by one vector of each text: give a "
+                f"SentenceTransformer or a SparseEncoder, or evaluate the {kind} with mteb itself: "
+                "mteb.evaluate(model, tasks)"
+            )
+        model = SparseEncoder if kind == "SparseEncoder" else SentenceTransformer
+        return model(name, trust_remote_code=trust_remote_code)
+
+
 def evaluate(
-    model: SentenceTransformer,
+    model: SentenceTransformer | SparseEncoder,
     tasks: Sequence[str | Path] | Mapping[str, Any],
     output_dir: Path | None = None,
     *,
@@ -100,7 +126,7 @@ def _aggregate(
 
 
 def _run_task(
-    model: SentenceTransformer, name: str, task: Any, batch_size: int, show_progress_bar: bool
+    model: SentenceTransformer | SparseEncoder, name: str, task: Any, batch_size: int, show_progress_bar: bool
 ) -> tuple[TaskScores, dict[str, Any]]:
     import mteb
 

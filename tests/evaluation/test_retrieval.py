@@ -8,14 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from examples import make_pairs, make_static_model
 from loopback_hub import LoopbackHub, open_black_hole
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from transformers import BertConfig, BertForMaskedLM
 
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.tasks import load_tasks
@@ -67,6 +70,25 @@ def test_an_edited_model_never_gets_the_old_score(folder: Path, tmp_path: Path) 
         model[0].embedding.weight.copy_(torch.randn(model[0].embedding.weight.shape, generator=torch.manual_seed(5)))
     second = evaluate(model, [folder], tmp_path / "scores", show_progress_bar=False)["toy"]
     assert first.per_query != second.per_query
+
+
+@pytest.mark.parametrize("kind", [CrossEncoder, MultiVectorEncoder])
+def test_a_model_that_gives_no_vector_of_a_text_is_not_evaluated_as_another(
+    kind: Any, tiny_bert: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind(str(tiny_bert), device="cpu").save(str(tmp_path / "other"))
+    assert main(["evaluate", f"{tmp_path}/other", "--tasks", str(folder), "--output", f"{tmp_path}/scores"]) == 2
+    assert f"other is a {kind.__name__}, and what is evaluated here ranks by one vector" in capsys.readouterr().err
+
+
+def test_a_sparse_model_gets_the_score_of_a_sparse_model(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
+    BertForMaskedLM(BertConfig.from_pretrained(tiny_bert)).save_pretrained(tiny_bert)
+    model = SparseEncoder(str(tiny_bert), device="cpu")
+    model.save(str(tmp_path / "sparse"))
+    expected = evaluate(model, [folder], show_progress_bar=False)["toy"]
+    output = tmp_path / "scores"
+    assert main(["evaluate", f"{tmp_path}/sparse", "--tasks", str(folder), "--output", str(output)]) == 0
+    assert json.loads((output / "per_query" / "toy.json").read_text()) == pytest.approx(expected.per_query)
 
 
 def test_prompts_are_logged_where_there_are_any(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
