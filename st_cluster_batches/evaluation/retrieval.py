@@ -21,6 +21,7 @@ from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
 from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.reaching import probe_hub
+from st_cluster_batches.training.finite import check_weights, checking_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -82,11 +83,13 @@ def evaluate(
 
     Raises:
         ValueError: If a task is at fault; before anything is encoded.
+        DivergedError: If a weight or a vector of the model is not finite.
         ConnectionError: If the data of a named task cannot be had; at the first such task.
     """
     loaded = tasks if isinstance(tasks, Mapping) else load_tasks(tasks, judging)
 
     def evaluate_all() -> dict[str, TaskScores]:
+        check_weights(model)
         if prompts := {name: prompt for name, prompt in model.prompts.items() if prompt}:
             logger.info("Prompts in use: %s", prompts)
         store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
@@ -99,7 +102,8 @@ def evaluate(
                 if store:
                     store.save(name, task, kept)
             elif kept is None:
-                kept = _run_task(model, name, task, batch_size, show_progress_bar)
+                with checking_vectors(model):
+                    kept = _run_task(model, name, task, batch_size, show_progress_bar)
                 if store:
                     store.save(name, task, kept)
             scores[name], raw[name] = kept

@@ -45,6 +45,7 @@ from st_cluster_batches.columns import (
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.finite import check_weights
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     HUB_IDS_FILE,
@@ -82,6 +83,9 @@ class Run:
 
         Returns:
             The folder of the model; beside it lie the recipe, what the batches were made of, and the clustering.
+
+        Raises:
+            DivergedError: If the weights have become NaN; nothing is saved.
         """
         arguments = self.recipe.training
         output = Path(arguments.output_dir)
@@ -91,6 +95,7 @@ class Run:
             self._remove_earlier_run(output, target)
             begin(self.recipe, self.checkpoint)
         self.trainer.train(resume_from_checkpoint=self.checkpoint)
+        check_weights(self.trainer.model)  # before they are saved or pushed: the trainer's log hides a loss of NaN
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:

@@ -22,6 +22,7 @@ from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.tasks import load_tasks
+from st_cluster_batches.usage import DivergedError
 
 
 @pytest.fixture
@@ -89,6 +90,19 @@ def test_a_sparse_model_gets_the_score_of_a_sparse_model(tiny_bert: Path, folder
     output = tmp_path / "scores"
     assert main(["evaluate", f"{tmp_path}/sparse", "--tasks", str(folder), "--output", str(output)]) == 0
     assert json.loads((output / "per_query" / "toy.json").read_text()) == pytest.approx(expected.per_query)
+
+
+def test_a_model_of_nan_gets_no_score(folder: Path) -> None:
+    model = make_static_model()
+    with torch.no_grad():
+        model[0].embedding.weight[3, 0] = torch.nan
+    with pytest.raises(DivergedError, match=r"1 weights with NaN or infinite values, such as 0\.embedding\.weight"):
+        evaluate(model, [folder], show_progress_bar=False)
+    model = make_static_model()
+    with torch.no_grad():
+        model[0].embedding.weight.fill_(torch.finfo(torch.float32).max)  # each is finite, and no mean of several is
+    with pytest.raises(DivergedError, match=r"vectors that the model made of a batch of texts .* are NaN or infinite"):
+        evaluate(model, [folder], show_progress_bar=False)
 
 
 def test_prompts_are_logged_where_there_are_any(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
