@@ -172,15 +172,21 @@ def _describe_variant(name: str, one: dict[str, Any], baseline: dict[str, Any]) 
     return _row(
         escape_cell(name),
         f"{one['mean']:.4f}",
-        f"{difference['mean']:+.4f} ({difference['mean'] / scale:+.1%})",
-        f"{difference['low'] / scale:+.1%} to {difference['high'] / scale:+.1%}",
+        f"{difference['mean']:+.4f} ({_relate(difference['mean'], scale)})",
+        f"{_relate(difference['low'], scale)} to {_relate(difference['high'], scale)}",
         f"{difference['p_value']:.4f}",
         *(f"{sum(wins)} of {len(wins)}" for wins in (tasks, seeds)),
     )
 
 
 def _describe_interval(one: dict[str, Any], scale: float) -> str:
-    return f"{one['mean'] / scale:+.1%}, 95 % interval {one['low'] / scale:+.1%} to {one['high'] / scale:+.1%}"
+    mean, low, high = (_relate(one[name], scale) for name in ("mean", "low", "high"))
+    return f"{mean}, 95 % interval {low} to {high}"
+
+
+def _relate(difference: float, scale: float) -> str:
+    """Return a difference as a share of what it is to; as it is where that is nothing."""
+    return f"{difference / scale:+.1%}" if scale else f"{difference:+.4f}"
 
 
 def _describe_task(one: dict[str, Any]) -> str:
