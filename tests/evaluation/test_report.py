@@ -36,7 +36,8 @@ def test_a_baseline_that_finds_nothing_is_reported(tmp_path: Path) -> None:
     records += [{**record, "variant": "same"} for record in records if record["variant"] == "random"]
     write_report(summarise_runs(records, ABOUT), tmp_path)
     text = (tmp_path / "results.md").read_text()
-    assert "+0.0000 to +0.0000" in text and "`same` to `better`: -100.0%" in text and (tmp_path / "hardness.png").exists()
+    assert "+0.0000 to +0.0000" in text and "`same` to `better`: -100.0%" in text
+    assert (tmp_path / "hardness.png").exists()
 
 
 def test_one_seed_is_reported_without_its_noise() -> None:
