@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import DatasetDict, concatenate_datasets
+from datasets import DatasetDict
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import measure_loader
@@ -25,7 +24,6 @@ from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.columns import (
     CLUSTER,
-    FALSE_NEGATIVE_KEYS,
     ROW_KEY,
     SOURCE,
     has_row_keys,
@@ -38,13 +36,15 @@ from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
+from st_cluster_batches.evaluation.variant_labels import Labelled, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import EVALUATION_FOLDER, find_hub_ids, publish_values, publish_words
-from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.idle import tell_of_idle_variants
+from st_cluster_batches.training.pairs import find_labels, load_pairs
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.training.resuming import find_last_checkpoint
 from st_cluster_batches.training.run import build_run
@@ -92,18 +92,16 @@ class Variant:
 
     Args:
         recipe: Its parameters.
-        dataset: The pairs, perhaps labelled.
+        labelled: The pairs, labelled for it, and how long that took. Variants that need the same embeddings share
+            them, and their time is that of the first one; labels from an earlier call cost nothing.
         tune_seconds: Wall time of tuning, for `tuned: auto`.
-        attach_seconds: Wall time of labelling them. Variants that need the same embeddings share them, and their
-            time is that of the first one; labels from an earlier call cost nothing.
         steps: Optimiser steps of the whole training.
         fingerprint: Hash of model, labels, loss and training arguments, but for the seed.
     """
 
     recipe: Recipe
-    dataset: Dataset | DatasetDict
+    labelled: Labelled
     tune_seconds: float
-    attach_seconds: float
     steps: int
     fingerprint: str
 
@@ -141,6 +139,7 @@ class Comparison:
             raise ValueError(
                 f"{path} names no eval_tasks; give some, or held_out_queries to hold them out of the data"
             )
+        tell_of_idle_variants(recipes, read_values(path).get(VARIANTS, {}))
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
             # The stock order has no plan that tells of it: on more processes a batch is a larger one.
@@ -153,9 +152,10 @@ class Comparison:
         }
         tuned = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
         recipes = {name: recipe for name, (recipe, _) in tuned.items()}
-        labelled = _label_variants(pairs, recipes)
+        labelled = label_variants(pairs, recipes)
+        looked_at = _choose_starts(recipes)
         variants = {
-            name: _prepare_variant(recipe, labelled[name][0], (seconds, labelled[name][1]), inputs)
+            name: _prepare_variant(recipe, labelled[name], seconds, inputs, name in looked_at)
             for name, (recipe, seconds) in tuned.items()
         }
         hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})
@@ -192,11 +192,11 @@ class Comparison:
         trained = working / "trainer"
         recipe = derive_recipe(variant.recipe, seed=seed, output_dir=str(trained), max_steps=self.about["steps"])
         record = measure_run(
-            build_run(recipe, variant.dataset).trainer,
+            build_run(recipe, variant.labelled.dataset).trainer,
             self.tasks,
             working / EVALUATION_FOLDER,
             lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
-            attach_seconds=variant.attach_seconds,
+            attach_seconds=variant.labelled.seconds,
             tune_seconds=variant.tune_seconds,
             checkpoint=find_last_checkpoint(trained),
             judging=recipe.data.judging,
@@ -218,55 +218,30 @@ class Comparison:
         return Encoder(name, folder, trust_remote_code=baseline.model.trust_remote_code)
 
 
-def _label_variants(
-    pairs: Dataset | DatasetDict, recipes: dict[str, Recipe]
-) -> dict[str, tuple[Dataset | DatasetDict, float]]:
-    """Label the pairs for every variant, and time it; all get the same keys unless one says otherwise.
-
-    Near-duplicates are searched within clusters, which differ from variant to variant: where the recipe has one
-    threshold for all, the keys of the first variant with clusters are those of all.
-    """
-    thresholds = {name: recipe.clusters.false_negative_threshold for name, recipe in recipes.items()}
-    first = next(
-        (name for name, recipe in recipes.items() if recipe.training.strategy == CLUSTER), next(iter(recipes))
-    )
-    labelled: dict[str, tuple[Dataset | DatasetDict, float]] = {}
-    for name in sorted(recipes, key=lambda name: name != first):
-        recipe, start = recipes[name], time.perf_counter()
-        is_shared = name != first and thresholds[name] is not None and thresholds[name] == thresholds[first]
-        given = pairs
-        if is_shared and recipe.training.strategy in ("random", SOURCE):
-            given = _take_keys(pairs, labelled[first][0])  # before, since no clusters need be found then
-        dataset = label_pairs(given, recipe)[0]
-        if is_shared and recipe.training.strategy == CLUSTER:
-            dataset = _take_keys(dataset, labelled[first][0])
-        labelled[name] = dataset, time.perf_counter() - start
-    return labelled
-
-
-def _take_keys(dataset: Dataset | DatasetDict, other: Dataset | DatasetDict) -> Dataset | DatasetDict:
-    """Return pairs with the keys that the same rows have in another labelling."""
-    if isinstance(dataset, DatasetDict):
-        return DatasetDict({name: _take_keys(part, other[name]) for name, part in dataset.items()})
-    if FALSE_NEGATIVE_KEYS not in other.column_names:
-        return dataset
-    own = [name for name in dataset.column_names if name != FALSE_NEGATIVE_KEYS]
-    keys = other.with_format(None).select_columns(FALSE_NEGATIVE_KEYS)
-    return concatenate_datasets([dataset.with_format(None).select_columns(own), keys], axis=1)
+def _choose_starts(recipes: dict[str, Recipe]) -> set[str]:
+    """Return one variant of all that start with the same choice and the same guide: warnings of them are the same."""
+    chosen: dict[tuple[Any, ...], str] = {}
+    for name in sorted(recipes, key=lambda name: recipes[name].training.strategy != CLUSTER):  # tells more
+        clusters, model = recipes[name].clusters, recipes[name].model
+        chosen.setdefault((clusters.tuned, clusters.encoder, model.is_guided), name)
+    return {*chosen.values()}
 
 
 def _prepare_variant(
-    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: tuple[float, float], inputs: dict[str, Any]
+    recipe: Recipe, labelled: Labelled, tune_seconds: float, inputs: dict[str, Any], is_looked_at: bool
 ) -> Variant:
     """Take the fingerprint of all that affects the results of a variant.
 
     Args:
         recipe: The variant.
-        dataset: The training pairs, labelled for it.
-        seconds: How long tuning and labelling took.
+        labelled: The training pairs, labelled for it.
+        tune_seconds: How long tuning took.
         inputs: What affects the results of all variants.
+        is_looked_at: Whether to warn of a start that its batches were not tuned for, as `train` does.
     """
-    run = build_run(recipe, dataset)
+    run = build_run(recipe, labelled.dataset, labelled.clustering)
+    if is_looked_at:
+        run.look_at_start(labelled.dataset)
     arguments = {key: value for key, value in recipe.training.to_dict().items() if not key.startswith(_WITHOUT_EFFECT)}
     loader = run.trainer.get_train_dataloader()
     steps = recipe.training.max_steps
@@ -280,9 +255,9 @@ def _prepare_variant(
         {**arguments, "strategy": recipe.training.strategy},
         [sampler.describe() for sampler in find_samplers(loader)[1]],
         run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
-        *_hash_marks(dataset),
+        *_hash_marks(labelled.dataset),
     )
-    return Variant(recipe, dataset, *seconds, steps, fingerprint)
+    return Variant(recipe, labelled, tune_seconds, steps, fingerprint)
 
 
 def _hash_marks(dataset: Dataset | DatasetDict) -> list[str]:

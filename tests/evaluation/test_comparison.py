@@ -120,7 +120,8 @@ def test_all_variants_get_the_same_keys_unless_one_says_otherwise(tmp_path: Path
     keys = {"variants": variants, "max_steps": 2, "false_negative_threshold": threshold}
     recipe = make_workspace(tmp_path, (pairs, collection), **keys)
     comparison = Comparison.prepare(recipe, tmp_path / "out", 1)
-    found = [read_keys(comparison.variants[name].dataset) for name in ("random", "cluster", "source", "coarse")]
+    shared = ("random", "cluster", "source", "coarse")
+    found = [read_keys(comparison.variants[name].labelled.dataset) for name in shared]
     assert found[0] == found[1] == found[2] == found[3]
     assert (max(map(len, found[0])) > 2) == (threshold is not None)
     results = comparison.run()["results"]
@@ -209,6 +210,21 @@ def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     steps = {json.loads(path.read_text())["steps"] for path in (tmp_path / "out" / "runs").glob("*.json")}
     assert steps == {results["steps"]} == {13}
     assert results["results"]["cluster"]["counts"][0]["dropped"] == 0
+
+
+def test_what_train_warns_of_compare_warns_of_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    variants = {"random": {"batch_sampler": "random", "cluster_size": 50, "n_clusters": None}, "cluster": {}}
+    variants["finer"] = {"max_cluster_size": 30}
+    own = {"variants": variants, "max_steps": 1, "loss": "guided", "margin": 0.0}
+    recipe = make_workspace(tmp_path, make_topic_pairs(200), knows_topics=True, **own)
+    compare(recipe, tmp_path / "out", n_seeds=1)
+    idle = [one for one in caplog.messages if "takes no clusters" in one]
+    # What is said for all is meant for the others.
+    assert idle == [
+        "Variant 'random': batch_sampler: random takes no clusters, so nothing here is decided by cluster_size"
+    ]
+    # Said once, though two variants have the same guide.
+    assert len([one for one in caplog.messages if one.startswith("The guide knows no more of")]) == 1
 
 
 def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path: Path) -> None:
