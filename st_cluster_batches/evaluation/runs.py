@@ -18,6 +18,7 @@ from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -101,9 +102,10 @@ def measure_run(
     hardness = ProcessGroup.current("compare").once(
         lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
     )
-    start = time.perf_counter()
+    spent = Spent(trainer.loss, checkpoint)
+    trainer.add_callback(spent)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    train_seconds = time.perf_counter() - start
+    train_seconds = spent.seconds
     if save_to is not None:
         # Before evaluating: the card says how long it was from the start of training to this.
         trainer.save_model(str(save_to))
