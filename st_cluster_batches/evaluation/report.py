@@ -116,7 +116,17 @@ def _describe_masks(variants: dict[str, Any]) -> list[str]:
     """Say what share of the in-batch negatives each guided variant has masked."""
     shares = {name: one.get("masked_share") for name, one in variants.items()}
     told = [f"{quote_code(name)} {share:.2%}" for name, share in shares.items() if share is not None]
-    return ["", f"In-batch negatives that were masked: {', '.join(told)}."] if told else []
+    if not told:
+        return []
+    lines = ["", f"In-batch negatives that were masked: {', '.join(told)}."]
+    by_guide: dict[str, list[str]] = {}
+    for name, one in variants.items():
+        if (guide := one.get("guide")) is not None:
+            by_guide.setdefault(guide, []).append(quote_code(name))
+    if len(by_guide) > 1:
+        groups = " and ".join(", ".join(names) for names in by_guide.values())
+        lines += ["", f"Different guides have masked: {groups}. A difference between these is in part due to that."]
+    return lines
 
 
 def _describe_refreshes(variants: dict[str, Any]) -> list[str]:

@@ -9,17 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers.sentence_transformer.losses import CachedGISTEmbedLoss, GISTEmbedLoss
 from tqdm.auto import tqdm
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.batches.hardness import BatchHardness
 from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
+from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 
@@ -96,8 +99,8 @@ def measure_run(
         batch_size: Texts that the model sees at once in evaluation.
 
     Returns:
-        Steps, times (of refreshes, too), counts of batches, whether false negatives were kept apart, hardness, and
-        nDCG@10 by task and by query.
+        Steps, times (of refreshes, too), counts of batches, whether false negatives were kept apart, hardness, what
+        was masked by which guide, and nDCG@10 by task and by query.
     """
     hardness = ProcessGroup.current("compare").once(
         lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
@@ -124,9 +127,17 @@ def measure_run(
         "keeps_false_negatives_apart": any(sampler.describe()["distinct"] for sampler in samplers),
         "hardness": asdict(hardness) if hardness else None,
         "masked_share": getattr(trainer.loss, "masked_share", None),
+        "guide": identify_guide(trainer.loss),
         "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
         "per_query": {task: one.per_query for task, one in scores.items()},
     }
+
+
+def identify_guide(loss: Any) -> str | None:
+    """Return a hash of what tells false negatives to a loss: stored vectors, or a model; None if nothing does."""
+    if isinstance(loss, Guided):
+        return loss.guide.digest
+    return fingerprint_model(loss.guide) if isinstance(loss, GISTEmbedLoss | CachedGISTEmbedLoss) else None
 
 
 def _read_refresh_seconds(plan: Path) -> float | None:

@@ -40,6 +40,16 @@ def test_a_baseline_that_finds_nothing_is_reported(tmp_path: Path) -> None:
     assert (tmp_path / "hardness.png").exists()
 
 
+def test_variants_that_different_guides_have_masked_are_told_apart() -> None:
+    def describe(guide: str) -> str:
+        guides = {"random": "one", "better": guide}
+        records = [{**one, "masked_share": 0.1, "guide": guides[one["variant"]]} for one in make_records()]
+        return describe_results(summarise_runs(records, ABOUT))
+
+    assert "Different guides have masked: `random` and `better`." in describe("other")
+    assert "`random` 10.00%, `better` 10.00%." in describe("one") and "Different guides" not in describe("one")
+
+
 def test_one_seed_is_reported_without_its_noise() -> None:
     results = summarise_runs(make_records(n_seeds=1), ABOUT)
     assert results["spread"]["mean"] is None
