@@ -18,27 +18,20 @@ import torch
 from datasets import DatasetDict
 
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.hardness import measure_loader
+from st_cluster_batches.batches.hardness import BatchHardness, measure_loader
 from st_cluster_batches.batches.run_length import count_updates
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.columns import (
     CLUSTER,
-    ROW_KEY,
     SOURCE,
-    has_row_keys,
-    list_parts,
-    read_marks,
 )
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
-from st_cluster_batches.data.roles import Columns, find_roles
-from st_cluster_batches.data.texts import check_texts
-from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
+from st_cluster_batches.evaluation.runs import Record, identify_guide, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
-from st_cluster_batches.evaluation.variant_labels import Labelled, label_variants
+from st_cluster_batches.evaluation.variant_labels import Labelled, hash_marks, hash_texts, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
-from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -50,7 +43,7 @@ from st_cluster_batches.training.resuming import find_last_checkpoint
 from st_cluster_batches.training.run import build_run
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +137,7 @@ class Comparison:
         inputs = {
             # The stock order has no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
-            "data": _hash_texts(pairs, columns),
+            "data": hash_texts(pairs, columns),
             "tasks": [
                 identify_task(task) for task in load_tasks(tasks, next(iter(recipes.values())).data.judging).values()
             ],
@@ -182,6 +175,7 @@ class Comparison:
             logger.info("%s with seed %d has been run before", name, seed)
             # A kill between the record and the end of the run leaves its folder.
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            self._measure_anew(self.variants[name], seed, path)
         else:
             self._run(self.variants[name], seed, path)
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -190,12 +184,12 @@ class Comparison:
         """Train and evaluate, and write the record; only a run with a record counts as finished."""
         working = path.with_suffix("")
         trained = working / "trainer"
-        recipe = derive_recipe(variant.recipe, seed=seed, output_dir=str(trained), max_steps=self.about["steps"])
+        recipe = self._derive(variant, seed, trained)
         record = measure_run(
             build_run(recipe, variant.labelled.dataset).trainer,
             self.tasks,
             working / EVALUATION_FOLDER,
-            lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
+            self._measure_hardness,
             attach_seconds=variant.labelled.seconds,
             tune_seconds=variant.tune_seconds,
             checkpoint=find_last_checkpoint(trained),
@@ -204,10 +198,38 @@ class Comparison:
         )
 
         def finish() -> None:
-            write_atomically(path, json.dumps(record, ensure_ascii=False) + "\n")
+            self._write_record(path, record)
             shutil.rmtree(working)
 
         ProcessGroup.current("compare").once(finish, None)
+
+    def _measure_anew(self, variant: Variant, seed: int, path: Path) -> None:
+        """Measure the batches of a finished run again where another encoder measured them: a table has one for all."""
+        processes = ProcessGroup.current("compare")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not processes.decide(lambda: record.get("hardness_encoder") != self._encoder.fingerprint):
+            return
+        logger.info("The batches of %s were measured by another encoder; %s measures them", path, self._encoder.name)
+        trainer = build_run(self._derive(variant, seed, self.output), variant.labelled.dataset).trainer
+
+        def measure() -> None:
+            hardness = asdict(self._measure_hardness(trainer.get_train_dataloader()))
+            self._write_record(path, {**record, "hardness": hardness})
+
+        processes.once(measure, None)
+
+    def _write_record(self, path: Path, record: Record) -> None:
+        """Write the record of a run, with what has measured its batches; no older record says that."""
+        content = {**record, "hardness_encoder": self._encoder.fingerprint}
+        write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+    def _derive(self, variant: Variant, seed: int, output_dir: Path) -> Recipe:
+        """Return the recipe of one run."""
+        values = {"seed": seed, "output_dir": str(output_dir), "max_steps": self.about["steps"]}
+        return derive_recipe(variant.recipe, **values)
+
+    def _measure_hardness(self, loader: DataLoader[Any]) -> BatchHardness:
+        return measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir))
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -254,20 +276,7 @@ def _prepare_variant(
         model,
         {**arguments, "strategy": recipe.training.strategy},
         [sampler.describe() for sampler in find_samplers(loader)[1]],
-        run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
-        *_hash_marks(labelled.dataset),
+        identify_guide(run.trainer.loss),
+        *hash_marks(labelled.dataset),
     )
     return Variant(recipe, labelled, tune_seconds, steps, fingerprint)
-
-
-def _hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
-    """Return hashes of which rows mask nothing, where there are such rows."""
-    keyed = [part.with_format("arrow", columns=[ROW_KEY]) for part in list_parts(dataset) if has_row_keys(part)]
-    marks = [read_marks(part[:][ROW_KEY].to_numpy())[1] for part in keyed]
-    return [hash_values(one.tobytes().hex()) for one in marks] if any(one.any() for one in marks) else []
-
-
-def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:
-    parts = pairs.values() if isinstance(pairs, DatasetDict) else [pairs]
-    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in parts]
-    return [check_texts(part, roles.texts, show_progress_bar=False) for part, roles in found]

@@ -1,4 +1,4 @@
-"""The pairs of a comparison, labelled for each of its variants."""
+"""The pairs of a comparison, labelled for each of its variants, and what tells them from others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING
 
 from datasets import DatasetDict, concatenate_datasets
 
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
-from st_cluster_batches.training.pairs import label_pairs
+from st_cluster_batches.columns import (
+    CLUSTER,
+    FALSE_NEGATIVE_KEYS,
+    ROW_KEY,
+    SOURCE,
+    has_row_keys,
+    list_parts,
+    read_marks,
+)
+from st_cluster_batches.data.roles import Columns, find_roles
+from st_cluster_batches.data.texts import check_texts
+from st_cluster_batches.storage.cache import hash_values
+from st_cluster_batches.training.pairs import find_labels, label_pairs
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -66,3 +77,17 @@ def _take_keys(dataset: Dataset | DatasetDict, other: Dataset | DatasetDict) -> 
     own = [name for name in dataset.column_names if name != FALSE_NEGATIVE_KEYS]
     keys = other.with_format(None).select_columns(FALSE_NEGATIVE_KEYS)
     return concatenate_datasets([dataset.with_format(None).select_columns(own), keys], axis=1)
+
+
+def hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
+    """Return hashes of which rows mask nothing, where there are such rows."""
+    keyed = [part.with_format("arrow", columns=[ROW_KEY]) for part in list_parts(dataset) if has_row_keys(part)]
+    marks = [read_marks(part[:][ROW_KEY].to_numpy())[1] for part in keyed]
+    return [hash_values(one.tobytes().hex()) for one in marks] if any(one.any() for one in marks) else []
+
+
+def hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:
+    """Return by column of texts a hash of all of them, of each dataset."""
+    parts = pairs.values() if isinstance(pairs, DatasetDict) else [pairs]
+    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in parts]
+    return [check_texts(part, roles.texts, show_progress_bar=False) for part, roles in found]

@@ -201,6 +201,23 @@ def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
     assert len(read_times(output)) == 7
 
 
+def test_one_encoder_measures_the_batches_of_all_runs(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(200), variants=TWO, max_steps=2)
+    own = {"n_seeds": 1, "overrides": ["--encoder", str(tmp_path / "other")]}
+    make_planted_model(False, seed=1).save(str(tmp_path / "other"))
+    compare(recipe, tmp_path / "out", n_seeds=1)
+    scores = {path.name: json.loads(path.read_text())["per_query"] for path in (tmp_path / "out/runs").glob("*.json")}
+    changed, fresh = (compare(recipe, tmp_path / name, **own)["results"] for name in ("out", "fresh"))
+    assert {name: one["hardness"] for name, one in changed.items()} == {
+        name: one["hardness"] for name, one in fresh.items()
+    }
+    random = next(name for name in scores if name.startswith("random"))
+    assert json.loads((tmp_path / "out/runs" / random).read_text())["per_query"] == scores[random]
+    times = read_times(tmp_path / "out")
+    compare(recipe, tmp_path / "out", **own)
+    assert read_times(tmp_path / "out") == times
+
+
 def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     # Half of the rows share a passage, and none is left out for it.
     pairs, collection = make_topic_pairs(200)
