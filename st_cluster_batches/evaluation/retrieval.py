@@ -17,6 +17,7 @@ from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.clusters.saved import naming_model, read_kind
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
+from st_cluster_batches.evaluation.prompts import tell_prompts
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
 from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -90,8 +91,7 @@ def evaluate(
 
     def evaluate_all() -> dict[str, TaskScores]:
         check_weights(model)
-        if prompts := {name: prompt for name, prompt in model.prompts.items() if prompt}:
-            logger.info("Prompts in use: %s", prompts)
+        tell_prompts(model, [*loaded.values()])
         store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
         scores: dict[str, TaskScores] = {}
         raw: dict[str, dict[str, Any]] = {}

@@ -105,31 +105,6 @@ def test_a_model_of_nan_gets_no_score(folder: Path) -> None:
         evaluate(model, [folder], show_progress_bar=False)
 
 
-def test_prompts_are_logged_where_there_are_any(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "st_cluster_batches")
-    model = make_static_model()
-    for prompts, expected in (({"query": "", "document": ""}, 0), ({"query": "pawn ", "document": ""}, 1)):
-        model.prompts = prompts
-        evaluate(model, [folder], show_progress_bar=False)
-        assert caplog.text.count("Prompts in use: {'query': 'pawn '}") == caplog.text.count("Prompts") == expected
-
-
-def test_prompts_reach_the_tokenizer(folder: Path) -> None:
-    model = make_static_model()
-    model.prompts = {"query": "pawn ", "document": "soup "}
-    seen: list[str] = []
-    tokenize = model.preprocess
-
-    def record(texts: list[str], prompt: str | None = None, **options: object) -> object:
-        seen.extend((prompt or "") + str(text) for text in texts)
-        return tokenize(texts, prompt=prompt, **options)
-
-    model.preprocess = record
-    evaluate(model, [folder], show_progress_bar=False)
-    assert sum(text.startswith("pawn ") for text in seen) >= 20
-    assert sum(text.startswith("soup title") for text in seen) >= 40
-
-
 def test_tasks_are_checked_before_anything_is_encoded(folder: Path, tmp_path: Path, collection: Collection) -> None:
     model = make_static_model()
 
