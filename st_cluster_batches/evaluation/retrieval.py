@@ -93,6 +93,8 @@ def evaluate(
         check_weights(model)
         tell_prompts(model, [*loaded.values()])
         store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
+        if store:
+            store.begin(loaded)
         scores: dict[str, TaskScores] = {}
         raw: dict[str, dict[str, Any]] = {}
         for name, task in loaded.items():
@@ -109,8 +111,6 @@ def evaluate(
             scores[name], raw[name] = kept
             if store:
                 store.publish(scores, name, kept[1])
-        if store:
-            store.remove_others(scores)
         return scores
 
     return ProcessGroup.current("evaluate").once(evaluate_all, {})
