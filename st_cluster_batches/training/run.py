@@ -54,7 +54,12 @@ from st_cluster_batches.training.folder import (
     find_hub_ids,
     publish_values,
 )
-from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_static_trials
+from st_cluster_batches.training.guiding import (
+    follow_choice,
+    measure_start,
+    warn_of_other_model,
+    warn_of_static_trials,
+)
 from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
@@ -115,6 +120,7 @@ class Run:
             dataset: The labelled training pairs.
         """
         warn_of_static_trials(self.trainer.model, self.recipe)
+        warn_of_other_model(self.trainer.model, self.recipe)
         measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
 
     def _remove_earlier_run(self, output: Path, target: Path) -> None:
