@@ -23,7 +23,7 @@ from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
 from st_cluster_batches.losses.guided import Guided
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 
 Record = dict[str, Any]  # JSON values
@@ -60,14 +60,19 @@ def measure_tuning(run: Callable[[], Choice], folder: Path) -> tuple[Choice, flo
         folder: Where the time is kept too: a later call finds the trials done, and takes no time.
 
     Returns:
-        The choice, and the seconds of wall time of the longest call.
+        The choice, and the seconds of wall time of the longest call that made the same one.
     """
     start = time.perf_counter()
     choice = run()
     path = folder / _SECONDS_FILE
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
-    seconds = max(round(time.perf_counter() - start, 2), earlier)
-    write_atomically(path, json.dumps(seconds) + "\n")
+    made = hash_values(choice.describe())
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(earlier, dict):  # as earlier versions wrote it, of whichever choice
+        earlier = {"choice": made, "seconds": earlier}
+    seconds = round(time.perf_counter() - start, 2)
+    if earlier.get("choice") == made:
+        seconds = max(seconds, earlier["seconds"])
+    write_atomically(path, json.dumps({"choice": made, "seconds": seconds}) + "\n")
     return choice, seconds
 
 
