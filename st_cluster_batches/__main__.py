@@ -14,8 +14,9 @@ from io import TextIOWrapper
 from st_cluster_batches import commands
 from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.publishing.failures import PublishError
+from st_cluster_batches.storage.numbers import DivergedError
 from st_cluster_batches.storage.processes import is_first_process
-from st_cluster_batches.usage import DivergedError, UsageError
+from st_cluster_batches.usage import UsageError
 
 # Nothing heavier is imported here: `--help` should answer at once.
 

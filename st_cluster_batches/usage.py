@@ -16,10 +16,6 @@ class UsageError(Exception):
     """Bad input, found before any work."""
 
 
-class DivergedError(ValueError):
-    """A model with NaN or infinite values, in its weights or in its vectors."""
-
-
 @contextmanager
 def checking_input() -> Iterator[None]:
     """Turn the errors that bad input raises into a `UsageError` of one line."""

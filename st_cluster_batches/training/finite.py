@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from st_cluster_batches.usage import DivergedError
+from st_cluster_batches.storage.numbers import DivergedError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SparseEncoder

@@ -22,7 +22,7 @@ from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.tasks import load_tasks
-from st_cluster_batches.usage import DivergedError
+from st_cluster_batches.storage.numbers import DivergedError
 
 
 @pytest.fixture
