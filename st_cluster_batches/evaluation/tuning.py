@@ -28,6 +28,7 @@ from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.training.prompts import warn_of_trials_without_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -143,6 +144,8 @@ def tune(
             _check_part(part)
         if proxy == "model":
             start = Start.load_model(model or encoder, cache.folder, n_layers, max_seq_length, trust_remote_code)
+            if start.model is not None:
+                warn_of_trials_without_prompts(start.model)
         else:
             start = Start.load(model or encoder, cache.folder, trust_remote_code)
         embedder = Encoder(encoder, cache.folder, trust_remote_code=trust_remote_code)

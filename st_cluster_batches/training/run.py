@@ -63,6 +63,7 @@ from st_cluster_batches.training.guiding import (
 from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.resuming import begin, find_resumed
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
@@ -114,11 +115,14 @@ class Run:
         return target
 
     def look_at_start(self, dataset: Dataset | DatasetDict) -> None:
-        """Warn where the model to be trained is not what its batches were tuned for, or its guide knows less than it.
+        """Warn where the model is not what its batches were tuned for, its guide is weaker, or its prompts are idle.
 
         Args:
             dataset: The labelled training pairs.
         """
+        labels = {*find_labels(dataset, self.recipe.data.columns), *NO_TEXT_COLUMNS}
+        columns = [name for name in list_parts(dataset)[0].column_names if name not in labels]
+        warn_of_unused_prompts(self.trainer.model, columns, self.recipe)
         warn_of_static_trials(self.trainer.model, self.recipe)
         warn_of_other_model(self.trainer.model, self.recipe)
         measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
