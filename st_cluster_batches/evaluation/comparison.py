@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.variant_labels import Labelled, hash_marks, hash_texts, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
+from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import EVALUATION_FOLDER, find_hub_ids, publish_values, publish_words
@@ -164,8 +166,16 @@ class Comparison:
         return cls(output, variants, tasks, n_seeds, about)
 
     def run(self) -> dict[str, Any]:
-        """Do the runs that have not been done, and report; see `compare`."""
-        return report_runs(run_variants(list(self.variants), self.n_seeds, self._get_record), self.about, self.output)
+        """Do the runs that have not been done, and report; see `compare`.
+
+        Raises:
+            OSError: If another comparison is at work in the same folder; before any training.
+        """
+        with ExitStack() as stack:
+            # Two of them would train in one working folder, and each remove that of the other.
+            ProcessGroup.current("compare").once(lambda: stack.enter_context(claim(self.output)), None)
+            records = run_variants(list(self.variants), self.n_seeds, self._get_record)
+            return report_runs(records, self.about, self.output)
 
     def _get_record(self, name: str, seed: int) -> Record | None:
         """Return the record of a finished run, or run it; None on processes that do not see the record."""

@@ -18,6 +18,7 @@ from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.evaluation.comparison import Comparison, compare
 from st_cluster_batches.evaluation.report import redraw
+from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -229,24 +230,17 @@ def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     assert results["results"]["cluster"]["counts"][0]["dropped"] == 0
 
 
-def test_what_train_warns_of_compare_warns_of_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    variants = {"random": {"batch_sampler": "random", "cluster_size": 50, "n_clusters": None}, "cluster": {}}
-    variants["finer"] = {"max_cluster_size": 30}
-    own = {"variants": variants, "max_steps": 1, "loss": "guided", "margin": 0.0}
-    recipe = make_workspace(tmp_path, make_topic_pairs(200), knows_topics=True, **own)
-    compare(recipe, tmp_path / "out", n_seeds=1)
-    idle = [one for one in caplog.messages if "takes no clusters" in one]
-    # What is said for all is meant for the others.
-    assert idle == [
-        "Variant 'random': batch_sampler: random takes no clusters, so nothing here is decided by cluster_size"
-    ]
-    # Said once, though two variants have the same guide.
-    assert len([one for one in caplog.messages if one.startswith("The guide knows no more of")]) == 1
-
-
 def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
     assert list(compare(recipe, tmp_path / "out", n_seeds=1)["results"]) == ["random", "cluster"]
+
+
+def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
+    comparison = Comparison.prepare(recipe, tmp_path / "out", 1)
+    with claim(tmp_path / "out"), pytest.raises(OSError, match="Another process is at work in"):
+        comparison.run()
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_held_out_pairs_take_the_place_of_the_test_collections(tmp_path: Path) -> None:
