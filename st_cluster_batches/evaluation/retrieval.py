@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.clusters.saved import naming_model, read_kind
+from st_cluster_batches.clusters.saved import is_classifier, naming_model, read_kind
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.prompts import tell_prompts
@@ -44,7 +44,7 @@ def load_evaluated(name: str, trust_remote_code: bool = False) -> SentenceTransf
     from sentence_transformers import SentenceTransformer, SparseEncoder
 
     with naming_model(name):
-        kind = read_kind(name)
+        kind = read_kind(name) or ("CrossEncoder" if is_classifier(name) else None)
         if kind in ("CrossEncoder", "MultiVectorEncoder"):
             raise TypeError(
                 f"{name} is a {kind}, and what is evaluated here ranks by one vector of each text: give a "

@@ -21,8 +21,9 @@ def check_weights(model: SentenceTransformer | SparseEncoder) -> None:
     Raises:
         DivergedError: If one is not, with its name.
     """
-    # Buffers may hold -inf on purpose, as masks do.
-    bad = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    # Buffers may hold -inf on purpose, as masks do; of eight bits torch cannot say it.
+    weights = [(name, weight) for name, weight in model.named_parameters() if weight.element_size() > 1]
+    bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
     if bad:
         raise DivergedError(
             f"The model has {len(bad)} weights with NaN or infinite values, such as {bad[0]}: a training of it "

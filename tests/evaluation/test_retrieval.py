@@ -16,11 +16,11 @@ import torch
 from examples import make_pairs, make_static_model
 from loopback_hub import LoopbackHub, open_black_hole
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.retrieval import evaluate, load_evaluated
 from st_cluster_batches.evaluation.tasks import load_tasks
 from st_cluster_batches.storage.numbers import DivergedError
 
@@ -80,6 +80,12 @@ def test_a_model_that_gives_no_vector_of_a_text_is_not_evaluated_as_another(
     kind(str(tiny_bert), device="cpu").save(str(tmp_path / "other"))
     assert main(["evaluate", f"{tmp_path}/other", "--tasks", str(folder), "--output", f"{tmp_path}/scores"]) == 2
     assert f"other is a {kind.__name__}, and what is evaluated here ranks by one vector" in capsys.readouterr().err
+
+
+def test_a_cross_encoder_of_an_earlier_version_is_known_too(tiny_bert: Path) -> None:
+    BertForSequenceClassification(BertConfig.from_pretrained(tiny_bert, num_labels=1)).save_pretrained(tiny_bert)
+    with pytest.raises(TypeError, match="is a CrossEncoder"):
+        load_evaluated(str(tiny_bert))
 
 
 def test_a_sparse_model_gets_the_score_of_a_sparse_model(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
