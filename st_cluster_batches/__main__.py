@@ -14,6 +14,7 @@ from io import TextIOWrapper
 from st_cluster_batches import commands
 from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.publishing.failures import PublishError
+from st_cluster_batches.storage.numbers import DivergedError
 from st_cluster_batches.storage.processes import is_first_process
 from st_cluster_batches.usage import UsageError
 
@@ -56,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; keep the interpreter from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, PublishError) as error:  # no connection, a full disk
+    except (OSError, PublishError, DivergedError) as error:  # no connection, a full disk, a loss of NaN
         print(f"st-cluster-batches: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -190,11 +190,8 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     with checking_input():
         if arguments.batch_size < 1:
             raise ValueError(f"--batch_size {arguments.batch_size} must be at least 1")
-        from sentence_transformers import SentenceTransformer
-
-        from st_cluster_batches.clusters.saved import naming_model
         from st_cluster_batches.data.collection import Judging
-        from st_cluster_batches.evaluation.retrieval import evaluate
+        from st_cluster_batches.evaluation.retrieval import evaluate, load_evaluated
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.evaluation.tasks import load_tasks
         from st_cluster_batches.training.folder import MODEL_FOLDER
@@ -203,8 +200,7 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         make_folder(arguments.output)
         within = Path(arguments.model) / MODEL_FOLDER  # where `train` leaves it
         name = str(within) if within.is_dir() else arguments.model
-        with naming_model(name):
-            model = SentenceTransformer(name, trust_remote_code=arguments.trust_remote_code)
+        model = load_evaluated(name, arguments.trust_remote_code)
     scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"
 

@@ -94,6 +94,13 @@ def test_train_evaluates_as_the_recipe_says(workspace: Path, monkeypatch: pytest
     assert (asked["batch_size"], asked["judging"].missing) == (7, "drop")
 
 
+def test_a_training_that_diverges_leaves_no_model(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--learning_rate", "1e38", "--batch_sampler", "random", "--max_steps", "20"]
+    assert main(["train", f"{workspace}/recipe.yaml", *words]) == 1
+    assert "error: The model has 1 weights with NaN or infinite values" in capsys.readouterr().err
+    assert not (workspace / "run" / "model").exists()
+
+
 def test_evaluate_keeps_every_query(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", f"{workspace}/encoder", "--tasks", f"{workspace}/held_out", "--output", f"{workspace}/scores"]
     assert main([*words, "--json"]) == 0

@@ -21,6 +21,21 @@ def read_kind(name: str, is_local: bool = False) -> str | None:
     return None if config is None else json.loads(Path(config).read_text(encoding="utf-8")).get("model_type")
 
 
+def is_classifier(name: str) -> bool:
+    """Return whether a model is one of transformers that classifies, as a CrossEncoder was saved in earlier versions.
+
+    Args:
+        name: A folder, or a Hub id.
+    """
+    from sentence_transformers.util import load_file_path
+
+    config = load_file_path(name, "config.json")
+    if config is None or load_file_path(name, "modules.json") is not None:
+        return False
+    architectures = json.loads(Path(config).read_text(encoding="utf-8")).get("architectures") or []
+    return any(one.endswith("ForSequenceClassification") for one in architectures)
+
+
 @contextmanager
 def naming_model(name: str) -> Iterator[None]:
     """Name the model that can be loaded from nowhere: a host's own message speaks of the connection alone."""

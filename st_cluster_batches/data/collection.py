@@ -143,6 +143,7 @@ def read_collection(folder: Path, judging: Judging | None = None) -> Collection:
     )
     if len(kept) < len(queries):
         logger.info("%s: %d of %d queries have a relevant document", folder.name, len(kept), len(queries))
+    _tell_of_empty(folder, corpus, kept)
     scale = math.lcm(*(score.denominator for own in kept.values() for score in own.values()))
     if scale > 1:
         # mteb takes whole numbers; nDCG is the same for all multiples.
@@ -153,6 +154,23 @@ def read_collection(folder: Path, judging: Judging | None = None) -> Collection:
         corpus,
         {query: {document: _scale(score, scale) for document, score in own.items()} for query, own in kept.items()},
     )
+
+
+def _tell_of_empty(folder: Path, corpus: dict[str, tuple[str, str]], judged: Judgements) -> None:
+    """Warn of documents without a text: a model gives all of these one vector, which says nothing of them."""
+    empty = [key for key, (title, text) in corpus.items() if not (title.strip() or text.strip())]
+    if empty:
+        relevant = {key for own in judged.values() for key, score in own.items() if score > 0}
+        logger.warning(
+            "%s: %d of %d documents have neither title nor text, such as %s; %d of them are relevant to a query. They "
+            "are ranked like all others, by the vector of an empty text: give them texts, or remove them from the "
+            "corpus",
+            folder,
+            len(empty),
+            len(corpus),
+            empty[0],
+            len(relevant & {*empty}),
+        )
 
 
 def _scale(score: Fraction, scale: int) -> int:

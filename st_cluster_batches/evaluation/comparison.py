@@ -7,8 +7,8 @@ import logging
 import os
 import platform
 import shutil
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,41 +16,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import DatasetDict, concatenate_datasets
+from datasets import DatasetDict
 
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.hardness import measure_loader
+from st_cluster_batches.batches.hardness import BatchHardness, measure_loader
 from st_cluster_batches.batches.run_length import count_updates
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.columns import (
     CLUSTER,
-    FALSE_NEGATIVE_KEYS,
-    ROW_KEY,
     SOURCE,
-    has_row_keys,
-    list_parts,
-    read_marks,
 )
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
-from st_cluster_batches.data.roles import Columns, find_roles
-from st_cluster_batches.data.texts import check_texts
-from st_cluster_batches.evaluation.runs import Record, measure_run, report_runs, run_variants
+from st_cluster_batches.evaluation.runs import Record, identify_guide, measure_run, report_runs, run_variants
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
+from st_cluster_batches.evaluation.variant_labels import Labelled, hash_marks, hash_texts, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
-from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
+from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import EVALUATION_FOLDER, find_hub_ids, publish_values, publish_words
-from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.idle import tell_of_idle_variants
+from st_cluster_batches.training.pairs import find_labels, load_pairs
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, read_values
 from st_cluster_batches.training.resuming import find_last_checkpoint
 from st_cluster_batches.training.run import build_run
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +87,16 @@ class Variant:
 
     Args:
         recipe: Its parameters.
-        dataset: The pairs, perhaps labelled.
+        labelled: The pairs, labelled for it, and how long that took. Variants that need the same embeddings share
+            them, and their time is that of the first one; labels from an earlier call cost nothing.
         tune_seconds: Wall time of tuning, for `tuned: auto`.
-        attach_seconds: Wall time of labelling them. Variants that need the same embeddings share them, and their
-            time is that of the first one; labels from an earlier call cost nothing.
         steps: Optimiser steps of the whole training.
         fingerprint: Hash of model, labels, loss and training arguments, but for the seed.
     """
 
     recipe: Recipe
-    dataset: Dataset | DatasetDict
+    labelled: Labelled
     tune_seconds: float
-    attach_seconds: float
     steps: int
     fingerprint: str
 
@@ -141,11 +134,12 @@ class Comparison:
             raise ValueError(
                 f"{path} names no eval_tasks; give some, or held_out_queries to hold them out of the data"
             )
+        tell_of_idle_variants(recipes, read_values(path).get(VARIANTS, {}))
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
             # The stock order has no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
-            "data": _hash_texts(pairs, columns),
+            "data": hash_texts(pairs, columns),
             "tasks": [
                 identify_task(task) for task in load_tasks(tasks, next(iter(recipes.values())).data.judging).values()
             ],
@@ -153,9 +147,10 @@ class Comparison:
         }
         tuned = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
         recipes = {name: recipe for name, (recipe, _) in tuned.items()}
-        labelled = _label_variants(pairs, recipes)
+        labelled = label_variants(pairs, recipes)
+        looked_at = _choose_starts(recipes)
         variants = {
-            name: _prepare_variant(recipe, labelled[name][0], (seconds, labelled[name][1]), inputs)
+            name: _prepare_variant(recipe, labelled[name], seconds, inputs, name in looked_at)
             for name, (recipe, seconds) in tuned.items()
         }
         hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})
@@ -171,8 +166,16 @@ class Comparison:
         return cls(output, variants, tasks, n_seeds, about)
 
     def run(self) -> dict[str, Any]:
-        """Do the runs that have not been done, and report; see `compare`."""
-        return report_runs(run_variants(list(self.variants), self.n_seeds, self._get_record), self.about, self.output)
+        """Do the runs that have not been done, and report; see `compare`.
+
+        Raises:
+            OSError: If another comparison is at work in the same folder; before any training.
+        """
+        with ExitStack() as stack:
+            # Two of them would train in one working folder, and each remove that of the other.
+            ProcessGroup.current("compare").once(lambda: stack.enter_context(claim(self.output)), None)
+            records = run_variants(list(self.variants), self.n_seeds, self._get_record)
+            return report_runs(records, self.about, self.output)
 
     def _get_record(self, name: str, seed: int) -> Record | None:
         """Return the record of a finished run, or run it; None on processes that do not see the record."""
@@ -182,6 +185,7 @@ class Comparison:
             logger.info("%s with seed %d has been run before", name, seed)
             # A kill between the record and the end of the run leaves its folder.
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            self._measure_anew(self.variants[name], seed, path)
         else:
             self._run(self.variants[name], seed, path)
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -190,13 +194,13 @@ class Comparison:
         """Train and evaluate, and write the record; only a run with a record counts as finished."""
         working = path.with_suffix("")
         trained = working / "trainer"
-        recipe = derive_recipe(variant.recipe, seed=seed, output_dir=str(trained), max_steps=self.about["steps"])
+        recipe = self._derive(variant, seed, trained)
         record = measure_run(
-            build_run(recipe, variant.dataset).trainer,
+            build_run(recipe, variant.labelled.dataset).trainer,
             self.tasks,
             working / EVALUATION_FOLDER,
-            lambda loader: measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir)),
-            attach_seconds=variant.attach_seconds,
+            self._measure_hardness,
+            attach_seconds=variant.labelled.seconds,
             tune_seconds=variant.tune_seconds,
             checkpoint=find_last_checkpoint(trained),
             judging=recipe.data.judging,
@@ -204,10 +208,38 @@ class Comparison:
         )
 
         def finish() -> None:
-            write_atomically(path, json.dumps(record, ensure_ascii=False) + "\n")
+            self._write_record(path, record)
             shutil.rmtree(working)
 
         ProcessGroup.current("compare").once(finish, None)
+
+    def _measure_anew(self, variant: Variant, seed: int, path: Path) -> None:
+        """Measure the batches of a finished run again where another encoder measured them: a table has one for all."""
+        processes = ProcessGroup.current("compare")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not processes.decide(lambda: record.get("hardness_encoder") != self._encoder.fingerprint):
+            return
+        logger.info("The batches of %s were measured by another encoder; %s measures them", path, self._encoder.name)
+        trainer = build_run(self._derive(variant, seed, self.output), variant.labelled.dataset).trainer
+
+        def measure() -> None:
+            hardness = asdict(self._measure_hardness(trainer.get_train_dataloader()))
+            self._write_record(path, {**record, "hardness": hardness})
+
+        processes.once(measure, None)
+
+    def _write_record(self, path: Path, record: Record) -> None:
+        """Write the record of a run, with what has measured its batches; no older record says that."""
+        content = {**record, "hardness_encoder": self._encoder.fingerprint}
+        write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+    def _derive(self, variant: Variant, seed: int, output_dir: Path) -> Recipe:
+        """Return the recipe of one run."""
+        values = {"seed": seed, "output_dir": str(output_dir), "max_steps": self.about["steps"]}
+        return derive_recipe(variant.recipe, **values)
+
+    def _measure_hardness(self, loader: DataLoader[Any]) -> BatchHardness:
+        return measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir))
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -218,55 +250,30 @@ class Comparison:
         return Encoder(name, folder, trust_remote_code=baseline.model.trust_remote_code)
 
 
-def _label_variants(
-    pairs: Dataset | DatasetDict, recipes: dict[str, Recipe]
-) -> dict[str, tuple[Dataset | DatasetDict, float]]:
-    """Label the pairs for every variant, and time it; all get the same keys unless one says otherwise.
-
-    Near-duplicates are searched within clusters, which differ from variant to variant: where the recipe has one
-    threshold for all, the keys of the first variant with clusters are those of all.
-    """
-    thresholds = {name: recipe.clusters.false_negative_threshold for name, recipe in recipes.items()}
-    first = next(
-        (name for name, recipe in recipes.items() if recipe.training.strategy == CLUSTER), next(iter(recipes))
-    )
-    labelled: dict[str, tuple[Dataset | DatasetDict, float]] = {}
-    for name in sorted(recipes, key=lambda name: name != first):
-        recipe, start = recipes[name], time.perf_counter()
-        is_shared = name != first and thresholds[name] is not None and thresholds[name] == thresholds[first]
-        given = pairs
-        if is_shared and recipe.training.strategy in ("random", SOURCE):
-            given = _take_keys(pairs, labelled[first][0])  # before, since no clusters need be found then
-        dataset = label_pairs(given, recipe)[0]
-        if is_shared and recipe.training.strategy == CLUSTER:
-            dataset = _take_keys(dataset, labelled[first][0])
-        labelled[name] = dataset, time.perf_counter() - start
-    return labelled
-
-
-def _take_keys(dataset: Dataset | DatasetDict, other: Dataset | DatasetDict) -> Dataset | DatasetDict:
-    """Return pairs with the keys that the same rows have in another labelling."""
-    if isinstance(dataset, DatasetDict):
-        return DatasetDict({name: _take_keys(part, other[name]) for name, part in dataset.items()})
-    if FALSE_NEGATIVE_KEYS not in other.column_names:
-        return dataset
-    own = [name for name in dataset.column_names if name != FALSE_NEGATIVE_KEYS]
-    keys = other.with_format(None).select_columns(FALSE_NEGATIVE_KEYS)
-    return concatenate_datasets([dataset.with_format(None).select_columns(own), keys], axis=1)
+def _choose_starts(recipes: dict[str, Recipe]) -> set[str]:
+    """Return one variant of all that start with the same choice and the same guide: warnings of them are the same."""
+    chosen: dict[tuple[Any, ...], str] = {}
+    for name in sorted(recipes, key=lambda name: recipes[name].training.strategy != CLUSTER):  # tells more
+        clusters, model = recipes[name].clusters, recipes[name].model
+        chosen.setdefault((clusters.tuned, clusters.encoder, model.is_guided), name)
+    return {*chosen.values()}
 
 
 def _prepare_variant(
-    recipe: Recipe, dataset: Dataset | DatasetDict, seconds: tuple[float, float], inputs: dict[str, Any]
+    recipe: Recipe, labelled: Labelled, tune_seconds: float, inputs: dict[str, Any], is_looked_at: bool
 ) -> Variant:
     """Take the fingerprint of all that affects the results of a variant.
 
     Args:
         recipe: The variant.
-        dataset: The training pairs, labelled for it.
-        seconds: How long tuning and labelling took.
+        labelled: The training pairs, labelled for it.
+        tune_seconds: How long tuning took.
         inputs: What affects the results of all variants.
+        is_looked_at: Whether to warn of a start that its batches were not tuned for, as `train` does.
     """
-    run = build_run(recipe, dataset)
+    run = build_run(recipe, labelled.dataset, labelled.clustering)
+    if is_looked_at:
+        run.look_at_start(labelled.dataset)
     arguments = {key: value for key, value in recipe.training.to_dict().items() if not key.startswith(_WITHOUT_EFFECT)}
     loader = run.trainer.get_train_dataloader()
     steps = recipe.training.max_steps
@@ -279,20 +286,7 @@ def _prepare_variant(
         model,
         {**arguments, "strategy": recipe.training.strategy},
         [sampler.describe() for sampler in find_samplers(loader)[1]],
-        run.trainer.loss.guide.digest if isinstance(run.trainer.loss, Guided) else None,
-        *_hash_marks(dataset),
+        identify_guide(run.trainer.loss),
+        *hash_marks(labelled.dataset),
     )
-    return Variant(recipe, dataset, *seconds, steps, fingerprint)
-
-
-def _hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
-    """Return hashes of which rows mask nothing, where there are such rows."""
-    keyed = [part.with_format("arrow", columns=[ROW_KEY]) for part in list_parts(dataset) if has_row_keys(part)]
-    marks = [read_marks(part[:][ROW_KEY].to_numpy())[1] for part in keyed]
-    return [hash_values(one.tobytes().hex()) for one in marks] if any(one.any() for one in marks) else []
-
-
-def _hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:
-    parts = pairs.values() if isinstance(pairs, DatasetDict) else [pairs]
-    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in parts]
-    return [check_texts(part, roles.texts, show_progress_bar=False) for part, roles in found]
+    return Variant(recipe, labelled, tune_seconds, steps, fingerprint)

@@ -116,7 +116,17 @@ def _describe_masks(variants: dict[str, Any]) -> list[str]:
     """Say what share of the in-batch negatives each guided variant has masked."""
     shares = {name: one.get("masked_share") for name, one in variants.items()}
     told = [f"{quote_code(name)} {share:.2%}" for name, share in shares.items() if share is not None]
-    return ["", f"In-batch negatives that were masked: {', '.join(told)}."] if told else []
+    if not told:
+        return []
+    lines = ["", f"In-batch negatives that were masked: {', '.join(told)}."]
+    by_guide: dict[str, list[str]] = {}
+    for name, one in variants.items():
+        if (guide := one.get("guide")) is not None:
+            by_guide.setdefault(guide, []).append(quote_code(name))
+    if len(by_guide) > 1:
+        groups = " and ".join(", ".join(names) for names in by_guide.values())
+        lines += ["", f"Different guides have masked: {groups}. A difference between these is in part due to that."]
+    return lines
 
 
 def _describe_refreshes(variants: dict[str, Any]) -> list[str]:
@@ -172,15 +182,21 @@ def _describe_variant(name: str, one: dict[str, Any], baseline: dict[str, Any]) 
     return _row(
         escape_cell(name),
         f"{one['mean']:.4f}",
-        f"{difference['mean']:+.4f} ({difference['mean'] / scale:+.1%})",
-        f"{difference['low'] / scale:+.1%} to {difference['high'] / scale:+.1%}",
+        f"{difference['mean']:+.4f} ({_relate(difference['mean'], scale)})",
+        f"{_relate(difference['low'], scale)} to {_relate(difference['high'], scale)}",
         f"{difference['p_value']:.4f}",
         *(f"{sum(wins)} of {len(wins)}" for wins in (tasks, seeds)),
     )
 
 
 def _describe_interval(one: dict[str, Any], scale: float) -> str:
-    return f"{one['mean'] / scale:+.1%}, 95 % interval {one['low'] / scale:+.1%} to {one['high'] / scale:+.1%}"
+    mean, low, high = (_relate(one[name], scale) for name in ("mean", "low", "high"))
+    return f"{mean}, 95 % interval {low} to {high}"
+
+
+def _relate(difference: float, scale: float) -> str:
+    """Return a difference as a share of what it is to; as it is where that is nothing."""
+    return f"{difference / scale:+.1%}" if scale else f"{difference:+.4f}"
 
 
 def _describe_task(one: dict[str, Any]) -> str:

@@ -14,21 +14,49 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.clusters.saved import is_classifier, naming_model, read_kind
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
+from st_cluster_batches.evaluation.prompts import tell_prompts
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
 from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.reaching import probe_hub
+from st_cluster_batches.training.finite import check_weights, checking_vectors
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer, SparseEncoder
 
 logger = logging.getLogger(__name__)
 
 
+def load_evaluated(name: str, trust_remote_code: bool = False) -> SentenceTransformer | SparseEncoder:
+    """Load a model to be evaluated as what it was saved as: made another kind, it would get the scores of another.
+
+    Args:
+        name: Its folder or Hub id.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        TypeError: If it gives no vector of each text.
+        FileNotFoundError: If it is nowhere.
+    """
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
+    with naming_model(name):
+        kind = read_kind(name) or ("CrossEncoder" if is_classifier(name) else None)
+        if kind in ("CrossEncoder", "MultiVectorEncoder"):
+            raise TypeError(
+                f"{name} is a {kind}, and what is evaluated here ranks by one vector of each text: give a "
+                f"SentenceTransformer or a SparseEncoder, or evaluate the {kind} with mteb itself: "
+                "mteb.evaluate(model, tasks)"
+            )
+        model = SparseEncoder if kind == "SparseEncoder" else SentenceTransformer
+        return model(name, trust_remote_code=trust_remote_code)
+
+
 def evaluate(
-    model: SentenceTransformer,
+    model: SentenceTransformer | SparseEncoder,
     tasks: Sequence[str | Path] | Mapping[str, Any],
     output_dir: Path | None = None,
     *,
@@ -56,14 +84,17 @@ def evaluate(
 
     Raises:
         ValueError: If a task is at fault; before anything is encoded.
+        DivergedError: If a weight or a vector of the model is not finite.
         ConnectionError: If the data of a named task cannot be had; at the first such task.
     """
     loaded = tasks if isinstance(tasks, Mapping) else load_tasks(tasks, judging)
 
     def evaluate_all() -> dict[str, TaskScores]:
-        if prompts := {name: prompt for name, prompt in model.prompts.items() if prompt}:
-            logger.info("Prompts in use: %s", prompts)
+        check_weights(model)
+        tell_prompts(model, [*loaded.values()])
         store = None if output_dir is None else ScoreStore(output_dir, fingerprint_model(model))
+        if store:
+            store.begin(loaded)
         scores: dict[str, TaskScores] = {}
         raw: dict[str, dict[str, Any]] = {}
         for name, task in loaded.items():
@@ -73,14 +104,13 @@ def evaluate(
                 if store:
                     store.save(name, task, kept)
             elif kept is None:
-                kept = _run_task(model, name, task, batch_size, show_progress_bar)
+                with checking_vectors(model):
+                    kept = _run_task(model, name, task, batch_size, show_progress_bar)
                 if store:
                     store.save(name, task, kept)
             scores[name], raw[name] = kept
             if store:
                 store.publish(scores, name, kept[1])
-        if store:
-            store.remove_others(scores)
         return scores
 
     return ProcessGroup.current("evaluate").once(evaluate_all, {})
@@ -100,7 +130,7 @@ def _aggregate(
 
 
 def _run_task(
-    model: SentenceTransformer, name: str, task: Any, batch_size: int, show_progress_bar: bool
+    model: SentenceTransformer | SparseEncoder, name: str, task: Any, batch_size: int, show_progress_bar: bool
 ) -> tuple[TaskScores, dict[str, Any]]:
     import mteb
 

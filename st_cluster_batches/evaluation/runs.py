@@ -9,17 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers.sentence_transformer.losses import CachedGISTEmbedLoss, GISTEmbedLoss
 from tqdm.auto import tqdm
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.batches.hardness import BatchHardness
 from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.losses.guided import Guided
+from st_cluster_batches.storage.cache import hash_values, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 
 Record = dict[str, Any]  # JSON values
@@ -56,14 +60,19 @@ def measure_tuning(run: Callable[[], Choice], folder: Path) -> tuple[Choice, flo
         folder: Where the time is kept too: a later call finds the trials done, and takes no time.
 
     Returns:
-        The choice, and the seconds of wall time of the longest call.
+        The choice, and the seconds of wall time of the longest call that made the same one.
     """
     start = time.perf_counter()
     choice = run()
     path = folder / _SECONDS_FILE
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
-    seconds = max(round(time.perf_counter() - start, 2), earlier)
-    write_atomically(path, json.dumps(seconds) + "\n")
+    made = hash_values(choice.describe())
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(earlier, dict):  # as earlier versions wrote it, of whichever choice
+        earlier = {"choice": made, "seconds": earlier}
+    seconds = round(time.perf_counter() - start, 2)
+    if earlier.get("choice") == made:
+        seconds = max(seconds, earlier["seconds"])
+    write_atomically(path, json.dumps({"choice": made, "seconds": seconds}) + "\n")
     return choice, seconds
 
 
@@ -95,15 +104,16 @@ def measure_run(
         batch_size: Texts that the model sees at once in evaluation.
 
     Returns:
-        Steps, times (of refreshes, too), counts of batches, whether false negatives were kept apart, hardness, and
-        nDCG@10 by task and by query.
+        Steps, times (of refreshes, too), counts of batches, whether false negatives were kept apart, hardness, what
+        was masked by which guide, and nDCG@10 by task and by query.
     """
     hardness = ProcessGroup.current("compare").once(
         lambda: measure_hardness(trainer.get_train_dataloader()), otherwise=None
     )
-    start = time.perf_counter()
+    spent = Spent(trainer.loss, checkpoint)
+    trainer.add_callback(spent)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    train_seconds = time.perf_counter() - start
+    train_seconds = spent.seconds
     if save_to is not None:
         # Before evaluating: the card says how long it was from the start of training to this.
         trainer.save_model(str(save_to))
@@ -122,9 +132,17 @@ def measure_run(
         "keeps_false_negatives_apart": any(sampler.describe()["distinct"] for sampler in samplers),
         "hardness": asdict(hardness) if hardness else None,
         "masked_share": getattr(trainer.loss, "masked_share", None),
+        "guide": identify_guide(trainer.loss),
         "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
         "per_query": {task: one.per_query for task, one in scores.items()},
     }
+
+
+def identify_guide(loss: Any) -> str | None:
+    """Return a hash of what tells false negatives to a loss: stored vectors, or a model; None if nothing does."""
+    if isinstance(loss, Guided):
+        return loss.guide.digest
+    return fingerprint_model(loss.guide) if isinstance(loss, GISTEmbedLoss | CachedGISTEmbedLoss) else None
 
 
 def _read_refresh_seconds(plan: Path) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -100,12 +101,25 @@ class ScoreStore:
         _write_json(self.folder / "mteb" / f"{name_file(name)}.json", raw)
         _write_json(self.folder / SUMMARY_FILE, summarise_scores(scores))
 
-    def remove_others(self, scores: dict[str, TaskScores]) -> None:
-        """Remove results that the summary does not list, and that may be another model's; `by_model/` keeps them."""
-        own = {name_file(name) for name in scores}
-        for path in [*self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
-            if path.stem not in own:
-                path.unlink()
+    def begin(self, tasks: Iterable[str]) -> None:
+        """Remove what the last call left outside `by_model/`: if this one fails, it passes for nothing of this model.
+
+        Args:
+            tasks: The names of all that is to be evaluated; a warning tells of other tasks that had results.
+        """
+        summary = self.folder / SUMMARY_FILE
+        earlier = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+        if others := [name for name in earlier if name not in {*tasks}]:
+            logger.warning(
+                "%s had results of %s, which this call does not evaluate, and gets those of this call alone: name all "
+                "tasks in one call, or give another output folder. What has been evaluated stays in %s/, and is not "
+                "evaluated again",
+                self.folder,
+                ", ".join(others),
+                BY_MODEL_FOLDER,
+            )
+        for path in [summary, *self.folder.glob("per_query/*.json"), *self.folder.glob("mteb/*.json")]:
+            path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / BY_MODEL_FOLDER / self.fingerprint[:16] / f"{name_file(name)}.json"

@@ -37,6 +37,7 @@ class Start:
         weights: (tokens, d) embeddings of a static one.
         tokenizer: That of a static one, of the `tokenizers` library.
         model: The model itself; trials train copies of it.
+        origin: Hash of the model that was given, whole; of a static one that of its embeddings.
     """
 
     proxy: Proxy
@@ -44,6 +45,7 @@ class Start:
     weights: npt.NDArray[np.float32] | None = None
     tokenizer: Any = None
     model: SentenceTransformer | None = None
+    origin: str = ""
 
     @classmethod
     def load(cls, model: str | Path | SentenceTransformer, cache_dir: Path, trust_remote_code: bool = False) -> Start:
@@ -59,7 +61,8 @@ class Start:
             name = STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX)
             model = load_encoder(name, cache_dir, trust_remote_code)
         weights = model[0].embedding.weight.detach().float().cpu().numpy()
-        return cls("static", fingerprint_model(model), weights, model[0].tokenizer)
+        fingerprint = fingerprint_model(model)
+        return cls("static", fingerprint, weights, model[0].tokenizer, origin=fingerprint)
 
     @classmethod
     def load_model(
@@ -74,12 +77,13 @@ class Start:
         from st_cluster_batches.training.models import truncate_layers  # workers with static models need none of it
 
         loaded = copy.deepcopy(load_encoder(model, cache_dir, trust_remote_code))
+        origin = fingerprint_model(loaded)
         loaded.cpu()  # workers take it along; a trainer moves its copy
         if n_layers is not None:
             truncate_layers(loaded, n_layers)
         if max_seq_length is not None:
             loaded.max_seq_length = max_seq_length
-        return cls("model", fingerprint_model(loaded), model=loaded)
+        return cls("model", fingerprint_model(loaded), model=loaded, origin=origin)
 
     @property
     def n_documents(self) -> int:

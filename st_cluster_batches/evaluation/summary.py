@@ -73,6 +73,7 @@ def _summarise_variant(
         "counts": runs[0]["counts"],
         "keeps_false_negatives_apart": runs[0].get("keeps_false_negatives_apart"),  # unknown of older runs
         "masked_share": _average([run.get("masked_share") for run in runs]),
+        "guide": runs[0].get("guide"),  # unknown of older runs
         "hardness": {
             name: fmean(run["hardness"][name] for run in runs) for name in runs[0]["hardness"] if name != "batches"
         },

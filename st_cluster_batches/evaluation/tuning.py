@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_cluster_batches.clusters.choice import CHOICE_FILE, Candidate, Choice
-from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
@@ -28,6 +28,7 @@ from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.training.prompts import warn_of_trials_without_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -143,10 +144,13 @@ def tune(
             _check_part(part)
         if proxy == "model":
             start = Start.load_model(model or encoder, cache.folder, n_layers, max_seq_length, trust_remote_code)
+            if start.model is not None:
+                warn_of_trials_without_prompts(start.model)
         else:
             start = Start.load(model or encoder, cache.folder, trust_remote_code)
         embedder = Encoder(encoder, cache.folder, trust_remote_code=trust_remote_code)
-        return Tuning(embedder, start, options, cache, output).choose(parts)
+        name = Encoder(model or encoder, cache.folder).name.removeprefix(STATIC_PREFIX)
+        return Tuning(embedder, name, start, options, cache, output).choose(parts)
 
 
 def _check_part(part: Pairs) -> None:
@@ -167,6 +171,7 @@ class Tuning:
 
     Args:
         encoder: The model whose vectors are clustered.
+        model: Name of the model to be trained.
         start: The model that trials start from.
         options: The options.
         cache: Where vectors are kept.
@@ -174,6 +179,7 @@ class Tuning:
     """
 
     encoder: Encoder
+    model: str
     start: Start
     options: TuneOptions
     cache: SharedCache
@@ -211,9 +217,12 @@ class Tuning:
         options = self.options
         about = {
             "promises": dict(promises),
+            "model": self.model,
+            "model_hash": self.start.origin,
             "proxy": options.proxy,
             "steps" if options.proxy == "model" else "epochs": options.length,
             "layers": options.n_layers,
+            **{name: getattr(options, name) for name in ("max_seq_length", "bf16", "learning_rate", "guide")},
             "seeds": options.n_seeds,
             "max_rows": options.max_rows,
             "seed": options.seed,

@@ -87,13 +87,13 @@ class Guided(nn.Module):
         self.teacher_weight = teacher_weight
         self.teacher_scale = teacher_scale
         self.guide = guide if isinstance(guide, GuideVectors) else GuideVectors.open(guide)
-        self._counts = MaskCounts()
+        self.mask_counts = MaskCounts()
         self._warned: set[str] = set()
 
     @property
     def masked_share(self) -> float | None:
         """Share of the documents in training batches, positives aside, that were masked; None before the first."""
-        return self._counts.masked_share
+        return self.mask_counts.masked_share
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings for the model card, without any path."""
@@ -112,7 +112,7 @@ class Guided(nn.Module):
     def describe(self) -> list[str]:
         """Return lines of Markdown that say what the guide did in training."""
         share, margin = self.masked_share, self.margin
-        unmasked = self._counts.unmasked_rows_share
+        unmasked = self.mask_counts.unmasked_rows_share
         left = f"; none for {unmasked:.0%} of the queries, of sources tuned without a mask" if unmasked else ""
         seen = "has seen no batch" if share is None else f"masked {share:.2%} of the in-batch negatives"
         masked = seen if self.mask else "no negative was masked"
@@ -196,8 +196,8 @@ class Guided(nn.Module):
         if not self.mask:
             mask.zero_()
         if direction == "query_to_doc" and torch.is_grad_enabled():
-            is_time = self._counts.add(mask, guidance.is_masking[guidance.rows[begin:end]])
-            if is_time and self.mask and (effect := self._counts.explain_extremes()):
+            is_time = self.mask_counts.add(mask, guidance.is_masking[guidance.rows[begin:end]])
+            if is_time and self.mask and (effect := self.mask_counts.explain_extremes()):
                 margin = f"margin={self.margin.margin:g} (margin_strategy={self.margin.strategy!r})"
                 remedy = "`st-cluster-batches inspect` shows what each margin would mask"
                 logger.warning("So far the guide %r, with %s, %s. %s", self.guide.encoder, margin, effect, remedy)

@@ -37,6 +37,15 @@ class MaskCounts:
         return self._n_masks == _JUDGED
 
     @property
+    def values(self) -> list[int]:
+        """All that was counted, as a checkpoint keeps it."""
+        return self._counts.tolist()
+
+    @values.setter
+    def values(self, values: list[int]) -> None:
+        self._counts = torch.tensor(values, dtype=torch.int64)
+
+    @property
     def masked_share(self) -> float | None:
         """Share of the documents, positives aside, that were masked; None before the first."""
         n_masked, n_negatives, *_ = self._counts.tolist()

@@ -1,9 +1,13 @@
-"""Numbers as people pass them: whole ones of Python or numpy, and one sentence for whatever is none."""
+"""Numbers: whole ones as people pass them, of Python or numpy, and the error of values that are none."""
 
 from __future__ import annotations
 
 import operator
 from typing import Any
+
+
+class DivergedError(ValueError):
+    """A model with NaN or infinite values, in its weights or in its vectors."""
 
 
 def as_count(name: str, value: Any, least: int = 1) -> int:

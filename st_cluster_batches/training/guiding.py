@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches.clusters.choice import ASK_THE_MODEL, FOR_TRANSFORMERS, Choice, find_tuned
-from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -81,6 +83,41 @@ def warn_of_static_trials(model: Any, recipe: Recipe) -> None:
                 FOR_TRANSFORMERS,
                 ASK_THE_MODEL,
             )
+
+
+def warn_of_other_model(model: Any, recipe: Recipe) -> None:
+    """Warn of clusters that were chosen by trials with another model.
+
+    Args:
+        model: The model to be trained.
+        recipe: All parameters.
+    """
+    name = Encoder(recipe.model.model_name_or_path, Path()).name.removeprefix(STATIC_PREFIX)
+    for place, choice in _find_choices(recipe).items() if recipe.training.strategy == "cluster" else ():
+        tuned = choice.about.get("model")  # choices of before did not say it
+        if tuned is None or _is_model_of(choice, model, name, recipe.model):
+            continue
+        logger.warning(
+            "The choice in %s is of trials with %s (hash %s), and the model to be trained is %s (hash %s): its "
+            "clusters need not be the best for another model; tune with it: tune DATA --encoder E --model %s",
+            place,
+            tuned,
+            choice.about["model_hash"][:16],
+            name,
+            fingerprint_model(model)[:16],
+            recipe.model.model_name_or_path,
+        )
+
+
+def _is_model_of(choice: Choice, model: Any, name: str, arguments: ModelArguments) -> bool:
+    """Return whether a model is the one that was tried: by its hash, or by its name where a recipe changes it."""
+    if fingerprint_model(model) == choice.about["model_hash"]:
+        return True
+    changes = ("static_dim", "num_hidden_layers", "pooling", "max_seq_length", "attn_implementation")
+    is_changed = any(getattr(arguments, one) is not None for one in changes)
+    is_static = isinstance(model, SentenceTransformer) and isinstance(model[0], StaticEmbedding)
+    is_other_kind = is_static != (choice.about["proxy"] == "static") or not isinstance(model, SentenceTransformer)
+    return (is_changed or is_other_kind) and name == choice.about["model"]
 
 
 def _has_own_margin(recipe: Recipe) -> bool:

@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from st_cluster_batches.batches.targets import explain_no_negatives
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import (
-    CLUSTER,
     FALSE_NEGATIVE_KEYS,
     LABEL_COLUMNS,
     NO_TEXT_COLUMNS,
@@ -45,6 +44,7 @@ from st_cluster_batches.columns import (
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.finite import check_weights
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     GUIDED_FILE,
@@ -55,17 +55,21 @@ from st_cluster_batches.training.folder import (
     find_hub_ids,
     publish_values,
 )
-from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_static_trials
+from st_cluster_batches.training.guiding import (
+    follow_choice,
+    measure_start,
+    warn_of_other_model,
+    warn_of_static_trials,
+)
+from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.resuming import begin, find_resumed
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
-
-# Of a recipe's `ClusterArguments`, what tells how to embed and what to keep, also where batches are of no cluster.
-_READ_BY_ALL = {"encoder", "false_negative_threshold", "truncate_dim", "encoder_batch_size", "cache_dir", "guide"}
 
 
 @dataclass
@@ -83,6 +87,9 @@ class Run:
 
         Returns:
             The folder of the model; beside it lie the recipe, what the batches were made of, and the clustering.
+
+        Raises:
+            DivergedError: If the weights have become NaN; nothing is saved.
         """
         arguments = self.recipe.training
         output = Path(arguments.output_dir)
@@ -92,6 +99,7 @@ class Run:
             self._remove_earlier_run(output, target)
             begin(self.recipe, self.checkpoint)
         self.trainer.train(resume_from_checkpoint=self.checkpoint)
+        check_weights(self.trainer.model)  # before they are saved or pushed: the trainer's log hides a loss of NaN
         if is_main:
             self._tell_card(output / PLAN_FILE)
         if arguments.push_to_hub:
@@ -106,6 +114,19 @@ class Run:
             if self.clustering is not None:
                 self.clustering.save(output / CLUSTERING_FOLDER)
         return target
+
+    def look_at_start(self, dataset: Dataset | DatasetDict) -> None:
+        """Warn where the model is not what its batches were tuned for, its guide is weaker, or its prompts are idle.
+
+        Args:
+            dataset: The labelled training pairs.
+        """
+        labels = {*find_labels(dataset, self.recipe.data.columns), *NO_TEXT_COLUMNS}
+        columns = [name for name in list_parts(dataset)[0].column_names if name not in labels]
+        warn_of_unused_prompts(self.trainer.model, columns, self.recipe)
+        warn_of_static_trials(self.trainer.model, self.recipe)
+        warn_of_other_model(self.trainer.model, self.recipe)
+        measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
 
     def _remove_earlier_run(self, output: Path, target: Path) -> None:
         """Remove what would be taken for this run's, or be pushed with it: a trainer pushes its whole folder."""
@@ -147,12 +168,11 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
         FileNotFoundError: If a file is missing.
     """
     checkpoint = find_resumed(recipe)
-    _tell_of_idle_clusters(recipe)
+    tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering)
-    warn_of_static_trials(run.trainer.model, recipe)
-    measure_start(run.trainer.model, labelled, clustering, recipe)
+    run.look_at_start(labelled)
     return replace(run, checkpoint=checkpoint), tasks
 
 
@@ -185,27 +205,6 @@ def _check_learning_rates(trainer: SentenceTransformerTrainer | SparseEncoderTra
             raise ValueError(
                 f"learning_rate_mapping: {pattern!r} fits the name of no parameter; there are {', '.join(names[:10])}"
             )
-
-
-def _tell_of_idle_clusters(recipe: Recipe) -> None:
-    """Warn of what a recipe says of clusters and of near-duplicates where batches read none of it."""
-    strategy, clusters = recipe.training.strategy, recipe.clusters
-    threshold = clusters.false_negative_threshold
-    keeps_apart = strategy != "stock" and recipe.training.keep_false_negatives_apart
-    # Near-duplicates are searched within clusters, also where batches are of random rows.
-    if strategy != CLUSTER and not (keeps_apart and threshold is not None):
-        read = _READ_BY_ALL | ({"tuned"} if recipe.model.is_guided else set())
-        if idle := [one.name for one in fields(clusters) if one.name in recipe.given and one.name not in read]:
-            logger.warning(
-                "batch_sampler: %s takes no clusters, so nothing here is decided by %s", strategy, ", ".join(idle)
-            )
-    if threshold is not None and not keeps_apart:
-        logger.warning(
-            "false_negative_threshold: %g decides nothing here, for %s keeps no false negatives apart; leave one of "
-            "them out",
-            threshold,
-            "batch_sampler: stock" if strategy == "stock" else "keep_false_negatives_apart: false",
-        )
 
 
 def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:

@@ -49,6 +49,15 @@ def test_numeric_ids_are_strings(tmp_path: Path) -> None:
     assert read_collection(tmp_path) == Collection({"3": "b"}, {"7": ("", "a")}, {"3": {"7": 1}})
 
 
+def test_documents_without_text_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for corpus in (CLEAN.corpus, {**CLEAN.corpus, "d2": (" ", "")}, {**CLEAN.corpus, "d3": ("Soup", "")}):
+        Collection(CLEAN.queries, corpus, CLEAN.qrels).write(tmp_path)
+        read_collection(tmp_path)
+    first, second = (one.partition(": ")[2] for one in caplog.messages)
+    assert first.startswith("1 of 3 documents have neither title nor text, such as d3; 0 of them are relevant")
+    assert second.startswith("2 of 3 documents have neither title nor text, such as d2; 1 of them are relevant")
+
+
 def test_queries_without_a_relevant_document_are_left_out(folder: Path) -> None:
     append(folder / "queries.jsonl", _id="unjudged", text="x")
     append(folder / "queries.jsonl", _id="zero", text="y")

@@ -18,6 +18,7 @@ from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.evaluation.comparison import Comparison, compare
 from st_cluster_batches.evaluation.report import redraw
+from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -120,7 +121,8 @@ def test_all_variants_get_the_same_keys_unless_one_says_otherwise(tmp_path: Path
     keys = {"variants": variants, "max_steps": 2, "false_negative_threshold": threshold}
     recipe = make_workspace(tmp_path, (pairs, collection), **keys)
     comparison = Comparison.prepare(recipe, tmp_path / "out", 1)
-    found = [read_keys(comparison.variants[name].dataset) for name in ("random", "cluster", "source", "coarse")]
+    shared = ("random", "cluster", "source", "coarse")
+    found = [read_keys(comparison.variants[name].labelled.dataset) for name in shared]
     assert found[0] == found[1] == found[2] == found[3]
     assert (max(map(len, found[0])) > 2) == (threshold is not None)
     results = comparison.run()["results"]
@@ -200,6 +202,23 @@ def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
     assert len(read_times(output)) == 7
 
 
+def test_one_encoder_measures_the_batches_of_all_runs(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(200), variants=TWO, max_steps=2)
+    own = {"n_seeds": 1, "overrides": ["--encoder", str(tmp_path / "other")]}
+    make_planted_model(False, seed=1).save(str(tmp_path / "other"))
+    compare(recipe, tmp_path / "out", n_seeds=1)
+    scores = {path.name: json.loads(path.read_text())["per_query"] for path in (tmp_path / "out/runs").glob("*.json")}
+    changed, fresh = (compare(recipe, tmp_path / name, **own)["results"] for name in ("out", "fresh"))
+    assert {name: one["hardness"] for name, one in changed.items()} == {
+        name: one["hardness"] for name, one in fresh.items()
+    }
+    random = next(name for name in scores if name.startswith("random"))
+    assert json.loads((tmp_path / "out/runs" / random).read_text())["per_query"] == scores[random]
+    times = read_times(tmp_path / "out")
+    compare(recipe, tmp_path / "out", **own)
+    assert read_times(tmp_path / "out") == times
+
+
 def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
     # Half of the rows share a passage, and none is left out for it.
     pairs, collection = make_topic_pairs(200)
@@ -214,6 +233,14 @@ def test_all_runs_of_a_seed_take_the_same_steps(tmp_path: Path) -> None:
 def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
     assert list(compare(recipe, tmp_path / "out", n_seeds=1)["results"]) == ["random", "cluster"]
+
+
+def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
+    comparison = Comparison.prepare(recipe, tmp_path / "out", 1)
+    with claim(tmp_path / "out"), pytest.raises(OSError, match="Another process is at work in"):
+        comparison.run()
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_held_out_pairs_take_the_place_of_the_test_collections(tmp_path: Path) -> None:

@@ -27,6 +27,29 @@ def test_variants_are_compared_with_one_another_too() -> None:
     assert "`same` to `better`: +0.0%, 95 % interval +0.0% to +0.0%" in describe_results(results)
 
 
+def test_a_baseline_that_finds_nothing_is_reported(tmp_path: Path) -> None:
+    records = make_records()
+    for record in records:
+        if record["variant"] == "random":
+            record["ndcg_at_10"] = dict.fromkeys(record["ndcg_at_10"], 0.0)
+            record["per_query"] = {task: dict.fromkeys(one, 0.0) for task, one in record["per_query"].items()}
+    records += [{**record, "variant": "same"} for record in records if record["variant"] == "random"]
+    write_report(summarise_runs(records, ABOUT), tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "+0.0000 to +0.0000" in text and "`same` to `better`: -100.0%" in text
+    assert (tmp_path / "hardness.png").exists()
+
+
+def test_variants_that_different_guides_have_masked_are_told_apart() -> None:
+    def describe(guide: str) -> str:
+        guides = {"random": "one", "better": guide}
+        records = [{**one, "masked_share": 0.1, "guide": guides[one["variant"]]} for one in make_records()]
+        return describe_results(summarise_runs(records, ABOUT))
+
+    assert "Different guides have masked: `random` and `better`." in describe("other")
+    assert "`random` 10.00%, `better` 10.00%." in describe("one") and "Different guides" not in describe("one")
+
+
 def test_one_seed_is_reported_without_its_noise() -> None:
     results = summarise_runs(make_records(n_seeds=1), ABOUT)
     assert results["spread"]["mean"] is None

@@ -8,17 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from examples import make_pairs, make_static_model
 from loopback_hub import LoopbackHub, open_black_hole
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.retrieval import evaluate, load_evaluated
 from st_cluster_batches.evaluation.tasks import load_tasks
+from st_cluster_batches.storage.numbers import DivergedError
 
 
 @pytest.fixture
@@ -69,29 +73,42 @@ def test_an_edited_model_never_gets_the_old_score(folder: Path, tmp_path: Path) 
     assert first.per_query != second.per_query
 
 
-def test_prompts_are_logged_where_there_are_any(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "st_cluster_batches")
+@pytest.mark.parametrize("kind", [CrossEncoder, MultiVectorEncoder])
+def test_a_model_that_gives_no_vector_of_a_text_is_not_evaluated_as_another(
+    kind: Any, tiny_bert: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind(str(tiny_bert), device="cpu").save(str(tmp_path / "other"))
+    assert main(["evaluate", f"{tmp_path}/other", "--tasks", str(folder), "--output", f"{tmp_path}/scores"]) == 2
+    assert f"other is a {kind.__name__}, and what is evaluated here ranks by one vector" in capsys.readouterr().err
+
+
+def test_a_cross_encoder_of_an_earlier_version_is_known_too(tiny_bert: Path) -> None:
+    BertForSequenceClassification(BertConfig.from_pretrained(tiny_bert, num_labels=1)).save_pretrained(tiny_bert)
+    with pytest.raises(TypeError, match="is a CrossEncoder"):
+        load_evaluated(str(tiny_bert))
+
+
+def test_a_sparse_model_gets_the_score_of_a_sparse_model(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
+    BertForMaskedLM(BertConfig.from_pretrained(tiny_bert)).save_pretrained(tiny_bert)
+    model = SparseEncoder(str(tiny_bert), device="cpu")
+    model.save(str(tmp_path / "sparse"))
+    expected = evaluate(model, [folder], show_progress_bar=False)["toy"]
+    output = tmp_path / "scores"
+    assert main(["evaluate", f"{tmp_path}/sparse", "--tasks", str(folder), "--output", str(output)]) == 0
+    assert json.loads((output / "per_query" / "toy.json").read_text()) == pytest.approx(expected.per_query)
+
+
+def test_a_model_of_nan_gets_no_score(folder: Path) -> None:
     model = make_static_model()
-    for prompts, expected in (({"query": "", "document": ""}, 0), ({"query": "pawn ", "document": ""}, 1)):
-        model.prompts = prompts
+    with torch.no_grad():
+        model[0].embedding.weight[3, 0] = torch.nan
+    with pytest.raises(DivergedError, match=r"1 weights with NaN or infinite values, such as 0\.embedding\.weight"):
         evaluate(model, [folder], show_progress_bar=False)
-        assert caplog.text.count("Prompts in use: {'query': 'pawn '}") == caplog.text.count("Prompts") == expected
-
-
-def test_prompts_reach_the_tokenizer(folder: Path) -> None:
     model = make_static_model()
-    model.prompts = {"query": "pawn ", "document": "soup "}
-    seen: list[str] = []
-    tokenize = model.preprocess
-
-    def record(texts: list[str], prompt: str | None = None, **options: object) -> object:
-        seen.extend((prompt or "") + str(text) for text in texts)
-        return tokenize(texts, prompt=prompt, **options)
-
-    model.preprocess = record
-    evaluate(model, [folder], show_progress_bar=False)
-    assert sum(text.startswith("pawn ") for text in seen) >= 20
-    assert sum(text.startswith("soup title") for text in seen) >= 40
+    with torch.no_grad():
+        model[0].embedding.weight.fill_(torch.finfo(torch.float32).max)  # each is finite, and no mean of several is
+    with pytest.raises(DivergedError, match=r"vectors that the model made of a batch of texts .* are NaN or infinite"):
+        evaluate(model, [folder], show_progress_bar=False)
 
 
 def test_tasks_are_checked_before_anything_is_encoded(folder: Path, tmp_path: Path, collection: Collection) -> None:

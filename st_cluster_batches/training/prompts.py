@@ -1,0 +1,54 @@
+"""Prompts that a model has and its training does not use: a trainer reads those of its arguments alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
+    from st_cluster_batches.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+_OF_SIDES = (("query",), ("document", "passage", "corpus"))  # as `encode_query` and `encode_document` look them up
+
+
+def find_prompts(model: SentenceTransformer | SparseEncoder) -> list[str]:
+    """Return the prompts of a model by which it embeds queries and documents, empty where there is none."""
+    prompts = model.prompts
+    chosen = (next((name for name in names if name in prompts), model.default_prompt_name) for names in _OF_SIDES)
+    return [prompts.get(name or "") or "" for name in chosen]
+
+
+def warn_of_unused_prompts(model: SentenceTransformer | SparseEncoder, columns: Sequence[str], recipe: Recipe) -> None:
+    """Warn where texts get prompts in clustering and evaluation, and none in training.
+
+    Args:
+        model: The model to be trained.
+        columns: Query, positive, negatives.
+        recipe: All parameters; prompts that it gives, or an empty `prompts`, are what is wanted.
+    """
+    found = find_prompts(model)
+    if not any(found) or recipe.training.prompts is not None:
+        return
+    meant = {name: found[min(at, 1)] for at, name in enumerate(columns)}
+    logger.warning(
+        "The model embeds queries and documents with the prompts %r and %r, in clustering and evaluation too, but "
+        "training takes texts without: say so in the recipe, prompts: %r, or prompts: {} for none",
+        *found,
+        {name: prompt for name, prompt in meant.items() if prompt},
+    )
+
+
+def warn_of_trials_without_prompts(model: SentenceTransformer) -> None:
+    """Warn where trials are evaluated with prompts, and trained without."""
+    if any(found := find_prompts(model)):
+        logger.warning(
+            "The model embeds queries and documents with the prompts %r and %r, and trials train it on texts without: "
+            "what is chosen is for a training without prompts. To choose for one without any, save the model with "
+            "model.prompts = {}",
+            *found,
+        )
