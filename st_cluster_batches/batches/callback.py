@@ -125,8 +125,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
             return
-        counts = [sampler.counts for sampler in samplers]
-        self._tell(outer, samplers, counts)
+        self._tell(outer, samplers, counts := [sampler.counts for sampler in samplers])
         alpha = {"alpha": outer.alpha} if hasattr(outer, "alpha") else {}
         content = [{**plan, **alpha, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
