@@ -20,7 +20,7 @@ def test_what_train_warns_of_compare_warns_of_too(workspace: Path, caplog: pytes
         "Variant 'random': batch_sampler: random takes no clusters, so nothing here is decided by cluster_size"
     ]
     # Said once, though all variants have the same guide.
-    assert len([one for one in caplog.messages if one.startswith("The guide knows no more of")]) == 1
+    assert len([one for one in caplog.messages if one.startswith("The guide knows no more than")]) == 1
 
 
 def test_what_no_variant_reads_is_told_of_once(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
