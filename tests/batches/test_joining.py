@@ -68,6 +68,7 @@ def test_every_joined_batch_keeps_the_promises(plan: BatchPlan, number: int) -> 
     assert list(again.plan_epoch(number).batches(plan.batch_size)) == batches
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(joined_plans(), st.integers(0, 3))
 def test_joined_global_batches_are_the_same_on_any_number_of_devices(plan: BatchPlan, number: int) -> None:

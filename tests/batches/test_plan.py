@@ -117,6 +117,7 @@ def least_repeats(groups: np.ndarray, capacities: list[int]) -> int:
     return len(groups) - placed
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]), min_size=1, max_size=150),

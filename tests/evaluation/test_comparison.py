@@ -67,6 +67,7 @@ def test_cluster_batches_win_where_negatives_of_the_topic_are_needed(tmp_path: P
     assert results["cluster"]["hardness"]["negative"] > results["random"]["hardness"]["negative"] + 0.3
 
 
+@pytest.mark.slow
 def test_a_variant_is_tuned_on_its_own_training_pairs(tmp_path: Path) -> None:
     variants = {"random": {"batch_sampler": "random"}, "tuned": {"tuned": "auto"}}
     own = {"n_clusters": None, "per_device_train_batch_size": 8}
@@ -81,6 +82,7 @@ def test_a_variant_is_tuned_on_its_own_training_pairs(tmp_path: Path) -> None:
         prepare_run(read_recipe(recipe, ["--tuned", "auto"]))
 
 
+@pytest.mark.slow
 def test_a_refresh_is_compared_and_its_time_is_told(tmp_path: Path) -> None:
     own = {"batch_sampler": "random", "refresh_every": 1, "refresh_cluster_size": 20}
     variants = {"random": TWO["random"], "own": own, "coarse": {**own, "refresh_cluster_size": 50}}
@@ -93,6 +95,7 @@ def test_a_refresh_is_compared_and_its_time_is_told(tmp_path: Path) -> None:
     assert f"`own` {results['own']['refresh_seconds']:.1f} s, `coarse`" in table
 
 
+@pytest.mark.slow
 def test_false_negatives_all_over_a_topic_make_cluster_batches_lose_unless_they_are_kept_apart(tmp_path: Path) -> None:
     variants = {**TWO, "meeting": {"keep_false_negatives_apart": False}}
     own = {"variants": variants, "per_device_train_batch_size": 8}  # fewer rows than there are answers
@@ -202,6 +205,7 @@ def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
     assert len(read_times(output)) == 7
 
 
+@pytest.mark.slow
 def test_one_encoder_measures_the_batches_of_all_runs(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(200), variants=TWO, max_steps=2)
     own = {"n_seeds": 1, "overrides": ["--encoder", str(tmp_path / "other")]}

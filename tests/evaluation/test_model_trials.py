@@ -34,6 +34,7 @@ def test_a_real_model_is_masked_as_a_static_one_is(margin: float) -> None:
     assert found.item() == pytest.approx(compute_loss(queries, passages, is_false).item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_masks_and_communities_are_tried_with_the_model_itself_and_quietly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
