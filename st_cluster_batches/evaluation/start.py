@@ -86,6 +86,12 @@ class Start:
         return cls("model", fingerprint_model(loaded), model=loaded, origin=origin)
 
     @property
+    def has_own_code(self) -> bool:
+        """Whether the model is of modules that came with it, which transformers keeps in a package of its own."""
+        modules = [] if self.model is None else self.model.modules()
+        return any(type(one).__module__.startswith("transformers_modules.") for one in modules)
+
+    @property
     def n_documents(self) -> int:
         """How many documents held-out queries are looked up in."""
         return _DOCUMENTS[self.proxy]

@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
+from joblib.externals.loky import get_reusable_executor
 
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.batches.plan import BatchPlan
@@ -73,6 +74,8 @@ def run_trials(problem: Problem, trials: Sequence[Trial], options: TuneOptions) 
         for trial in trials:
             yield run_trial(problem, trial, options)
         return
+    if problem.start.has_own_code:  # which workers that are left from before would not find
+        get_reusable_executor().shutdown(wait=True)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         parallel = joblib.Parallel(n_workers, return_as="generator_unordered", pre_dispatch=n_workers)
         yield from parallel(joblib.delayed(run_trial)(problem, trial, options) for trial in trials)
