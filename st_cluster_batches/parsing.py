@@ -82,7 +82,7 @@ def _add_attach(add: _Add) -> None:
         metavar="T",
         help="passages more similar than this are false negatives of one another; equal texts alone by default",
     )
-    _add_choice(attach)
+    _add_selection(attach)
     _add_trust(attach)
     attach.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     attach.add_argument("--batch_size", type=int, metavar="N", help="texts that the encoder sees at once")
@@ -118,7 +118,7 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_choice(command: argparse.ArgumentParser) -> None:
+def _add_selection(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", metavar="S", help="split of DATA, or several joined by +; `train` by default")
     command.add_argument("--config", metavar="NAME", help="configuration of DATA, on the Hub")
     command.add_argument("--revision", metavar="R", help="branch, tag or commit of DATA, on the Hub")
@@ -135,7 +135,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 def _add_inspect(add: _Add) -> None:
     inspect = add("inspect", "see cluster sizes, topics and hardness of the batches before training on them")
     inspect.add_argument("data", metavar="DATA", help="labelled data, as `attach` leaves it")
-    _add_choice(inspect)
+    _add_selection(inspect)
     inspect.add_argument("--encoder", help="model that measures similarity; by default the clustering's, beside DATA")
     _add_trust(inspect)
     inspect.add_argument("--batch_size", type=int, default=128, metavar="B", help="rows of a batch on one device")
@@ -161,7 +161,7 @@ def _add_inspect(add: _Add) -> None:
 def _add_tune(add: _Add) -> None:
     tune = add("tune", "choose how fine the clusters of each source should be, by trials on its own pairs")
     tune.add_argument("data", metavar="DATA", help="file or folder of rows, save_to_disk folder, or Hub id")
-    _add_choice(tune)
+    _add_selection(tune)
     tune.add_argument("--encoder", required=True, help="model whose vectors are clustered, as for `attach`")
     tune.add_argument(
         "--output",

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from models import MIXED
 from report import describe_multiplier
 
 from st_cluster_batches.storage.cache import write_atomically
-
-WAY = "clusters of 32, 8 rows of each"
 
 
 def describe(random: dict[str, Any], ways: dict[int, dict[str, Any]]) -> str:
@@ -30,7 +29,7 @@ def describe(random: dict[str, Any], ways: dict[int, dict[str, Any]]) -> str:
         cells = [f"{score:.3f}" for score in scores.values()]
         for size, sources in ways.items():
             own = sources.get(name)
-            wanted = float(np.mean(own["ways"][WAY]["ndcg_by_seed"])) if own else None
+            wanted = float(np.mean(own["ways"][MIXED]["ndcg_by_seed"])) if own else None
             cells.append("" if wanted is None else describe_multiplier(scores, size, wanted))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -190,6 +190,11 @@ def choose_batch_size(model: SentenceTransformer) -> int:
     return _BATCH_SIZE if model.device.type == "cpu" else _GPU_BATCH_SIZE
 
 
+def name_model(model: str | Path | SentenceTransformer) -> str:
+    """Return the id of a model, distilled or not, which says nothing of where it lies on this machine."""
+    return Encoder(model, Path()).name.removeprefix(STATIC_PREFIX)
+
+
 def check_encoder(encoder: Any) -> None:
     """Check that a model embeds a text as one dense vector.
 

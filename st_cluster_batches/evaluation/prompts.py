@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.evaluation.tasks import is_official
+from st_cluster_batches.training.prompts import OF_SIDES
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -21,7 +22,7 @@ def tell_prompts(model: SentenceTransformer | SparseEncoder, tasks: Sequence[Any
         model: The model.
         tasks: What it is evaluated on.
     """
-    found = {side: [_find_prompt(model, task, side) for task in tasks] for side in ("query", "document")}
+    found = {side: [_find_prompt(model, task, side) for task in tasks] for side in OF_SIDES}
     used = {name for names in found.values() for name in names}
     given = {name: prompt for name, prompt in model.prompts.items() if prompt}
     if prompts := {name: prompt for name, prompt in given.items() if name in used}:
@@ -42,6 +43,5 @@ def _find_prompt(model: SentenceTransformer | SparseEncoder, task: Any, side: st
     """Return the name of the prompt that a side gets: as mteb looks it up, else as `encode_query` and the like do."""
     # mteb drops names of tasks that it does not know.
     own = (*([task.metadata.name] if is_official(task) else []), task.metadata.type)
-    names = [*(name for one in own for name in (f"{one}-{side}", one)), side]
-    names += ["passage", "corpus"] if side == "document" else []
+    names = [*(name for one in own for name in (f"{one}-{side}", one)), *OF_SIDES[side]]
     return next((name for name in names if name in model.prompts), model.default_prompt_name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_cluster_batches.clusters.choice import CHOICE_FILE, Candidate, Choice
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.encoder import Encoder, name_model
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
@@ -149,8 +149,7 @@ def tune(
         else:
             start = Start.load(model or encoder, cache.folder, trust_remote_code)
         embedder = Encoder(encoder, cache.folder, trust_remote_code=trust_remote_code)
-        name = Encoder(model or encoder, cache.folder).name.removeprefix(STATIC_PREFIX)
-        return Tuning(embedder, name, start, options, cache, output).choose(parts)
+        return Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
 
 
 def _check_part(part: Pairs) -> None:

@@ -88,6 +88,5 @@ def hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
 
 def hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:
     """Return by column of texts a hash of all of them, of each dataset."""
-    parts = pairs.values() if isinstance(pairs, DatasetDict) else [pairs]
-    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in parts]
+    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in list_parts(pairs)]
     return [check_texts(part, roles.texts, show_progress_bar=False) for part, roles in found]

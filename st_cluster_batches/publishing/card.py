@@ -80,7 +80,7 @@ def mark_block(fill_in: Callable[[str], str], text: str, edited: str | None) -> 
         card = fill_in(edited)
         logger.info("The README was edited since it was built: its text stays, and the trainer's is not taken")
     # A digest of the text around the block: when a person changes the text, the two differ.
-    return card.replace(END, f"<!-- around: {_digest(remove_block(fresh))} -->\n{END}")
+    return card.replace(END, f"{_make_mark(fresh)}\n{END}")
 
 
 def _fill_in(text: str, contents: CardContents, about: Description, figures: Sequence[str], own: Sequence[str]) -> str:
@@ -98,7 +98,11 @@ def is_edited(text: str) -> bool:
 
 def renew_mark(text: str) -> str:
     """Return a built card that counts as unedited, whatever was put into it since."""
-    return MARK.sub(f"<!-- around: {_digest(remove_block(text))} -->", text)
+    return MARK.sub(_make_mark(text), text)
+
+
+def _make_mark(text: str) -> str:
+    return f"<!-- around: {_digest(remove_block(text))} -->"
 
 
 def render_block(contents: CardContents, figures: Sequence[str] = (), own: Sequence[str] = ()) -> str:

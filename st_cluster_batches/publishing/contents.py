@@ -26,6 +26,7 @@ from st_cluster_batches.training.folder import (
     MODEL_FOLDER,
     RECIPE_FILE,
     STARTED_FILE,
+    is_run,
     publish_values,
     publish_words,
 )
@@ -142,7 +143,7 @@ def _find_run(model: Path) -> Path | None:
     A recipe alone is no such file: people keep theirs beside other models.
     """
     for folder in (model, model.parent):
-        is_trained = any((folder / file).exists() for file in (HUB_IDS_FILE, STARTED_FILE))
+        is_trained = is_run(folder)
         # `train` names the folders of its models; what other folders beside them hold is not of this run.
         is_own = folder == model or model.name == MODEL_FOLDER or _CHECKPOINT.fullmatch(model.name)
         if (is_trained and is_own) or (not is_trained and (folder / PLAN_FILE).exists()):

@@ -18,6 +18,7 @@ from st_cluster_batches.training.folder import (
     MODEL_FOLDER,
     RECIPE_FILE,
     STARTED_FILE,
+    is_run,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,8 @@ def find_model(folder: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    is_run = any((folder / file).is_file() for file in (HUB_IDS_FILE, STARTED_FILE))
     places = (folder, folder / MODEL_FOLDER)
-    for one in reversed(places) if is_run else places:
+    for one in reversed(places) if is_run(folder) else places:
         if any(
             (one / file).is_file() for file in ("modules.json", "config_sentence_transformers.json", "config.json")
         ):

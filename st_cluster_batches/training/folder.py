@@ -33,6 +33,11 @@ st-cluster-batches train results/recipe.yaml --data_dir DATA --output_dir RUN
 DATA is the folder of training data and collections; names without a slash may have been paths."""
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether `train` has worked in a folder: a recipe alone is what people keep beside other models, too."""
+    return any((folder / file).is_file() for file in (HUB_IDS_FILE, STARTED_FILE))
+
+
 def describe_recipe(recipe: dict[str, Any]) -> list[str]:
     """Return lines of Markdown that say how to train a model again; none for an empty recipe.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches.clusters.choice import ASK_THE_MODEL, FOR_TRANSFORMERS, Choice, find_tuned
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.encoder import Encoder, name_model
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
@@ -65,54 +64,57 @@ def _find_choices(recipe: Recipe) -> dict[str, Choice]:
     return {place: one for place, manifest in attached.items() if (one := find_tuned(manifest)) is not None}
 
 
-def warn_of_static_trials(model: Any, recipe: Recipe) -> None:
-    """Warn of a transformer whose clusters static models have chosen: the two want different ones.
+def warn_of_other_trials(model: Any, recipe: Recipe) -> None:
+    """Warn of clusters that were chosen by trials with another model, or by static ones for a transformer.
 
     Args:
         model: The model to be trained.
         recipe: All parameters.
     """
-    if any(isinstance(module, StaticEmbedding) for module in model.modules()):  # by itself, or within a router
-        return
-    for place, choice in _find_choices(recipe).items() if recipe.training.strategy == "cluster" else ():
-        if choice.about.get("proxy") == "static" and choice.rows_per_stratum is None:
-            logger.warning(
-                "The choice in %s is of static models, and the model to be trained is none. %s. Take these, or ask "
-                "the model itself: %s",
-                place,
-                FOR_TRANSFORMERS,
-                ASK_THE_MODEL,
-            )
+    choices = _find_choices(recipe) if recipe.training.strategy == "cluster" else {}
+    for place, choice in choices.items():
+        _tell_of_static_trials(choice, place, model)
+    if named := {
+        place: one for place, one in choices.items() if "model" in one.about
+    }:  # those of before do not say it
+        fingerprint = fingerprint_model(model)
+        for place, choice in named.items():
+            _tell_of_other_model(choice, place, model, fingerprint, recipe.model)
 
 
-def warn_of_other_model(model: Any, recipe: Recipe) -> None:
-    """Warn of clusters that were chosen by trials with another model.
-
-    Args:
-        model: The model to be trained.
-        recipe: All parameters.
-    """
-    name = Encoder(recipe.model.model_name_or_path, Path()).name.removeprefix(STATIC_PREFIX)
-    for place, choice in _find_choices(recipe).items() if recipe.training.strategy == "cluster" else ():
-        tuned = choice.about.get("model")  # choices of before did not say it
-        if tuned is None or _is_model_of(choice, model, name, recipe.model):
-            continue
+def _tell_of_static_trials(choice: Choice, place: str, model: Any) -> None:
+    """Warn of a transformer whose clusters static models have chosen: the two want different ones."""
+    # By itself, or within a router.
+    has_static = any(isinstance(module, StaticEmbedding) for module in model.modules())
+    if not has_static and choice.about.get("proxy") == "static" and choice.rows_per_stratum is None:
         logger.warning(
-            "The choice in %s is of trials with %s (hash %s), and the model to be trained is %s (hash %s): its "
-            "clusters need not be the best for another model; tune with it: tune DATA --encoder E --model %s",
+            "The choice in %s is of static models, and the model to be trained is none. %s. Take these, or ask the "
+            "model itself: %s",
             place,
-            tuned,
-            choice.about["model_hash"][:16],
-            name,
-            fingerprint_model(model)[:16],
-            recipe.model.model_name_or_path,
+            FOR_TRANSFORMERS,
+            ASK_THE_MODEL,
         )
 
 
-def _is_model_of(choice: Choice, model: Any, name: str, arguments: ModelArguments) -> bool:
-    """Return whether a model is the one that was tried: by its hash, or by its name where a recipe changes it."""
-    if fingerprint_model(model) == choice.about["model_hash"]:
-        return True
+def _tell_of_other_model(choice: Choice, place: str, model: Any, fingerprint: str, arguments: ModelArguments) -> None:
+    """Warn of clusters that were chosen by trials with another model."""
+    name = name_model(arguments.model_name_or_path)
+    if fingerprint == choice.about["model_hash"] or _is_changed_model_of(choice, model, name, arguments):
+        return
+    logger.warning(
+        "The choice in %s is of trials with %s (hash %s), and the model to be trained is %s (hash %s): its "
+        "clusters need not be the best for another model; tune with it: tune DATA --encoder E --model %s",
+        place,
+        choice.about["model"],
+        choice.about["model_hash"][:16],
+        name,
+        fingerprint[:16],
+        arguments.model_name_or_path,
+    )
+
+
+def _is_changed_model_of(choice: Choice, model: Any, name: str, arguments: ModelArguments) -> bool:
+    """Return whether a model is the one that was tried, by its name, as a recipe or the kind of trials changes it."""
     changes = ("static_dim", "num_hidden_layers", "pooling", "max_seq_length", "attn_implementation")
     is_changed = any(getattr(arguments, one) is not None for one in changes)
     is_static = isinstance(model, SentenceTransformer) and isinstance(model[0], StaticEmbedding)

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OF_SIDES = (("query",), ("document", "passage", "corpus"))  # as `encode_query` and `encode_document` look them up
+OF_SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # as `encode_query` and its like do
 
 
 def find_prompts(model: SentenceTransformer | SparseEncoder) -> list[str]:
     """Return the prompts of a model by which it embeds queries and documents, empty where there is none."""
     prompts = model.prompts
-    chosen = (next((name for name in names if name in prompts), model.default_prompt_name) for names in _OF_SIDES)
+    chosen = (
+        next((name for name in names if name in prompts), model.default_prompt_name) for names in OF_SIDES.values()
+    )
     return [prompts.get(name or "") or "" for name in chosen]
 
 

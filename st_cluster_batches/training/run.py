@@ -55,12 +55,7 @@ from st_cluster_batches.training.folder import (
     find_hub_ids,
     publish_values,
 )
-from st_cluster_batches.training.guiding import (
-    follow_choice,
-    measure_start,
-    warn_of_other_model,
-    warn_of_static_trials,
-)
+from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss, load_model
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
@@ -124,8 +119,7 @@ class Run:
         labels = {*find_labels(dataset, self.recipe.data.columns), *NO_TEXT_COLUMNS}
         columns = [name for name in list_parts(dataset)[0].column_names if name not in labels]
         warn_of_unused_prompts(self.trainer.model, columns, self.recipe)
-        warn_of_static_trials(self.trainer.model, self.recipe)
-        warn_of_other_model(self.trainer.model, self.recipe)
+        warn_of_other_trials(self.trainer.model, self.recipe)
         measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
 
     def _remove_earlier_run(self, output: Path, target: Path) -> None:
