@@ -218,11 +218,9 @@ def _add_trials(tune: argparse.ArgumentParser) -> None:
         default="static",
         help="train static models (minutes), or the model (hours)",
     )
-    trials.add_argument(
-        "--epochs", dest="n_epochs", type=int, metavar="N", help="times that a static model sees each pair (1)"
-    )
+    trials.add_argument("--epochs", dest="n_epochs", type=int, metavar="N", help="times that a run sees each pair (1)")
     model = tune.add_argument_group("trials with --proxy model")
-    model.add_argument("--steps", dest="n_steps", type=int, metavar="N", help="of a run (200)")
+    model.add_argument("--steps", dest="n_steps", type=int, metavar="N", help="of a run, in place of epochs")
     model.add_argument("--layers", dest="n_layers", type=int, metavar="N", help="train its first N layers alone")
     model.add_argument("--max_seq_length", type=int, metavar="N", help="tokens that it reads of a text")
     model.add_argument("--learning_rate", type=float, metavar="R", help="chosen by candidate if not given")

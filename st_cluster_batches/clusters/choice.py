@@ -25,8 +25,8 @@ FOR_TRANSFORMERS = (
     "In batches of 16 clusters of 32 rows, 8 rows of each in a batch (cluster_size: 32, rows_per_stratum: 8), brought "
     "three transformers +1.6 to +2.8 % nDCG@10, what static models chose -.5 to +.8 %"
 )
-# In 200 steps, the default, the whole MiniLM showed none of the gain that it had in an epoch.
-ASK_THE_MODEL = "tune --proxy model --steps N, for a whole epoch of N steps"
+# Whole epochs, as by default: in 200 steps the whole MiniLM showed none of the gain that it had in one.
+ASK_THE_MODEL = "tune --proxy model, which takes hours without a GPU"
 
 _VERSION = 2  # of the file
 

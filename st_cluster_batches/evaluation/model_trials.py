@@ -1,4 +1,4 @@
-"""Trials with the model that is to be trained, or one like it, by the stock trainer for a few hundred steps."""
+"""Trials with the model that is to be trained, or one like it, by the stock trainer for an epoch or so."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def train_model(
         candidate: How batches are filled from the strata.
         rate: Learning rate, at its highest.
         seed: Seed of the trainer.
-        options: Rows of a batch, steps of the optimiser, and whether to train in bfloat16.
+        options: Rows of a batch, epochs or steps, and whether to train in bfloat16.
 
     Returns:
         nDCG@10 of the queries that rates are chosen on, of those that candidates are compared on, and what the
@@ -125,7 +125,8 @@ def _make_arguments(
         batch_sampler="cluster",
         rows_per_stratum=candidate.rows_per_stratum,
         per_device_train_batch_size=options.batch_size,
-        max_steps=options.length,
+        max_steps=options.n_steps or -1,
+        num_train_epochs=options.n_epochs or 1,
         learning_rate=rate,
         warmup_steps=0.1,
         bf16=options.bf16,

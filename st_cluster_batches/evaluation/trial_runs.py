@@ -83,8 +83,9 @@ class TrialRuns:
         folder.mkdir(parents=True, exist_ok=True)
         paths = {}
         for trial in trials:
-            how = [] if options.proxy == "static" else [options.bf16]
-            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, options.length, *how)
+            how = [] if options.proxy == "static" else [options.bf16, *({"epochs"} & options.length.keys())]
+            (length,) = options.length.values()
+            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, length, *how)
             paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
         found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
         bar.update(len(found))

@@ -128,7 +128,7 @@ def _train_static(
         assert problem.guide is not None, "masks are tried where there are vectors to mask by"
         guide = Guide(*problem.guide, trial.candidate.margin)
     bags = as_bags(problem.queries), as_bags(problem.passages)
-    train_embeddings(weights, bags, plan, rate, n_epochs=options.length, guide=guide)
+    train_embeddings(weights, bags, plan, rate, n_epochs=options.n_epochs or 1, guide=guide)
     documents = embed_all(weights, as_bags(problem.documents))
     tuned, measured = (
         rank_documents(embed_all(weights, as_bags(one.queries)), documents, one)

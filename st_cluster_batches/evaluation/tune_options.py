@@ -15,7 +15,6 @@ from st_cluster_batches.storage.numbers import as_count
 
 # What says how the model itself is trained; counts first.
 _OF_MODELS = ("n_steps", "n_layers", "max_seq_length", "bf16", "learning_rate")
-_REMEDIES = {"static": "pass proxy='model' to train the model itself", "model": "n_steps= says how long it is trained"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class TuneOptions:
         guide: Whether to embed the passages too, and to try each candidate with a mask of false negatives.
         margin: That of the mask.
         n_seeds: Runs of each candidate.
-        n_epochs: Times that a run of static models sees each pair; once by default.
+        n_epochs: Times that a run sees each pair; once by default.
         max_rows: Rows to take of each source at most, at random.
         seed: Seed of what is taken and held out.
         proxy: What is trained: `static` token embeddings, or the `model` itself, by the stock trainer.
-        n_steps: Steps of a run of the model itself; 200 by default.
+        n_steps: Steps of a run of the model itself, in place of epochs.
         n_layers: Keep the first so many transformer layers of the model itself; all by default.
         max_seq_length: Tokens that the model itself reads of a text; as many as it is made for by default.
         bf16: Whether the model itself is trained and run in bfloat16 where that is safe (autocast).
@@ -86,9 +85,14 @@ class TuneOptions:
             )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate} must be in (0, 1), such as 2e-5")
-        idle = [name for name in (_OF_MODELS if self.proxy == "static" else ("n_epochs",)) if getattr(self, name)]
-        if idle:
-            raise ValueError(f"{', '.join(idle)} mean nothing with proxy={self.proxy!r}; {_REMEDIES[self.proxy]}")
+        if self.proxy == "static" and (idle := [name for name in _OF_MODELS if getattr(self, name)]):
+            raise ValueError(
+                f"{', '.join(idle)} mean nothing with proxy='static'; pass proxy='model' to train the model itself"
+            )
+        if self.n_steps and self.n_epochs:
+            raise ValueError(
+                f"n_steps={self.n_steps} and n_epochs={self.n_epochs} both say how long a run is; leave one out"
+            )
         if self.communities:
             require_metis()
         if self.communities and not self.guide:
@@ -100,6 +104,6 @@ class TuneOptions:
         return (self.key,) if isinstance(self.key, str) else tuple(dict.fromkeys(self.key))
 
     @property
-    def length(self) -> int:
-        """Steps of a run of the model itself, or epochs of static ones."""
-        return (self.n_steps or 200) if self.proxy == "model" else (self.n_epochs or 1)
+    def length(self) -> dict[str, int]:
+        """How long a run is, in `steps` or in `epochs`."""
+        return {"steps": self.n_steps} if self.n_steps else {"epochs": self.n_epochs or 1}

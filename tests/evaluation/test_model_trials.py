@@ -61,3 +61,17 @@ def test_masks_and_communities_are_tried_with_the_model_itself_and_quietly(
     assert any(masked[f"{name}, masked"] != own for name, own in plain.items())
     said = caplog.text + "".join(capfd.readouterr())
     assert not any(word in said for word in ("Batches of one epoch", "train_runtime", "widget"))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_model_itself_is_a_whole_epoch_unless_its_steps_are_given(tmp_path: Path) -> None:
+    pairs, model = Dataset.from_dict(make_planted_pairs(400)[:]), make_planted_model(True)
+    options: dict[str, Any] = {"batch_size": 64, "n_seeds": 2, "n_workers": 1, "learning_rate": 1e-2, "proxy": "model"}
+    options |= {"cache_dir": tmp_path / "cache", "show_progress_bar": False}
+    epoch = tune(pairs, model, output_dir=tmp_path / "epoch", **options)
+    n_steps = -(-epoch.evidence["all"]["trained_rows"] // 64)
+    assert (epoch.about["epochs"], "steps" in epoch.about) == (1, False)
+    steps = tune(pairs, model, output_dir=tmp_path / "steps", n_steps=n_steps, **options)
+    fewer = tune(pairs, model, output_dir=tmp_path / "fewer", n_steps=1, **options)
+    assert steps.about["steps"] == n_steps > 2
+    assert steps.evidence["all"]["ndcg"] == epoch.evidence["all"]["ndcg"] != fewer.evidence["all"]["ndcg"]
