@@ -126,12 +126,34 @@ def read_labels(
         )
     own = [name for name in columns if clusters is None or name != CLUSTER]
     table = dataset.with_format("arrow", columns=own + ([distinct] if has_distinct else []))[:]
+    if has_distinct and distinct == FALSE_NEGATIVE_KEYS:
+        _check_own_keys(table[distinct])
     keys = read_keys(table[distinct], str(distinct), distinct == FALSE_NEGATIVE_KEYS) if has_distinct else None
     if not columns:  # a table without columns has forgotten its rows
         return Labels(np.zeros(len(dataset), dtype=np.uint8), np.zeros(min(len(dataset), 1), dtype=np.int64), keys)
     if clusters is not None and CLUSTER in columns:
         table = pa.table({**{name: table[name] for name in own}, CLUSTER: clusters})
     return Labels(*_number_strata(table, columns), keys)
+
+
+def _check_own_keys(column: pa.ChunkedArray) -> None:
+    """Check that keys are as `attach` writes them: lists of integers, an empty one for a row that may meet any other.
+
+    Raises:
+        ValueError: If some rows have none, or all have text in place of lists.
+    """
+    again = "attach_keys(dataset, overwrite=True), or attach_clusters(...) for clusters too"
+    if column.null_count:
+        row = int(pc.index(pc.is_null(column), True).as_py())
+        raise ValueError(
+            f"{column.null_count:,} of {len(column):,} rows have no {FALSE_NEGATIVE_KEYS!r}, the first of them row {row}, "
+            f"as where labelled rows are joined with others; their false negatives would meet. Label all: {again}"
+        )
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        raise ValueError(
+            f"Column {FALSE_NEGATIVE_KEYS!r} holds text such as {column[0].as_py()!r}, as after a CSV file, which keeps no "
+            f"lists; no two rows would share a key. Write parquet, Arrow or JSON lines instead, or label again: {again}"
+        )
 
 
 def _number_strata(table: pa.Table, columns: list[str]) -> tuple[Integers, Integers]:

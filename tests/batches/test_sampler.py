@@ -325,6 +325,19 @@ def test_labels_of_the_wrong_type_are_refused(column: list[Any], error: type[Exc
         read_labels(Dataset.from_dict({"query": list("abcd"), "cluster": column}))
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ([[1], None, [1], []], "1 of 4 rows have no 'false_negative_keys', the first of them row 1"),
+        (["[1]", "[]", "[1]", "[]"], r"holds text such as '\[1\]', as after a CSV file"),
+    ],
+)
+def test_keys_that_would_hold_nothing_apart_are_refused(keys: list[Any], message: str) -> None:
+    data = Dataset.from_dict({"query": list("abcd"), "false_negative_keys": keys})
+    with pytest.raises(ValueError, match=message):
+        read_labels(data, strata=())
+
+
 def test_strata_are_numbered_source_by_source_whatever_the_label_type() -> None:
     data = Dataset.from_dict({"source": ["b", "a", "b", "a"], "cluster": [-5, 10**12, 7, 3]})
     labels = read_labels(data)
