@@ -95,7 +95,14 @@ def _list_parts(value: Any) -> Iterator[bytes]:
 
 
 def prepare_problem(
-    name: str, rows: Dataset, encoder: Encoder, key: Key, has_guide: bool, start: Start, cache: SharedCache
+    name: str,
+    rows: Dataset,
+    encoder: Encoder,
+    key: Key,
+    has_guide: bool,
+    start: Start,
+    cache: SharedCache,
+    seed: int = 0,
 ) -> Problem | None:
     """Hold queries out of the pairs of a source, embed and tokenise what is left.
 
@@ -107,12 +114,13 @@ def prepare_problem(
         has_guide: Whether to embed both sides, to mask by.
         start: The model that trials start from.
         cache: Where vectors are kept.
+        seed: Seed of what is held out.
 
     Returns:
         The problem; None where the source is too small to hold enough out, with a warning.
     """
     query, passage = rows.column_names
-    held_out = _hold_out_twice(name, rows, start.n_documents)
+    held_out = _hold_out_twice(name, rows, start.n_documents, seed)
     if held_out is None:
         return None
     left, measured_on, tuned_on = held_out
@@ -142,14 +150,16 @@ def prepare_problem(
     )
 
 
-def _hold_out_twice(name: str, rows: Dataset, n_documents: int) -> tuple[Dataset, Collection, Collection] | None:
+def _hold_out_twice(
+    name: str, rows: Dataset, n_documents: int, seed: int
+) -> tuple[Dataset, Collection, Collection] | None:
     """Return numbered rows to train on, and queries to measure and to tune on; None, with a warning, if too few."""
     columns = list(rows.column_names)
     numbered = rows.add_column(_ROW, np.arange(len(rows)))
     if SOURCE not in columns:
         numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
-    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, n_documents, columns)
-    left, tuned_on = _hold_out(left, _TUNED_QUERIES, n_documents, columns)
+    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, n_documents, seed, columns)
+    left, tuned_on = _hold_out(left, _TUNED_QUERIES, n_documents, seed, columns)
     fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
     if measured_on is not None and tuned_on is not None and fewest >= _LEAST_QUERIES:
         return left, measured_on, tuned_on
@@ -175,10 +185,10 @@ def _score_guide(
 
 
 def _hold_out(
-    rows: Dataset, n_queries: int, n_documents: int, columns: list[str]
+    rows: Dataset, n_queries: int, n_documents: int, seed: int, columns: list[str]
 ) -> tuple[Dataset, Collection | None]:
     n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
-    left, collections = hold_out(rows, n_queries, n_documents, columns=columns, warns=False)
+    left, collections = hold_out(rows, n_queries, n_documents, seed, columns, warns=False)
     return left, next(iter(collections.values()), None)
 
 

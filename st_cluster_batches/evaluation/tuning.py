@@ -239,7 +239,9 @@ class Tuning:
         evidence: Record = {"rows": n_rows, "tuned_rows": len(rows), "columns": part.text_columns[:2]}
         found: dict[Key, Measured] = {}
         for key in options.keys:
-            problem = prepare_problem(name, pairs, self.encoder, key, options.guide, self.start, self.cache)
+            problem = prepare_problem(
+                name, pairs, self.encoder, key, options.guide, self.start, self.cache, options.seed
+            )
             why = _find_obstacle(name, problem, options)
             if problem is None or why:  # with any key
                 return {one: ({}, {**evidence, "why": why}) for one in options.keys}

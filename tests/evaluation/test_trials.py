@@ -30,3 +30,17 @@ def test_clusters_that_are_tried_are_those_that_are_attached(key: Key, tmp_path:
     attached = labelled["cluster"][:]
     n_clusters = len(set(attached))
     assert n_clusters > 5 and len({*zip(tried, attached, strict=True)}) == len(set(tried)) == n_clusters
+
+
+def test_another_seed_holds_other_queries_out_of_the_same_rows(tmp_path: Path) -> None:
+    model = make_planted_model(True)
+    with SharedCache.open(tmp_path, False) as cache:
+        start = Start("model", "", model=model)
+        found = [
+            prepare_problem(
+                "all", make_planted_pairs(400), Encoder(model, cache.folder), "query", False, start, cache, seed
+            )
+            for seed in (0, 0, 1)
+        ]
+    first, again, other = (set(one.measured_on.queries) for one in found if one is not None)
+    assert first == again != other
