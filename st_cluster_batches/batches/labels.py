@@ -146,13 +146,13 @@ def _check_own_keys(column: pa.ChunkedArray) -> None:
     if column.null_count:
         row = int(pc.index(pc.is_null(column), True).as_py())
         raise ValueError(
-            f"{column.null_count:,} of {len(column):,} rows have no {FALSE_NEGATIVE_KEYS!r}, the first of them row {row}, "
-            f"as where labelled rows are joined with others; their false negatives would meet. Label all: {again}"
+            f"{column.null_count:,} of {len(column):,} rows have no {FALSE_NEGATIVE_KEYS!r}, the first of them row "
+            f"{row}, as where labelled rows are joined with others; false negatives would meet. Label all: {again}"
         )
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         raise ValueError(
-            f"Column {FALSE_NEGATIVE_KEYS!r} holds text such as {column[0].as_py()!r}, as after a CSV file, which keeps no "
-            f"lists; no two rows would share a key. Write parquet, Arrow or JSON lines instead, or label again: {again}"
+            f"Column {FALSE_NEGATIVE_KEYS!r} holds text such as {column[0].as_py()!r}, as after a CSV file, which "
+            f"keeps no lists; no two rows would share a key. Write parquet or JSON lines, or label again: {again}"
         )
 
 

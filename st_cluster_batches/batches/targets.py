@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sentence_transformers.cross_encoder import losses as cross_encoder_losses
+from sentence_transformers.cross_encoder import losses as cross_encoder
+from sentence_transformers.multi_vector_encoder import losses as multi_vector
 from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.callers import find_loss
@@ -15,21 +16,27 @@ from st_cluster_batches.columns import ROW_KEY, has_row_keys, list_targets
 
 logger = logging.getLogger(__name__)
 
-_IN_BATCH = (
+# Those of sparse encoders are subclasses of these.
+IN_BATCH_LOSSES = (
+    cross_encoder.MultipleNegativesRankingLoss,
     losses.CachedGISTEmbedLoss,
     losses.CachedMultipleNegativesRankingLoss,
     losses.GISTEmbedLoss,
     losses.MegaBatchMarginLoss,
     losses.MultipleNegativesRankingLoss,
     losses.MultipleNegativesSymmetricRankingLoss,
+    multi_vector.CachedMultiVectorMultipleNegativesRankingLoss,
+    multi_vector.MultiVectorMultipleNegativesRankingLoss,
 )
-
-
-_READING_LABELS = (
-    cross_encoder_losses.BinaryCrossEntropyLoss,
-    cross_encoder_losses.CrossEntropyLoss,
-    cross_encoder_losses.MarginMSELoss,
-    cross_encoder_losses.MSELoss,
+LABEL_LOSSES = (
+    cross_encoder.ADRMSELoss,
+    cross_encoder.BinaryCrossEntropyLoss,
+    cross_encoder.CrossEntropyLoss,
+    cross_encoder.LambdaLoss,
+    cross_encoder.ListNetLoss,
+    cross_encoder.MarginMSELoss,
+    cross_encoder.MSELoss,
+    cross_encoder.PListMLELoss,
     losses.BatchAllTripletLoss,
     losses.BatchHardTripletLoss,
     losses.BatchSemiHardTripletLoss,
@@ -41,6 +48,8 @@ _READING_LABELS = (
     losses.MarginMSELoss,
     losses.OnlineContrastiveLoss,
     losses.SoftmaxLoss,
+    multi_vector.MultiVectorDistillKLDivLoss,
+    multi_vector.MultiVectorMarginMSELoss,
 )
 
 
@@ -55,7 +64,7 @@ def refuse_row_keys(trainer: Any, dataset: Any) -> None:
         ValueError: If one does.
     """
     loss = None if trainer is None else find_loss(trainer, dataset)
-    reading = [] if loss is None else [part for part in loss.modules() if isinstance(part, _READING_LABELS)]
+    reading = [] if loss is None else [part for part in loss.modules() if isinstance(part, LABEL_LOSSES)]
     if reading and has_row_keys(dataset):
         raise ValueError(
             f"{type(reading[0]).__name__} learns from the column {ROW_KEY!r}, which holds the row keys of a guide. "
@@ -77,7 +86,7 @@ def describe_targets(dataset: Any) -> str:
 def _find_in_batch_loss(trainer: Any, dataset: Any) -> Any:
     """Return the loss of a dataset if it, or one within it, takes in-batch negatives."""
     loss = None if trainer is None else find_loss(trainer, dataset)
-    return loss if loss is not None and any(isinstance(part, _IN_BATCH) for part in loss.modules()) else None
+    return loss if loss is not None and any(isinstance(part, IN_BATCH_LOSSES) for part in loss.modules()) else None
 
 
 def explain_no_negatives(n_rows: int, n_texts: int, batch_size: int, n_compared: int) -> str | None:
