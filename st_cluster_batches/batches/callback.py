@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +19,7 @@ from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
-from st_cluster_batches.batches.telling import tell_of_batches
+from st_cluster_batches.batches.telling import tell_of_batches, tell_of_stock
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from st_cluster_batches.batches.refreshing import Refresher
-
-logger = logging.getLogger(__name__)
 
 
 class PlannedSampler(Protocol):
@@ -116,7 +113,6 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             refuse_unreached(args, state, outer, len(train_dataloader))
         self.plans = [sampler.describe() for sampler in samplers]
         self.run = _describe_run(args, outer)
-        _tell_of_left_out(outer)
         if state.global_step:
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
@@ -140,12 +136,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def _tell(self, outer: Any, samplers: list[PlannedSampler], counts: list[PlanCounts]) -> None:
         """Log what an epoch is made of, and warn of what is likely to be a mistake."""
-        if samplers[0].world_size > 1 and type(outer).__module__.startswith("sentence_transformers"):
-            logger.warning(
-                "%s deals batches of different datasets to the processes of one step; "
-                "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler keeps a step within one dataset",
-                type(outer).__name__,
-            )
+        if type(outer).__module__.startswith("sentence_transformers"):
+            tell_of_stock(outer, samplers[0].world_size)
         for sampler, one in zip(samplers, counts, strict=True):
             tell_of_batches(sampler, one, find_strategy(self.plans), self.trainer)
         if hasattr(outer, "tell_of_shares"):
@@ -282,19 +274,3 @@ def _describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:
         described["multi_dataset_batch_sampler"] = type(outer).__name__
         described["alpha"] = getattr(outer, "alpha", None)
     return described
-
-
-def _tell_of_left_out(outer: Any) -> None:
-    """Warn of datasets that are too small for a global batch; `ClusterMultiDatasetBatchSampler` does so itself."""
-    parts = getattr(outer, "batch_samplers", [])
-    left_out = [at for at, one in enumerate(parts) if getattr(one, "is_left_out", False)]
-    if not left_out or not type(outer).__module__.startswith("sentence_transformers"):
-        return
-    size = parts[left_out[0]].batch_size * parts[left_out[0]].world_size
-    rows = ", ".join(f"number {at} with {len(parts[at].dataset):,}" for at in left_out)
-    logger.warning(
-        "Datasets with fewer rows than a global batch of %d are left out: %s. Lower per_device_train_batch_size to "
-        "train on them",
-        size,
-        rows,
-    )

@@ -17,7 +17,7 @@ from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
 from st_cluster_batches.batches.callers import find_caller
-from st_cluster_batches.batches.options import refuse_arguments
+from st_cluster_batches.batches.options import check_alpha, refuse_arguments
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         alpha: float = 1.0,
     ) -> None:
         super().__init__(dataset, batch_samplers, generator, seed or 0)
-        if alpha < 0:
-            raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
+        check_alpha(alpha)
         self.alpha = alpha
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
@@ -82,8 +81,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
             A callable that makes the sampler.
         """
         refuse_arguments("multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler.configure", misplaced, unknown)
-        if alpha < 0:
-            raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
+        check_alpha(alpha)
         return ConfiguredMultiDatasetSampler(alpha)
 
     @property
@@ -128,7 +126,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
             if missing > 0:
                 logger.warning(
                     "%s: %d of its %d global batches are in no step of this run, since alpha=%g gives it %d in an "
-                    "epoch; train for %d epochs, or raise alpha",
+                    "epoch; train for %d epochs, or bring alpha nearer to 1",
                     self._name(at),
                     missing,
                     own,

@@ -12,6 +12,16 @@ from st_cluster_batches.storage.numbers import as_count
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
 
 
+def check_alpha(alpha: float) -> None:
+    """Check an exponent of the sizes of datasets.
+
+    Raises:
+        ValueError: If it is negative, or no number.
+    """
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
+
+
 class StartError(ValueError):
     """A run that cannot start, or go on, as it is told: found once the trainer knows its checkpoint and its data."""
 

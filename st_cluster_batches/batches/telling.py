@@ -49,3 +49,36 @@ def tell_of_batches(sampler: Any, counts: PlanCounts, strategy: str | None, trai
     if share and not counts.random:
         n_batches = len(sampler.plan)
         logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
+
+
+def tell_of_stock(outer: Any, world_size: int) -> None:
+    """Warn of what a stock sampler of several datasets makes of the batches of ours.
+
+    Args:
+        outer: The stock sampler.
+        world_size: Processes that step together.
+    """
+    name, parts = type(outer).__name__, outer.batch_samplers
+    remedy = "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler"
+    if left_out := [at for at, one in enumerate(parts) if getattr(one, "is_left_out", False)]:
+        logger.warning(
+            "Datasets with fewer rows than a global batch of %d are left out: %s. Lower per_device_train_batch_size "
+            "to train on them",
+            parts[left_out[0]].batch_size * parts[left_out[0]].world_size,
+            ", ".join(f"number {at} with {len(parts[at].dataset):,}" for at in left_out),
+        )
+    if len(outer) < (n_batches := sum(map(len, parts))):
+        logger.warning(
+            "%s ends an epoch with its shortest dataset: %d of %d batches are in it, and the rows of the others in no "
+            "step of that epoch. %s gives all of them, its .configure(alpha=0) as many of each dataset",
+            name,
+            len(outer),
+            n_batches,
+            remedy,
+        )
+    if world_size > 1:
+        logger.warning(
+            "%s deals batches of different datasets to the processes of one step; %s keeps a step within one dataset",
+            name,
+            remedy,
+        )

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import logging
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler
+from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
 
@@ -142,3 +145,21 @@ def test_a_dataset_whose_sampler_gives_nothing_ends_with_its_name() -> None:
     many = ClusterMultiDatasetBatchSampler(ConcatDataset([same]), [sampler])
     with pytest.raises(ValueError, match="Dataset number 0: NoDuplicatesBatchSampler promises 6 batches and gives"):
         iterate(many, 0)
+
+
+def test_an_epoch_that_ends_with_the_shortest_dataset_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = DatasetDict({"long": label_pairs(make_pairs(160, seed=0)), "short": label_pairs(make_pairs(48, seed=1))})
+    caplog.set_level(logging.WARNING)
+    make_trainer(tmp_path, parts, multi_dataset_batch_sampler="round_robin").train()
+    assert "RoundRobinBatchSampler ends an epoch with its shortest dataset: 6 of 13 batches are in it" in caplog.text
+    caplog.clear()
+    make_trainer(tmp_path, parts, multi_dataset_batch_sampler="proportional").train()
+    assert "ends an epoch" not in caplog.text
+
+
+@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf")])
+def test_an_alpha_without_meaning_is_refused_where_it_is_written(alpha: float) -> None:
+    with pytest.raises(ValueError, match="must not be negative: 1 is proportional to size"):
+        ClusterMultiDatasetBatchSampler.configure(alpha=alpha)
