@@ -19,7 +19,7 @@ from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
-from st_cluster_batches.batches.telling import tell_of_batches, tell_of_stock
+from st_cluster_batches.batches.telling import tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, show_labels
 from st_cluster_batches.storage.cache import write_atomically
 
@@ -121,7 +121,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero or not samplers:
             return
-        self._tell(outer, samplers, counts := [sampler.counts for sampler in samplers])
+        counts = [sampler.counts for sampler in samplers]
+        self._tell(outer, samplers)
         alpha = {"alpha": outer.alpha} if hasattr(outer, "alpha") else {}
         content = [{**plan, **alpha, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -134,12 +135,12 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         strategy = find_strategy(content)
         carry_block(model, describe_batches(strategy, content), choose_tags(strategy))
 
-    def _tell(self, outer: Any, samplers: list[PlannedSampler], counts: list[PlanCounts]) -> None:
-        """Log what an epoch is made of, and warn of what is likely to be a mistake."""
+    def _tell(self, outer: Any, samplers: list[PlannedSampler]) -> None:
+        """Log what epochs are made of, and warn of what is likely to be a mistake."""
         if type(outer).__module__.startswith("sentence_transformers"):
             tell_of_stock(outer, samplers[0].world_size)
-        for sampler, one in zip(samplers, counts, strict=True):
-            tell_of_batches(sampler, one, find_strategy(self.plans), self.trainer)
+        for sampler in samplers:
+            tell_of_batches(sampler, self.trainer)
         if hasattr(outer, "tell_of_shares"):
             outer.tell_of_shares(self.trainer.state.max_steps * self.trainer.args.gradient_accumulation_steps)
 
@@ -190,6 +191,9 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             self.refresher = Refresher(self.trainer)
             self.refresher.start(epoch, samplers)
         self.refresher.refresh(samplers, epoch, is_start)
+        for sampler in samplers:
+            if sampler.refreshed_at == epoch and self.trainer.is_world_process_zero():
+                tell_of_epoch(sampler, epoch)
         self._refreshed = samplers
         now, kept = _describe_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:

@@ -112,6 +112,11 @@ class PlanOptions:
         names = [name for _, columns in self.schedule for name in columns]
         return list(dict.fromkeys([*names, *([self.distinct] if self.distinct else [])]))
 
+    @property
+    def needed(self) -> set[str]:
+        """The columns without which batches are in the stock order: the finest strata, or keys where any rows meet."""
+        return {columns[-1] for _, columns in self.schedule if columns} or {str(self.distinct)}
+
     def strata_of(self, epoch: int) -> tuple[str, ...]:
         """Return what a batch shares in an epoch."""
         return [columns for first, columns in self.schedule if first <= epoch][-1]

@@ -112,6 +112,7 @@ class RefreshedSampler(Protocol):
     """What a refresh needs of a `ClusterBatchSampler`."""
 
     dataset: Any
+    options: PlanOptions
     hidden_columns: list[str]
     refresh: Refresh | None
     refreshed_at: int | None
@@ -130,8 +131,8 @@ class RefreshedSampler(Protocol):
     def plan_epoch(self) -> EpochPlan:
         """Return the batches of the current epoch."""
 
-    def plan_with(self, clusters: Integers) -> BatchPlan:
-        """Return the plan of the current epoch's strata with other clusters."""
+    def make_plan(self, strata: tuple[str, ...], clusters: Integers | None) -> BatchPlan:
+        """Make a plan of batches that share some columns, perhaps with other clusters than those of the dataset."""
 
     def relabel(self, epoch: int, clusters: Integers) -> None:
         """Fill batches from other clusters from now on."""

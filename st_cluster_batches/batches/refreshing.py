@@ -208,7 +208,8 @@ class Refresher:
         record: dict[str, Any] = {**about, "clusters": int(clusters.max()) + 1}
         if (before := sampler.clusters) is not None:
             record["moved"] = measure_move(before, clusters)
-        planned = [sampler.plan_epoch(), sampler.plan_with(clusters).plan_epoch(about["epoch"])]
+        other = sampler.make_plan(sampler.options.strata_of(about["epoch"]), clusters)
+        planned = [sampler.plan_epoch(), other.plan_epoch(about["epoch"])]
         for name, plan in zip(("hardness_before", "hardness_after"), planned, strict=True):
             if len(plan.rows) and plan.rows.shape[1] > 1:  # a row by itself has no negatives in its batch
                 n_batches = max(1, _MEASURED_ROWS // plan.rows.shape[1])

@@ -47,8 +47,8 @@ def find_largest_key(dataset: Dataset, keys: Keys) -> tuple[int, str, str]:
     return len(rows), "a key without a text of its own, as near-duplicates do, such as", first_text
 
 
-def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> tuple[Any, ...]:
-    """Return the arguments of a log line on rows that meet a false negative: how many, why, and what helps."""
+def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> str:
+    """Say how many rows meet a false negative, why, and what helps."""
     keys = plan.labels.keys
     assert keys is not None, "without keys no row repeats any"
     n_rows, what, text = find_largest_key(dataset, keys)
@@ -59,17 +59,11 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> tu
             f"a source or cluster holds too few different texts: of random batches {at_random:,} rows would. Batches "
             "across sources and clusters help (strata=()), or smaller ones"
         )
+    share = 100 * counts.repeats / len(dataset)
     return (
-        "%d of %d rows (%.1f %%) meet a false negative in a global batch of %d rows: %s, and so does a loss that "
-        "masks false negatives, such as the guided ones (attach with guide=True). %d rows share %s %r",
-        counts.repeats,
-        len(dataset),
-        100 * counts.repeats / len(dataset),
-        counts.global_batch_size,
-        why,
-        n_rows,
-        what,
-        text[:100],
+        f"{counts.repeats:,} of {len(dataset):,} rows ({share:.1f} %) meet a false negative in a global "
+        f"batch of {counts.global_batch_size:,} rows: {why}, and so does a loss that masks false negatives, "
+        f"such as the guided ones (attach with guide=True). {n_rows:,} rows share {what} {text[:100]!r}"
     )
 
 

@@ -33,12 +33,10 @@ logger = logging.getLogger(__name__)
 class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the host library has no types
     """Fill every batch from one cluster: `SentenceTransformerTrainingArguments(batch_sampler=ClusterBatchSampler)`.
 
-    In-batch negatives are then on the topic of the query, hence hard. The order of an epoch is a function of the
-    labels, the batch size, the number of processes, the seed and the epoch; see `BatchPlan` for its promises. Label
+    In-batch negatives are then on the topic of the query, hence hard; `BatchPlan` says what an epoch promises. Label
     columns are hidden from the collator, on the dataset itself, whatever format it has.
 
-    A dataset that the trainer only evaluates on gets the stock order if it has no labels, or if a plan would leave
-    rows out.
+    An evaluation dataset gets the stock order if it has no labels, or if a plan would leave rows out.
 
     Args:
         dataset: Dataset with label columns, as `attach_clusters` writes them.
@@ -124,9 +122,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     def _can_evaluate(self) -> bool:
         """Whether an evaluation set has labels, and a plan that gives all its rows."""
-        # Random batches differ from the stock order in the keys alone.
-        needed = {columns[-1] for _, columns in self.options.schedule if columns} or {str(self.options.distinct)}
-        if self.world_size > 1 or self.drop_last or not needed <= set(self.dataset.column_names):
+        if self.world_size > 1 or self.drop_last or not self.options.needed <= set(self.dataset.column_names):
             return False
         try:
             self.plan_epoch()
@@ -180,16 +176,23 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     @property
     def plan(self) -> BatchPlan:
-        """The plan of the current epoch's strata; made when first needed, since trainers build samplers in vain."""
-        strata = self.options.strata_of(self.epoch)
-        return self._plan_of(strata if self._refreshed is not None else self._without_missing(strata))
+        """The plan of the current epoch's strata."""
+        return self.plan_of(self.epoch)
 
-    def _plan_of(self, strata: tuple[str, ...]) -> BatchPlan:
+    def plan_of(self, epoch: int) -> BatchPlan:
+        """Return the plan of an epoch's strata; made when first needed, since trainers build samplers in vain."""
+        strata = self.strata_of(epoch)
         if strata not in self._plans:
-            self._plans[strata] = self._make_plan(strata, self._refreshed)
+            self._plans[strata] = self.make_plan(strata, self._refreshed)
         return self._plans[strata]
 
-    def _make_plan(self, strata: tuple[str, ...], clusters: Integers | None) -> BatchPlan:
+    def strata_of(self, epoch: int) -> tuple[str, ...]:
+        """Return what batches of an epoch share, as far as there are clusters by now."""
+        strata = self.options.strata_of(epoch)
+        return strata if self._refreshed is not None else self._without_missing(strata)
+
+    def make_plan(self, strata: tuple[str, ...], clusters: Integers | None) -> BatchPlan:
+        """Make a plan of batches that share some columns, perhaps with other clusters than those of the dataset."""
         return BatchPlan(
             read_labels(self.dataset, strata, self.options.distinct, clusters),
             self.batch_size,
@@ -219,10 +222,6 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         """Return the epoch at whose start the clusters of an epoch are made; None before the first, or without any."""
         return None if self.refresh is None else self.refresh.find_epoch(epoch, self.options)
 
-    def plan_with(self, clusters: Integers) -> BatchPlan:
-        """Return the plan of the current epoch's strata with other clusters."""
-        return self._make_plan(self.options.strata_of(self.epoch), clusters)
-
     def relabel(self, epoch: int, clusters: Integers) -> None:
         """Fill batches from other clusters from now on.
 
@@ -241,8 +240,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def fills_no_batch(self) -> bool:
         """Whether the dataset has too few rows for a single global batch, and may make no short one."""
-        is_short = len(self.dataset) < self.batch_size * self.world_size
-        return self._stock is None and is_short and (self.world_size > 1 or self.drop_last)
+        needs_whole = self._stock is None and (self.world_size > 1 or self.drop_last)
+        return needs_whole and len(self.dataset) < self.batch_size * self.world_size
 
     @property
     def counts(self) -> PlanCounts:
@@ -251,9 +250,11 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     def describe(self) -> dict[str, Any]:
         """Return all that decides the batches, as JSON keeps it."""
-        stages = [self._without_missing(columns) for _, columns in self.options.schedule]
         # With the labels from before training: refreshed ones have a checksum of their own.
-        plans = [self._make_plan(one, None) if self._refreshed is not None else self._plan_of(one) for one in stages]
+        plans = [
+            self.plan_of(epoch) if self._refreshed is None else self.make_plan(self._without_missing(columns), None)
+            for epoch, columns in self.options.schedule
+        ]
         return {
             "plan_version": PLAN_VERSION,
             "labels": "+".join(f"{plan.digest:016x}" for plan in plans),

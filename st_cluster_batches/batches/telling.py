@@ -17,13 +17,11 @@ _WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative
 WORTH_A_WARNING_OF_PURITY = 0.05  # share of the batches that are not pure on their account
 
 
-def tell_of_batches(sampler: Any, counts: PlanCounts, strategy: str | None, trainer: Any) -> None:
-    """Log what an epoch is made of, and warn of what is likely to be a mistake.
+def tell_of_batches(sampler: Any, trainer: Any) -> None:
+    """Log what epochs are made of, and warn of what is likely to be a mistake, before the first step.
 
     Args:
         sampler: A `ClusterBatchSampler` that follows a plan.
-        counts: What its epoch is made of.
-        strategy: What messages call the way in which it fills batches.
         trainer: The trainer; None outside of one.
     """
     if SOURCE in sampler.dataset.column_names and SOURCE not in sampler.hidden_columns:
@@ -31,24 +29,42 @@ def tell_of_batches(sampler: Any, counts: PlanCounts, strategy: str | None, trai
     tell_of_targets(trainer, sampler.dataset)
     tell_of_no_negatives(trainer, sampler)
     tell_of_missing_keys(sampler)
-    logger.info("Batches of one epoch, by %s: %s", strategy, counts)
+    stages = [epoch for epoch, _ in sampler.options.schedule]
+    now = max(epoch for epoch in stages if epoch <= sampler.epoch)
+    for epoch in stages:
+        tell_of_epoch(sampler, sampler.epoch if epoch == now else epoch)
+    share = sampler.options.random_fraction
+    if share and not sampler.counts.random:
+        n_batches = len(sampler.plan)
+        logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
+
+
+def tell_of_epoch(sampler: Any, epoch: int) -> None:
+    """Log what an epoch is made of, and warn of false negatives that meet, and of purity that is given up for them.
+
+    Args:
+        sampler: A `ClusterBatchSampler` that follows a plan.
+        epoch: The current epoch, or the first that shares other columns.
+    """
+    plan, columns = sampler.plan_of(epoch), sampler.strata_of(epoch)
+    counts: PlanCounts = sampler.counts if epoch == sampler.epoch else plan.plan_epoch(epoch).counts
+    is_like_others = sampler.refresh is None and len(sampler.options.schedule) == 1
+    which = "one epoch" if is_like_others else f"epoch {epoch}"
+    logger.info("Batches of %s, by %s: %s", which, columns[-1] if columns else "random", counts)
     if counts.repeats > _WORTH_A_WARNING * len(sampler.dataset):
-        logger.warning(*explain_repeats(sampler.plan, sampler.dataset, counts))
+        logger.warning("In %s %s", which, explain_repeats(plan, sampler.dataset, counts))
     n_batches = counts.pure + counts.pooled + counts.mixed
     if counts.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
         logger.warning(
-            "%d of %d global batches of %d rows could be of one cluster each, but clusters hold too few different "
-            "texts for that: the rows would meet false negatives, so they are pooled with those of neighbours. Larger "
-            "clusters or smaller batches help, or distinct=None with a loss that masks false negatives "
-            "(attach with guide=True)",
+            "In %s %d of %d global batches of %d rows could be of one cluster each, but clusters hold too few "
+            "different texts for that: the rows would meet false negatives, so they are pooled with those of "
+            "neighbours. Larger clusters or smaller batches help, or distinct=None with a loss that masks false "
+            "negatives (attach with guide=True)",
+            which,
             counts.given_up,
             n_batches,
             counts.global_batch_size,
         )
-    share = sampler.options.random_fraction
-    if share and not counts.random:
-        n_batches = len(sampler.plan)
-        logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
 
 
 def tell_of_stock(outer: Any, world_size: int) -> None:

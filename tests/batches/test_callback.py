@@ -119,7 +119,7 @@ def test_clusters_of_a_later_stage_are_compared_too(tmp_path: Path, labelled: Da
         train(tmp_path, other, resume=True, max_steps=9, batch_sampler=stages)
 
 
-def test_the_plan_is_written_beside_the_checkpoints_and_logged_once(
+def test_the_plan_is_written_beside_the_checkpoints_and_each_stage_logged_once(
     tmp_path: Path, labelled: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     configured = ClusterBatchSampler.configure(random_fraction=0.2, strata={0: "source", 1: ("source", "cluster")})
@@ -137,7 +137,8 @@ def test_the_plan_is_written_beside_the_checkpoints_and_logged_once(
     assert plan["counts"]["random"] == 4 and plan["counts"]["pure"] >= 13
     assert (plan["counts"]["last"], plan["counts"]["dropped"]) == (12, 0)
     logged = [record.message for record in caplog.records if "global batches of 16 rows" in record.message]
-    assert len(logged) == 1 and "4 random" in logged[0] and "0 rows dropped" in logged[0]
+    assert len(logged) == len(plan["strata"])
+    assert all("4 random" in one and "0 rows dropped" in one for one in logged)
 
 
 def test_rows_that_meet_a_false_negative_are_trained_on_and_warned_of(
@@ -166,6 +167,23 @@ def test_pure_batches_that_are_given_up_are_told_of(tmp_path: Path, caplog: pyte
     )
     (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
     assert plan["counts"]["pooled"] == 15 and plan["counts"]["repeats"] == 0
+
+
+def test_each_stage_of_a_curriculum_is_told_of_before_the_first_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = label_pairs(make_pairs(80)).remove_columns("cluster").add_column("cluster", [at // 8 for at in range(80)])
+    sampler = ClusterBatchSampler.configure(strata={0: (), 2: ("cluster",)})
+    trainer = make_trainer(tmp_path, concatenate_datasets([rows] * 3), batch_sampler=sampler, num_train_epochs=3)
+    with caplog.at_level(logging.INFO, "st_cluster_batches"):
+        trainer.train()
+    told = [one.getMessage() for one in caplog.records if "global batches" in one.getMessage()]
+    assert len(told) == 3
+    assert [one.split(":")[0] for one in told[:2]] == [
+        "Batches of epoch 0, by random",
+        "Batches of epoch 2, by cluster",
+    ]
+    assert told[2].startswith("In epoch 2 10 of 15 global batches of 16 rows could be of one cluster each")
 
 
 def test_a_source_of_too_few_texts_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
