@@ -141,10 +141,10 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
         + (f" from epoch {epoch} on" if len(first["strata"]) > 1 else "")
         for epoch, columns in first["strata"].items()
     )
-    distinct = f"`{first['distinct']}`" if first["distinct"] else "nothing"
+    distinct = [first["distinct"]] if isinstance(first["distinct"], str) else first["distinct"] or []
     lines += [
         f"| rows of a batch share | {strata} |",
-        f"| they never repeat | {distinct} |",
+        f"| they never repeat | {', '.join(f'`{column}`' for column in distinct) or 'nothing'} |",
         f"| rows of a global batch | {first['batch_size'] * first['world_size']:,} "
         f"({first['batch_size']:,} on each of {first['world_size']}) |",
         f"| random batches on purpose | {first['random_fraction']:.0%} |",

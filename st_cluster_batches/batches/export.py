@@ -7,7 +7,6 @@ process's share of some consecutive steps, and the files of a process stand toge
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -19,9 +18,10 @@ import pyarrow.parquet as pq
 import xxhash
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.options import PlanOptions, Strata
+from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata
 from st_cluster_batches.batches.run_length import find_unreached
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.batches.telling import tell_of_batches
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.roles import find_roles
 from st_cluster_batches.storage.cache import remove_leftovers, write_atomically, write_whole
@@ -31,12 +31,9 @@ from st_cluster_batches.storage.processes import ProcessGroup
 if TYPE_CHECKING:
     from datasets import Dataset
 
-logger = logging.getLogger(__name__)
-
 # Hidden, so that `load_dataset(directory)` sees nothing but parquet.
 PLAN_FILE = ".batch_plan.json"
 
-_WORTH_A_WARNING = 0.01  # share of the rows that are left out
 _ROW_GROUP = 10_000  # rows that a reader holds at once
 _HASHED = 10_000  # rows that are hashed at once
 
@@ -50,7 +47,7 @@ def export_batches(
     *,
     columns: Sequence[str] | None = None,
     strata: Strata | None = None,
-    distinct: str | None = FALSE_NEGATIVE_KEYS,
+    distinct: Distinct | None = FALSE_NEGATIVE_KEYS,
     random_fraction: float = 0.0,
     rows_per_stratum: int | None = None,
     seed: int = 0,
@@ -146,6 +143,8 @@ def _write(
     _claim(directory, described)
     remove_leftovers(directory)
     steps = len(sampler) // sampler.world_size
+    tell_of_batches(sampler, None)
+    counts = sampler.counts
     shards = list(_list_missing_shards(directory, sampler.world_size, epochs, steps, steps_per_shard))
     for epoch, rank, first, path in tqdm(shards, "Writing batches", unit="file", disable=not show_progress_bar):
         sampler.set_epoch(epoch)
@@ -154,11 +153,6 @@ def _write(
         rows = planned.rows[batches, rank * batch_size : (rank + 1) * batch_size].ravel()
         with write_whole(path) as temporary:
             pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
-    counts = sampler.counts
-    logger.info("Batches of one epoch: %s", counts)
-    if counts.dropped > _WORTH_A_WARNING * len(shown):
-        text = "%d of %d rows are left out of each epoch, for only whole global batches of %d rows are written; "
-        logger.warning(text + "lower batch_size", counts.dropped, len(shown), counts.global_batch_size)
     content = {**described, "steps": steps, "counts": asdict(counts)}
     write_atomically(directory / PLAN_FILE, json.dumps(content, indent=2))
     return int(epochs * steps)

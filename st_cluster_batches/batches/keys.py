@@ -5,6 +5,7 @@ Most rows share no key with any other, and what they hold is dropped here: a pla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,21 @@ def read_keys(column: pa.ChunkedArray, name: str, is_signed: bool) -> Keys | Non
         return None
     firsts = find_starts(numbers)
     keys = np.repeat(np.arange(len(firsts), dtype=np.uint32), np.diff(firsts, append=len(numbers)))
+    order = stable_order(rows)
+    return Keys(rows[order], keys[order], is_negative[order] if is_negative.any() else None)
+
+
+def join_keys(parts: Sequence[Keys | None]) -> Keys | None:
+    """Join the keys of several columns: rows conflict if they share a key of any."""
+    found = [one for one in parts if one is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    ends = np.cumsum([int(one.keys.max()) + 1 for one in found])
+    keys = np.concatenate([one.keys + np.uint32(end) for one, end in zip(found, [0, *ends[:-1]], strict=True)])
+    is_negative = np.concatenate(
+        [np.zeros(len(one.rows), dtype=bool) if one.is_negative is None else one.is_negative for one in found]
+    )
+    rows: Integers = np.concatenate([one.rows for one in found])
     order = stable_order(rows)
     return Keys(rows[order], keys[order], is_negative[order] if is_negative.any() else None)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from st_cluster_batches.batches.keys import Keys, read_keys
+from st_cluster_batches.batches.keys import Keys, join_keys, read_keys
 from st_cluster_batches.batches.sorting import CHUNK, Integers
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
 
@@ -95,7 +95,7 @@ def list_hidden(features: Mapping[str, Any], named: Collection[str], hides_sourc
 def read_labels(
     dataset: Dataset,
     strata: Sequence[str] = (SOURCE, CLUSTER),
-    distinct: str | None = FALSE_NEGATIVE_KEYS,
+    distinct: Sequence[str] = (FALSE_NEGATIVE_KEYS,),
     clusters: Integers | None = None,
 ) -> Labels:
     """Read labels from Arrow, hidden or not, without a Python object per row.
@@ -104,7 +104,7 @@ def read_labels(
         dataset: A labelled dataset in any format or transform, with or without an indices mapping.
         strata: Columns a batch must share, coarse to fine; integers or strings. That of sources may be absent, where
             a finer one follows. Without any, all rows are of one stratum.
-        distinct: Column of keys that a batch is not to repeat: integers, strings, or lists of them. The default one
+        distinct: Columns of keys that a batch is not to repeat: integers, strings, or lists of them. The default one
             may be absent, another one may not. In the default one, -k means key k, held only as the text of an
             explicit negative.
         clusters: (n,) clusters in place of those that the dataset has, if any.
@@ -118,17 +118,17 @@ def read_labels(
     """
     present = [*dataset.column_names, *([CLUSTER] if clusters is not None else [])]
     columns = find_strata_columns(present, strata)
-    has_distinct = distinct in dataset.column_names
-    if distinct is not None and not has_distinct and distinct != FALSE_NEGATIVE_KEYS:
+    if missing := [name for name in distinct if name not in {*dataset.column_names, FALSE_NEGATIVE_KEYS}]:
         raise ValueError(
-            f"distinct={distinct!r} is no column of the dataset, only {dataset.column_names}; pass distinct=None to "
+            f"distinct={missing[0]!r} is no column of the dataset, only {dataset.column_names}; pass distinct=None to "
             "let any rows meet"
         )
+    held = [name for name in distinct if name in dataset.column_names]
     own = [name for name in columns if clusters is None or name != CLUSTER]
-    table = dataset.with_format("arrow", columns=own + ([distinct] if has_distinct else []))[:]
-    if has_distinct and distinct == FALSE_NEGATIVE_KEYS:
-        _check_own_keys(table[distinct])
-    keys = read_keys(table[distinct], str(distinct), distinct == FALSE_NEGATIVE_KEYS) if has_distinct else None
+    table = dataset.with_format("arrow", columns=list(dict.fromkeys(own + held)))[:]
+    if FALSE_NEGATIVE_KEYS in held:
+        _check_own_keys(table[FALSE_NEGATIVE_KEYS])
+    keys = join_keys([read_keys(table[name], name, name == FALSE_NEGATIVE_KEYS) for name in held])
     if not columns:  # a table without columns has forgotten its rows
         return Labels(np.zeros(len(dataset), dtype=np.uint8), np.zeros(min(len(dataset), 1), dtype=np.int64), keys)
     if clusters is not None and CLUSTER in columns:

@@ -10,6 +10,7 @@ from st_cluster_batches.columns import CLUSTER, SOURCE
 from st_cluster_batches.storage.numbers import as_count
 
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
+Distinct = str | Sequence[str]
 
 
 def check_alpha(alpha: float) -> None:
@@ -32,21 +33,25 @@ class PlanOptions:
 
     Args:
         schedule: (first epoch, columns) pairs: from which epoch on a batch shares which columns.
-        distinct: Column of keys that a global batch repeats only where it must, or None.
+        distinct: Columns of keys that a global batch repeats only where it must, perhaps none.
         random_fraction: Share of the global batches that is drawn across all strata.
         rows_per_stratum: Fill a batch with chunks of so many rows, each of one stratum; None for one stratum a batch.
         names_strata: Whether someone has said what batches share; `source` is in the default only where it is a label.
     """
 
     schedule: tuple[tuple[int, tuple[str, ...]], ...]
-    distinct: str | None
+    distinct: tuple[str, ...]
     random_fraction: float
     rows_per_stratum: int | None = None
     names_strata: bool = True
 
     @classmethod
     def check(
-        cls, strata: Strata | None, distinct: str | None, random_fraction: float, rows_per_stratum: int | None = None
+        cls,
+        strata: Strata | None,
+        distinct: Distinct | None,
+        random_fraction: float,
+        rows_per_stratum: int | None = None,
     ) -> PlanOptions:
         """Check options as users write them.
 
@@ -84,6 +89,9 @@ class PlanOptions:
             if not any(columns for _, columns in schedule):
                 raise ValueError(f"rows_per_stratum={rows_per_stratum} means nothing beside strata=(): there are none")
         check_chunks(rows_per_stratum, None, random_fraction)
+        distinct = (distinct,) if isinstance(distinct, str) else tuple(distinct or ())
+        if not all(name and isinstance(name, str) for name in distinct):
+            raise ValueError(f"distinct={distinct!r} must name columns of keys; None lets any rows meet")
         return cls(schedule, distinct, float(random_fraction), rows_per_stratum, names_strata)
 
     @property
@@ -100,7 +108,7 @@ class PlanOptions:
     @property
     def named(self) -> list[str]:
         """The columns that someone has named."""
-        return self.columns if self.names_strata else [self.distinct] if self.distinct else []
+        return self.columns if self.names_strata else list(self.distinct)
 
     def without_source(self) -> PlanOptions:
         """Return the same options where the column `source` is no label: unless they name it, they leave it alone."""
@@ -110,12 +118,12 @@ class PlanOptions:
     def columns(self) -> list[str]:
         """All label columns that any epoch uses."""
         names = [name for _, columns in self.schedule for name in columns]
-        return list(dict.fromkeys([*names, *([self.distinct] if self.distinct else [])]))
+        return list(dict.fromkeys([*names, *self.distinct]))
 
     @property
     def needed(self) -> set[str]:
         """The columns without which batches are in the stock order: the finest strata, or keys where any rows meet."""
-        return {columns[-1] for _, columns in self.schedule if columns} or {str(self.distinct)}
+        return {columns[-1] for _, columns in self.schedule if columns} or set(self.distinct)
 
     def strata_of(self, epoch: int) -> tuple[str, ...]:
         """Return what a batch shares in an epoch."""

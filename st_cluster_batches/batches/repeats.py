@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.keys import Keys
+from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.plan import BatchPlan
-from st_cluster_batches.columns import LABEL_COLUMNS, list_targets
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, list_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,7 +77,13 @@ def tell_of_missing_keys(sampler: Any) -> None:
     from st_cluster_batches.data.roles import list_texts  # samplers know no roles else
 
     dataset, distinct = sampler.dataset, sampler.options.distinct
-    if distinct is None or distinct in dataset.column_names or list_targets(dataset):
+    if not distinct or list_targets(dataset):
+        return
+    if FALSE_NEGATIVE_KEYS in dataset.column_names:
+        if FALSE_NEGATIVE_KEYS not in distinct:
+            _tell_of_keys_left_aside(dataset, distinct)
+        return
+    if FALSE_NEGATIVE_KEYS not in distinct:
         return
     texts = [name for name in list_texts(dataset.features) if name in sampler.shown_columns]
     repeated = {}
@@ -88,6 +95,22 @@ def tell_of_missing_keys(sampler: Any) -> None:
     logger.warning(
         "The dataset has no column %r, so equal texts may meet in a batch and count as negatives: %s. "
         "attach_keys(dataset) adds it; distinct=None says that they may meet",
-        distinct,
+        FALSE_NEGATIVE_KEYS,
         ", ".join(f"{count:,} of {len(dataset):,} rows repeat a {name}" for name, count in repeated.items() if count),
+    )
+
+
+def _tell_of_keys_left_aside(dataset: Dataset, distinct: tuple[str, ...]) -> None:
+    """Warn of rows that share a text, where batches heed other keys in place of those that would part them."""
+    keys = read_labels(dataset, (), (FALSE_NEGATIVE_KEYS,)).keys
+    if keys is None:
+        return
+    logger.warning(
+        "%d of %d rows share a text by the column %r, which distinct=%r leaves aside: they may meet in a batch, and "
+        "count as negatives. Name both: distinct=%r",
+        len(np.unique(keys.rows)),
+        len(dataset),
+        FALSE_NEGATIVE_KEYS,
+        distinct[0] if len(distinct) == 1 else distinct,
+        (FALSE_NEGATIVE_KEYS, *distinct),
     )

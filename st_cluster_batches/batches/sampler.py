@@ -16,7 +16,7 @@ from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.callers import Caller, find_caller
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
-from st_cluster_batches.batches.options import PlanOptions, Strata, check_own_chunks, refuse_arguments
+from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
@@ -48,7 +48,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         strata: Columns that a batch shares, coarse to fine; `("source", "cluster")` by default, where `source` is a
             label and no text. `("source",)` gives single-source batches, `()` random ones. A dict from first epochs
             to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
-        distinct: Column of keys that a global batch repeats only where it must; or None.
+        distinct: Column of keys, or several, that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         refresh: When clusters are made anew of the model that is being trained; never by default.
         rows_per_stratum: Fill a global batch with chunks of so many rows, each of one stratum, all of one source (B3,
@@ -69,7 +69,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         seed: int | None = 0,
         *,
         strata: Strata | None = None,
-        distinct: str | None = FALSE_NEGATIVE_KEYS,
+        distinct: Distinct | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         refresh: Refresh | None = None,
         rows_per_stratum: int | None = None,
@@ -136,7 +136,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         cls,
         *misplaced: Any,
         strata: Strata | None = None,
-        distinct: str | None = FALSE_NEGATIVE_KEYS,
+        distinct: Distinct | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
         refresh: Refresh | None = None,
         rows_per_stratum: int | None = None,
@@ -147,7 +147,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         Args:
             misplaced: Nothing; only a trainer that was given `configure` without its call passes a dataset.
             strata: Columns that a batch shares, or a dict of them by first epoch; as for the sampler.
-            distinct: Column of keys that a global batch repeats only where it must; or None.
+            distinct: Column of keys, or several, that a global batch repeats only where it must; or None.
             random_fraction: Share of the global batches that is drawn across all strata.
             refresh: When clusters are made anew of the model that is being trained: `Refresh(first=1)`.
             rows_per_stratum: Rows of each stratum in a batch of several; as for the sampler.
@@ -255,6 +255,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             self.plan_of(epoch) if self._refreshed is None else self.make_plan(self._without_missing(columns), None)
             for epoch, columns in self.options.schedule
         ]
+        distinct = [name for name in self.options.distinct if name in self.dataset.column_names]
         return {
             "plan_version": PLAN_VERSION,
             "labels": "+".join(f"{plan.digest:016x}" for plan in plans),
@@ -264,7 +265,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             "drop_last": self.drop_last,
             "seed": self.seed,
             "strata": {str(epoch): list(columns) for epoch, columns in self.options.schedule},
-            "distinct": self.options.distinct if self.options.distinct in self.dataset.column_names else None,
+            "distinct": distinct[0] if len(distinct) == 1 else distinct or None,
             "random_fraction": self.options.random_fraction,
             **({} if self.refresh is None else {"refresh": self.refresh.describe()}),
             "rows_per_stratum": self.options.rows_per_stratum,

@@ -169,6 +169,26 @@ def test_pure_batches_that_are_given_up_are_told_of(tmp_path: Path, caplog: pyte
     assert plan["counts"]["pooled"] == 15 and plan["counts"]["repeats"] == 0
 
 
+def test_keys_that_another_column_takes_the_place_of_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = label_pairs(make_pairs(60)).remove_columns("false_negative_keys").add_column("answer", [*range(60)])
+    rows = rows.add_column("false_negative_keys", [[at // 2] for at in range(60)])
+    alone = ClusterBatchSampler.configure(distinct="answer")
+    make_trainer(tmp_path / "alone", rows, batch_sampler=alone).train()
+    assert "60 of 60 rows share a text by the column 'false_negative_keys', which distinct='answer'" in caplog.text
+    assert "Name both: distinct=('false_negative_keys', 'answer')" in caplog.text
+    caplog.clear()
+    both = ClusterBatchSampler.configure(distinct=("false_negative_keys", "answer"))
+    trainer = make_trainer(tmp_path / "both", rows, batch_sampler=both)
+    seen = record_texts(trainer)
+    trainer.train()
+    assert "share a text" not in caplog.text and "meet a false negative" not in caplog.text
+    assert all(list(row) == ["query", "passage"] for batch in seen for row in batch)
+    (plan,) = json.loads((tmp_path / "both" / "out" / "batch_plan.json").read_text())
+    assert plan["distinct"] == ["false_negative_keys", "answer"] and plan["counts"]["repeats"] == 0
+
+
 def test_each_stage_of_a_curriculum_is_told_of_before_the_first_step(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -123,7 +123,7 @@ def test_rows_that_fill_no_whole_batch_are_counted(
 ) -> None:
     export_batches(labelled, tmp_path / "whole", batch_size=16, show_progress_bar=False)
     left = len(labelled) % 16
-    assert f"{left} of {len(labelled)} rows are left out of each epoch" in caplog.text
+    assert f"{left} of {len(labelled)} rows are in no batch: they fill no whole global batch of 16" in caplog.text
     with pytest.raises(ValueError, match=r"fill no global batch of 512 = 512 rows x 1 processes.*lower batch_size"):
         export_batches(labelled, tmp_path / "none", batch_size=512, show_progress_bar=False)
 

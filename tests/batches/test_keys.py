@@ -107,11 +107,11 @@ def test_keys_are_read_through_indices_and_concatenation_and_tell_labels_apart()
         {"cluster": [0] * 4, "false_negative_keys": [[7, 8], [], [-7], [8]], "other": [[7, 8], [], [-7], [8]]}
     )
     assert found(read_labels(data).keys) == {frozenset({(0, False), (2, True)}), frozenset({(0, False), (3, False)})}
-    assert found(read_labels(data, distinct="other").keys) == {frozenset({(0, False), (3, False)})}
-    assert read_labels(data, distinct=None).keys is None
+    assert found(read_labels(data, distinct=("other",)).keys) == {frozenset({(0, False), (3, False)})}
+    assert read_labels(data, distinct=()).keys is None
     turned = concatenate_datasets([data.select([3, 2]), data.select([1, 0])]).with_transform(lambda rows: rows)
     assert found(read_labels(turned).keys) == {frozenset({(3, False), (1, True)}), frozenset({(3, False), (0, False)})}
-    digests = {read_labels(data, distinct=name).digest() for name in ("false_negative_keys", "other", None)}
+    digests = {read_labels(data, distinct=names).digest() for names in (("false_negative_keys",), ("other",), ())}
     assert len(digests) == 3
 
 
@@ -131,3 +131,14 @@ def test_strata_of_any_numbers_keep_their_order(rows: list[tuple[int, int, int]]
 def test_keys_of_any_kind_of_string_are_read(kind: pa.DataType) -> None:
     keys = read_keys(pa.chunked_array([pa.array(["a", "b", "a", "c"], kind)]), "keys", False)
     assert keys is not None and sorted(keys.rows.tolist()) == [0, 2]
+
+
+def test_the_keys_of_several_columns_part_rows_alike() -> None:
+    data = Dataset.from_dict(
+        {"false_negative_keys": [[7, 8], [], [-7], [8]], "answer": ["a", "b", "c", "b"], "id": [4, 5, 6, 7]}
+    )
+    own, answers = {frozenset({(0, False), (2, True)}), frozenset({(0, False), (3, False)})}, {(1, False), (3, False)}
+    for names in (("false_negative_keys", "id", "answer"), ("answer", "false_negative_keys")):
+        assert found(read_labels(data, (), names).keys) == {*own, frozenset(answers)}
+    assert found(read_labels(data, (), ("id", "answer")).keys) == {frozenset(answers)}
+    assert read_labels(data, (), ("id",)).keys is None

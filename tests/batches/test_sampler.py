@@ -357,7 +357,7 @@ def test_labels_are_read_through_an_indices_mapping_and_behind_a_transform(label
 def test_a_missing_distinct_column_is_an_error_unless_it_is_the_default(labelled: Dataset) -> None:
     assert read_labels(labelled.remove_columns("false_negative_keys")).keys is None
     with pytest.raises(ValueError, match="distinct='passage_id' is no column"):
-        read_labels(labelled, distinct="passage_id")
+        read_labels(labelled, distinct=("passage_id",))
 
 
 def test_a_dataset_of_labels_alone_is_refused(labelled: Dataset) -> None:
