@@ -22,9 +22,10 @@ from st_cluster_batches.data.pairs import Key, as_datasets, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.inspection.advice import give_advice
 from st_cluster_batches.inspection.findings import ClusterTopic, Inspection, SharedKeys, SourceSizes
+from st_cluster_batches.inspection.labelled import LabelledPairs
 from st_cluster_batches.inspection.masking import measure_masks
 from st_cluster_batches.inspection.negatives import find_near_duplicates, find_worst_pairs
-from st_cluster_batches.inspection.sample import LabelledPairs, Sample
+from st_cluster_batches.inspection.sample import Sample
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
 from st_cluster_batches.storage.cache import open_cache
 from st_cluster_batches.storage.numbers import as_count
@@ -112,7 +113,7 @@ def inspect(
         key=key,
         columns=pairs.text_columns,
         sources=_describe_sources(pairs, topics, seed),
-        plans={name: sampler.counts for name, sampler in sample.samplers.items()},
+        plans=dict(sample.counts),
         hardness=_measure_hardness(sample),
         shared=_describe_keys(pairs),
         worst_pairs=find_worst_pairs(sample),

@@ -2,163 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import find_strata_columns, read_labels
+from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
-from st_cluster_batches.batches.sources import has_source_labels
-from st_cluster_batches.clusters.assigning import find_position
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys, read_marks
-from st_cluster_batches.data.pairs import WHOLE, Side
-from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns, select_roles, tell_roles
-from st_cluster_batches.data.sources import read_sources
+from st_cluster_batches.columns import CLUSTER, SOURCE
+from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.inspection.labelled import Integers, LabelledPairs
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-Integers = npt.NDArray[np.integer[Any]]
+    from datasets import Dataset
 
 _MAX_CLUSTERS = 500  # whose topics are looked at, and the largest of each source
 _TOPIC_ROWS = 4000  # embedded for them, in all
 _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
-_MAX_CHARACTERS = 2000  # of a text that is shown or whose words are counted
 _BLOCK = 1 << 22  # similarities that are held at once: a global batch of 32,768 rows has a billion
-
-
-@dataclass(frozen=True)
-class LabelledPairs:
-    """A labelled dataset as one table, also where it is a DatasetDict of sources.
-
-    Args:
-        dataset: All rows.
-        text_columns: Query, passage, then any negatives.
-        has_sources: Whether `dataset` has a column `source`, of numbers of sources.
-        source_names: The sources.
-        source_of_row: (n,) which of them a row is of.
-        clusters: (n,) places of the clusters in their source, for people to read; `strata` tell them apart.
-        strata: (n,) dense numbers of source and cluster together.
-        keys: The keys of false negatives, or None.
-        is_unmasked: (n,) the rows none of whose negatives a guided loss masks, as their row keys say.
-    """
-
-    dataset: Dataset
-    text_columns: list[str]
-    has_sources: bool
-    source_names: list[str]
-    source_of_row: Integers
-    clusters: Integers
-    strata: Integers
-    keys: Keys | None
-    is_unmasked: npt.NDArray[np.bool_]
-
-    @classmethod
-    def read(cls, dataset: Dataset | DatasetDict, columns: Columns | None = None) -> LabelledPairs:
-        """Read labels and find the texts.
-
-        Args:
-            dataset: As `attach_clusters` leaves it.
-            columns: Query, positive, negatives, in order; by default as `find_roles` finds them.
-
-        Raises:
-            ValueError: If labels or passages are missing.
-        """
-        from datasets import DatasetDict, concatenate_datasets
-
-        named = dict(dataset) if isinstance(dataset, DatasetDict) else {"": dataset}
-        parts, found = [], []
-        names: list[list[str]] = []
-        codes: list[Integers] = []
-        marks: list[npt.NDArray[np.bool_]] = []
-        for name, part in named.items():
-            find_strata_columns(part.column_names, (CLUSTER,))
-            is_label = SOURCE not in (columns or ()) and has_source_labels(part)
-            where = f"Dataset {name!r}" if name else "The dataset"
-            roles = replace(find_roles(part, columns, [SOURCE] if is_label else [], where), targets=())
-            found.append(roles)
-            own_names, own_codes = read_sources(part) if is_label else ([name or WHOLE], np.zeros(len(part), np.int32))
-            names.append(own_names)
-            codes.append(own_codes)
-            marks.append(_read_marks(part))
-            labels = [one for one in (CLUSTER, FALSE_NEGATIVE_KEYS) if one in part.column_names]
-            parts.append(select_roles(read_as_columns(part, roles.texts, labels), roles, labels))
-        texts = _check_texts([roles.texts for roles in found])
-        tell_roles(found)
-        source_names = sorted(set().union(*names))
-        numbers = [np.searchsorted(source_names, own)[code] for own, code in zip(names, codes, strict=True)]
-        joined = np.concatenate(numbers), np.concatenate(marks)
-        return cls._join(concatenate_datasets(parts), texts, source_names, *joined)
-
-    @classmethod
-    def _join(
-        cls,
-        dataset: Dataset,
-        texts: list[str],
-        source_names: list[str],
-        source_of_row: Integers,
-        is_unmasked: npt.NDArray[np.bool_],
-    ) -> LabelledPairs:
-        has_sources = len(source_names) > 1 and SOURCE not in texts
-        if has_sources:
-            dataset = dataset.add_column(SOURCE, source_of_row)
-        labels = read_labels(dataset, (SOURCE, CLUSTER) if has_sources else (CLUSTER,))
-        clusters = find_position(dataset.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy())
-        strata, keys = labels.strata, labels.keys
-        return cls(dataset, texts, has_sources, source_names, source_of_row, clusters, strata, keys, is_unmasked)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @property
-    def columns(self) -> tuple[str, str]:
-        """The query column and the passage column."""
-        return self.text_columns[0], self.text_columns[1]
-
-    def read_texts(self, rows: Integers) -> tuple[list[str], list[str]]:
-        """Return the queries and the passages of some rows, very long ones cut."""
-        table = self.dataset.with_format("arrow", columns=list(self.columns))[rows]
-        queries, passages = (
-            [str(text)[:_MAX_CHARACTERS] for text in table[name].to_pylist()] for name in self.columns
-        )
-        return queries, passages
-
-    def choose_strata(self, n_spaced: int) -> Integers:
-        """Choose strata to describe: evenly spaced ones, and the largest of each source; ascending.
-
-        Advice is given source by source, and on the largest cluster of each.
-
-        Args:
-            n_spaced: How many are evenly spaced; all are chosen where there are no more.
-        """
-        numbers, first, sizes = np.unique(self.strata, return_index=True, return_counts=True)
-        spaced = np.linspace(0, len(numbers) - 1, n_spaced).round().astype(int)
-        by_size = np.argsort(-sizes, kind="stable")
-        _, at = np.unique(self.source_of_row[first[by_size]], return_index=True)
-        chosen: Integers = numbers[np.union1d(spaced, by_size[at])]
-        return chosen
-
-    def sample_strata(self, numbers: Integers, n_rows: int, rng: np.random.Generator) -> Integers:
-        """Choose up to `n_rows` rows of each stratum; ascending."""
-        order = np.argsort(self.strata, kind="stable")
-        ordered = self.strata[order]
-        starts, ends = np.searchsorted(ordered, numbers), np.searchsorted(ordered, numbers, side="right")
-        chosen = [
-            order[start:end]
-            if end - start <= n_rows
-            else order[rng.choice(np.arange(start, end), n_rows, replace=False)]
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        ]
-        return np.sort(np.concatenate(chosen))
 
 
 @dataclass
@@ -168,6 +37,7 @@ class Sample:
     Args:
         pairs: The dataset.
         samplers: The samplers of `cluster` and perhaps `source` batches.
+        counts: What an epoch of them is made of, of all datasets together, each of which is planned by itself.
         batches: Global batches of `cluster`, perhaps `source`, and `random`.
         topic_rows: Some rows of every cluster that is described, ascending.
         map_rows: Rows to be drawn on a map, ascending; the first cluster and random batches are among them.
@@ -178,6 +48,7 @@ class Sample:
 
     pairs: LabelledPairs
     samplers: Mapping[str, ClusterBatchSampler]
+    counts: Mapping[str, PlanCounts]
     batches: Mapping[str, list[Integers]]
     topic_rows: Integers
     map_rows: Integers
@@ -200,18 +71,24 @@ class Sample:
         strata: dict[str, tuple[str, ...]] = {"cluster": (SOURCE, CLUSTER) if pairs.has_sources else (CLUSTER,)}
         if pairs.has_sources:
             strata["source"] = (SOURCE,)
-        samplers = {
-            name: ClusterBatchSampler(
-                pairs.dataset.with_format(None),
+
+        def plan(dataset: Dataset, name: str) -> ClusterBatchSampler:
+            return ClusterBatchSampler(
+                dataset.with_format(None),
                 batch_size,
                 drop_last=world_size > 1,
                 seed=seed,
-                strata=columns,
+                strata=strata[name],
                 world_size=world_size,
                 rows_per_stratum=rows_per_stratum if name == "cluster" else None,
             )
-            for name, columns in strata.items()
-        }
+
+        samplers = {name: plan(pairs.dataset, name) for name in strata}
+        counts = {name: sampler.counts for name, sampler in samplers.items()}
+        if len(pairs.sizes) > 1:
+            ends = np.cumsum([0, *pairs.sizes])
+            parts = [pairs.dataset.select(range(low, high)) for low, high in pairwise(ends.tolist())]
+            counts = {name: _sum_counts([plan(part, name) for part in parts]) for name in strata}
         size = min(batch_size * world_size, len(pairs))
         n_batches = max(2, n_rows // size)
         batches = {}
@@ -226,7 +103,7 @@ class Sample:
         shown = np.concatenate([batches[name][0][: _MAP_ROWS // 4] for name in ("cluster", "random")])
         others = rng.permutation(topic_rows)[: _MAP_ROWS - len(shown)]
         rows = np.unique(np.concatenate([topic_rows, *(batch for kind in batches.values() for batch in kind)]))
-        return cls(pairs, samplers, batches, topic_rows, np.unique(np.concatenate([shown, others])), rows)
+        return cls(pairs, samplers, counts, batches, topic_rows, np.unique(np.concatenate([shown, others])), rows)
 
     def embed(self, encoder: Encoder, cache: SharedCache) -> None:
         """Find the vectors of all rows in the cache, and embed those that are not there."""
@@ -244,28 +121,19 @@ class Sample:
         return np.searchsorted(self.rows, rows)
 
 
+def _sum_counts(samplers: Sequence[ClusterBatchSampler]) -> PlanCounts:
+    """Add up what an epoch of each dataset is made of; one that fills no global batch is left out."""
+    found = [
+        PlanCounts(0, 0, 0, 0, 0, last=0, dropped=len(one.dataset), repeats=0) if one.fills_no_batch else one.counts
+        for one in samplers
+    ]
+    size = samplers[0].batch_size * samplers[0].world_size
+    added = {part.name: sum(getattr(one, part.name) for one in found) for part in fields(PlanCounts)}
+    return PlanCounts(**{**added, "global_batch_size": size})
+
+
 def split_batch(n_rows: int) -> Iterator[slice]:
     """Split the rows of a batch such that the similarities of each part to the whole batch take little memory."""
     step = max(1, _BLOCK // n_rows)
     for low in range(0, n_rows, step):
         yield slice(low, min(low + step, n_rows))
-
-
-def _read_marks(part: Dataset) -> npt.NDArray[np.bool_]:
-    if not has_row_keys(part):
-        return np.zeros(len(part), dtype=bool)
-    return read_marks(part.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy())[1]
-
-
-def _check_texts(found: list[tuple[str, ...]]) -> list[str]:
-    """Return the texts of all datasets, which are to be the same."""
-    for texts in found:
-        if len(texts) < 2:
-            raise ValueError(
-                f"The dataset has one column of text, {list(texts)}; in-batch negatives need passages too"
-            )
-        if texts != found[0]:
-            raise ValueError(
-                f"The datasets have different columns, {list(found[0])} and {list(texts)}; inspect one at a time"
-            )
-    return list(found[0])

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 from examples import TOPICS, label_pairs, make_pairs, make_static_model
 
-from st_cluster_batches import fit_clusters
+from st_cluster_batches import ClusterBatchSampler, fit_clusters
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder
@@ -174,6 +174,29 @@ def test_sources_are_compared_with_clusters(labelled: Dataset) -> None:
         assert set(found.hardness) == {"cluster", "source", "random"} and set(found.plans) == {"cluster", "source"}
         assert [one.name for one in found.sources] == sorted(TOPICS)
         assert found.hardness["source"].negative > found.hardness["random"].negative + 0.1
+
+
+def test_each_dataset_is_planned_by_itself_as_in_training(labelled: Dataset) -> None:
+    parts = {
+        "large": labelled.select(range(200)),
+        "small": labelled.select(range(200, 280)),
+        "tiny": labelled.select(range(280, 300)),
+    }
+    found = look(DatasetDict(parts), world_size=2).plans["cluster"]
+    samplers = [ClusterBatchSampler(part, 16, world_size=2) for part in parts.values()]
+    assert [one.fills_no_batch for one in samplers] == [False, False, True]
+    counts = [one.counts for one in samplers[:2]]
+    assert found.dropped == sum(one.dropped for one in counts) + 20 == 200 % 32 + 80 % 32 + 20
+    assert (found.pure, found.pooled, found.mixed) == (
+        sum(one.pure for one in counts),
+        sum(one.pooled for one in counts),
+        0,
+    )
+
+
+def test_pairs_with_labels_are_told_of(labelled: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    look(labelled.add_column("label", [0, 1] * 150))
+    assert "The dataset has the column 'label', 0 or less in 150 of 300 rows: every pair is measured" in caplog.text
 
 
 def test_every_source_and_its_largest_cluster_are_described_however_many_clusters_there_are() -> None:
