@@ -171,6 +171,12 @@ class GuideVectors:
             return
         table = part.with_format("arrow").select(range(min(len(part), _CHECKED_ROWS)))[:]
         keys = read_marks(table[ROW_KEY].to_numpy())[0]
+        if not any((index.find(keys) >= 0).any() for index in self.indices):
+            raise ValueError(
+                f"The guide, {self.encoder!r}, has vectors of none of the first {len(table):,} rows: their row keys "
+                "are of another encoder, or of rows that are not in guide=. Pass what is trained on, all of it where "
+                "there are several datasets: guide=train"
+            )
         for index in self.indices:
             columns = index.content["columns"]
             is_here = index.find(keys) >= 0

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from torch import Tensor, nn
 
 MarginStrategy = Literal["absolute", "relative"]
@@ -52,16 +52,30 @@ class Margin:
         return positive - positive.abs() * (1 - self.margin)
 
 
-def check_embedding(model: Any) -> None:
-    """Check that a model embeds texts, so that there are similarities to be masked.
+def check_embedding(model: Any, is_of_many: bool) -> None:
+    """Check that a model embeds texts as a loss compares them, so that there are similarities to be masked.
+
+    Args:
+        model: The model to train.
+        is_of_many: Whether the loss compares several vectors of a text.
 
     Raises:
-        TypeError: If it scores pairs.
+        TypeError: If the model scores pairs, or gives one vector for several or the other way round.
     """
     if isinstance(model, CrossEncoder):
         raise TypeError(
             "A guided loss masks similarities of a batch, and a CrossEncoder makes none; take a loss of "
             "sentence_transformers.cross_encoder.losses"
+        )
+    if isinstance(model, MultiVectorEncoder) and not is_of_many:
+        raise TypeError(
+            "A MultiVectorEncoder gives several vectors of a text, and this guided loss compares one; take "
+            "GuidedMultiVectorMultipleNegativesRankingLoss"
+        )
+    if isinstance(model, SentenceTransformer | SparseEncoder) and is_of_many:
+        raise TypeError(
+            f"A {type(model).__name__} gives one vector of a text, and this guided loss compares several; take "
+            "GuidedMultipleNegativesRankingLoss"
         )
 
 

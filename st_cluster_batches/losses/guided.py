@@ -63,6 +63,7 @@ class Guided(nn.Module):
         stock: Arguments of the stock loss.
     """
 
+    is_of_many = False  # whether texts have several vectors
     # What the stock losses bring.
     scale: float
     similarity_fct: Any
@@ -79,7 +80,7 @@ class Guided(nn.Module):
         teacher_scale: float = TEACHER_SCALE,
         **options: Any,
     ) -> None:
-        check_embedding(stock[0] if stock else options.get("model"))
+        check_embedding(stock[0] if stock else options.get("model"), self.is_of_many)
         super().__init__(*stock, **options)
         self.margin = Margin(margin, margin_strategy)
         check_guidance(self.margin, mask, teacher_weight, teacher_scale)
@@ -200,7 +201,7 @@ class Guided(nn.Module):
             if is_time and self.mask and (effect := self.mask_counts.explain_extremes()):
                 margin = f"margin={self.margin.margin:g} (margin_strategy={self.margin.strategy!r})"
                 remedy = "`st-cluster-batches inspect` shows what each margin would mask"
-                logger.warning("So far the guide %r, with %s, %s. %s", self.guide.encoder, margin, effect, remedy)
+                self._warn_once("masks", f"So far the guide {self.guide.encoder!r}, with {margin}, {effect}. {remedy}")
         return mask
 
     def _warn_once(self, subject: str, message: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_JUDGED = 100  # masks of (mini-)batches, after which a guide that masks none or most is warned of
+# Masks of (mini-)batches after which a guide that masks most negatives is warned of, and one that masks none: a few
+# batches may have none to be masked.
+_JUDGED_SOON, _JUDGED = 10, 100
 _MOST_MASKED = 0.5
 
 
@@ -34,7 +36,7 @@ class MaskCounts:
         self._counts[2] += (~is_masking).sum()
         self._counts[3] += len(mask)
         self._n_masks += 1
-        return self._n_masks == _JUDGED
+        return self._n_masks in (_JUDGED_SOON, _JUDGED)
 
     @property
     def values(self) -> list[int]:
@@ -61,6 +63,8 @@ class MaskCounts:
         """Say what is wrong with a guide that masks nothing, or leaves little to learn from; None where nothing is."""
         n_masked, n_negatives, n_left, n_rows = self._counts.tolist()
         if n_left == n_rows or 0 < n_masked <= _MOST_MASKED * n_negatives:
+            return None
+        if not n_masked and self._n_masks < _JUDGED:
             return None
         if n_masked:
             return (

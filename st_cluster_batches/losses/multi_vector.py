@@ -17,6 +17,7 @@ from st_cluster_batches.losses.guided import Guided
 
 
 class _GuidedMultiVector(Guided):
+    is_of_many = True
     score_mini_batch_size: int | None
     model: Any
 

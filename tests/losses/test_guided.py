@@ -444,14 +444,23 @@ def test_rows_that_are_trained_on_by_other_columns_than_a_guide_judges_are_refus
                 trainer.train()
 
 
-@pytest.mark.parametrize(("margin", "told"), [(2.0, "has masked none of"), (0.0, None), (-2.0, "has masked 100% of")])
+@pytest.mark.parametrize(
+    ("margin", "n_batches", "told"),
+    [
+        (2.0, 150, "has masked none of"),
+        (2.0, 50, None),  # a few batches may have none to be masked
+        (0.0, 150, None),
+        (-2.0, 150, "has masked 100% of"),
+        (-2.0, 10, "has masked 100% of"),
+    ],
+)
 def test_a_guide_that_masks_all_or_nothing_is_told_of(
-    guide: SentenceTransformer, caplog: pytest.LogCaptureFixture, margin: float, told: str | None
+    guide: SentenceTransformer, caplog: pytest.LogCaptureFixture, margin: float, n_batches: int, told: str | None
 ) -> None:
     model = make_static_model()
     guided = attach_clusters(make_rows(40), guide, n_clusters=2, guide=True)
     loss = GuidedMultipleNegativesRankingLoss(model, guide=guided, margin=margin)
-    for _ in range(150):
+    for _ in range(n_batches):
         loss.compute_loss_from_embeddings(embed(model, guided), torch.tensor(guided[ROW_KEY][:]))
     found = [one for one in caplog.messages if "So far the guide" in one]
     assert [told is not None and told in one for one in found] == ([True] if told else [])
@@ -540,7 +549,7 @@ def test_the_multi_vector_losses_mask_what_the_dense_one_does(
     rows = attach_clusters(make_rows(12, n_negatives), guide, n_clusters=2, guide=True)
     columns = rows.column_names[: 2 + n_negatives]
     keys = torch.tensor(rows[ROW_KEY])
-    dense = GuidedMultipleNegativesRankingLoss(model, guide=rows)
+    dense = GuidedMultipleNegativesRankingLoss(make_static_model(), guide=rows)
     mask = dense.guide_batch(keys, len(columns), torch.device("cpu")).mask("query_to_doc")
     assert mask.any()
 
@@ -587,3 +596,23 @@ def test_a_model_that_embeds_nothing_is_refused(tiny_bert: Path) -> None:
     rows = attach_clusters(make_pairs(30), make_static_model(), n_clusters=2, guide=True)
     with pytest.raises(TypeError, match="a CrossEncoder makes none; take a loss"):
         GuidedMultipleNegativesRankingLoss(model, guide=rows)
+
+
+def test_a_model_of_another_kind_of_vectors_is_refused_with_the_loss_that_takes_it(tiny_bert: Path) -> None:
+    rows = attach_clusters(make_pairs(30), make_static_model(), n_clusters=2, guide=True)
+    with pytest.raises(TypeError, match=r"several vectors of a text.*take GuidedMultiVector"):
+        GuidedMultipleNegativesRankingLoss(MultiVectorEncoder(str(tiny_bert)), guide=rows)
+    with pytest.raises(TypeError, match=r"gives one vector of a text.*take GuidedMultipleNegatives"):
+        GuidedMultiVectorMultipleNegativesRankingLoss(make_static_model(), guide=rows)
+
+
+def test_rows_of_which_the_guide_has_no_vector_are_refused_before_the_first_step(
+    guide: SentenceTransformer, tmp_path: Path
+) -> None:
+    rows, other = (
+        attach_clusters(make_rows(40), one, n_clusters=2, guide=True) for one in (guide, make_static_model())
+    )
+    model = make_static_model()
+    loss = GuidedMultipleNegativesRankingLoss(model, guide=rows)
+    with pytest.raises(ValueError, match="has vectors of none of the first 40 rows: their row keys are of another"):
+        make_trainer(tmp_path, other, model=model, loss=loss).train()
