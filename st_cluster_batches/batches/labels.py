@@ -232,9 +232,10 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
         codes: Integers = rank.astype(np.int32)[encoded.indices.to_numpy()]
         return codes
     if not pa.types.is_integer(column.type):
-        raise TypeError(
-            f"Label column {name!r} holds {column.type}, needed are integers or strings; "
-            f"cast it: dataset.cast_column({name!r}, Value('int32'))"
-        )
+        mend = f"cast it: dataset.cast_column({name!r}, Value('int64'))"
+        if name == CLUSTER and pa.types.is_floating(column.type):
+            # A number of a cluster has more digits than a float keeps: cast back, many clusters would be one.
+            mend = "pandas made them of integers and lost digits: attach_clusters(dataset, encoder, overwrite=True)"
+        raise TypeError(f"Label column {name!r} holds {column.type}, needed are integers or strings; {mend}")
     values: Integers = column.to_numpy()
     return values

@@ -64,6 +64,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
         self._trainer = find_caller(dataset).trainer
+        self._is_told = bool(ours)  # their callback tells of shares
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):
                 sampler.seed = self.seed + _SEED_STEP * at
@@ -139,6 +140,9 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         return self.world_size * int(self._available.sum())
 
     def __iter__(self) -> Iterator[list[int]]:
+        if not self._is_told and self._trainer is not None and self._trainer.is_world_process_zero():
+            self._is_told = True
+            self.tell_of_shares(self._trainer.state.max_steps * self._trainer.args.gradient_accumulation_steps)
         shares = self.shares
         offsets = np.cumsum([0, *(len(one) for one in self.dataset.datasets)])
         streams = [self._stream(at, self.epoch * int(share)) for at, share in enumerate(shares)]

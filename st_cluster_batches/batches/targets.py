@@ -52,6 +52,23 @@ LABEL_LOSSES = (
     multi_vector.MultiVectorMarginMSELoss,
 )
 
+# They look at each row by itself.
+ROW_LOSSES = (
+    cross_encoder.BinaryCrossEntropyLoss,
+    cross_encoder.CrossEntropyLoss,
+    cross_encoder.MarginMSELoss,
+    cross_encoder.MSELoss,
+    losses.ContrastiveLoss,
+    losses.CosineSimilarityLoss,
+    losses.DistillKLDivLoss,
+    losses.EmbedDistillLoss,
+    losses.MarginMSELoss,
+    losses.SoftmaxLoss,
+    losses.TripletLoss,
+    multi_vector.MultiVectorDistillKLDivLoss,
+    multi_vector.MultiVectorMarginMSELoss,
+)
+
 
 def refuse_row_keys(trainer: Any, dataset: Any) -> None:
     """Check that no loss learns the row keys of a guide, which lie where it looks for labels or scores.
@@ -122,6 +139,28 @@ def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
         size *= sampler.world_size
     if explanation := explain_no_negatives(len(dataset), len(sampler.shown_columns), sampler.batch_size, size):
         logger.warning("%s: %s", type(loss).__name__, explanation)
+
+
+def tell_of_idle_batches(trainer: Any, sampler: Any) -> None:
+    """Warn of a loss that looks at each row by itself, to which it makes no difference who shares a batch.
+
+    Where there are several datasets, each perhaps with a loss of its own, this may be meant, and is no warning.
+
+    Args:
+        trainer: The trainer; None outside of one.
+        sampler: A `ClusterBatchSampler` of one of its training datasets.
+    """
+    loss = None if trainer is None else find_loss(trainer, sampler.dataset)
+    if loss is None or not any(columns for _, columns in sampler.options.schedule):
+        return
+    has_row_loss = any(isinstance(part, ROW_LOSSES) for part in loss.modules())
+    if has_row_loss and _find_in_batch_loss(trainer, sampler.dataset) is None:
+        logger.log(
+            logging.INFO if isinstance(trainer.train_dataset, dict) else logging.WARNING,
+            "%s looks at each row by itself, so that clusters change nothing for it but the order of the rows. A loss "
+            "of in-batch negatives learns from who shares a batch, such as MultipleNegativesRankingLoss",
+            type(loss).__name__,
+        )
 
 
 def tell_of_targets(trainer: Any, dataset: Any) -> None:

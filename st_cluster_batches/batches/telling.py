@@ -8,7 +8,7 @@ from typing import Any
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts
-from st_cluster_batches.batches.targets import tell_of_no_negatives, tell_of_targets
+from st_cluster_batches.batches.targets import tell_of_idle_batches, tell_of_no_negatives, tell_of_targets
 from st_cluster_batches.columns import SOURCE
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ def tell_of_batches(sampler: Any, trainer: Any) -> None:
         tell_of_source_texts(sampler.dataset)
     tell_of_targets(trainer, sampler.dataset)
     tell_of_no_negatives(trainer, sampler)
+    tell_of_idle_batches(trainer, sampler)
     tell_of_missing_keys(sampler)
     stages = [epoch for epoch, _ in sampler.options.schedule]
     now = max(epoch for epoch in stages if epoch <= sampler.epoch)

@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.losses import (
     BatchAllTripletLoss,
     CoSENTLoss,
     MultipleNegativesRankingLoss,
+    TripletLoss,
 )
 from trainers import make_trainer, record_texts
 
@@ -212,6 +213,17 @@ def test_a_stratum_that_is_not_there_is_refused(tmp_path: Path, refresh: Refresh
     for one in (rows, rows.remove_columns("cluster")) if refresh else (rows,):
         with pytest.raises(ValueError, match=r"no column 'topc'.*add the column"):
             make_trainer(tmp_path, one, batch_sampler=sampler, num_train_epochs=3).train()
+
+
+def test_a_loss_to_which_batches_make_no_difference_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = label_pairs(make_pairs(48)).add_column("negative", [f"keel {at}" for at in range(48)])
+    rows = rows.select_columns(["query", "passage", "negative", "cluster", "false_negative_keys"])
+    for loss, is_told in ((TripletLoss, True), (MultipleNegativesRankingLoss, False)):
+        caplog.clear()
+        make_trainer(tmp_path / loss.__name__, rows, batch_sampler=ClusterBatchSampler, loss=loss).train()
+        assert ("TripletLoss looks at each row by itself" in caplog.text) is is_told
 
 
 def test_labels_that_the_loss_does_not_read_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

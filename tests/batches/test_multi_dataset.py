@@ -159,6 +159,16 @@ def test_an_epoch_that_ends_with_the_shortest_dataset_is_told_of(
     assert "ends an epoch" not in caplog.text
 
 
+def test_rows_that_alpha_leaves_out_are_told_of_with_stock_samplers_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = DatasetDict({"long": make_pairs(160, seed=0), "short": make_pairs(48, seed=1)})
+    options = {"batch_sampler": "batch_sampler", "num_train_epochs": 1}
+    uniform = ClusterMultiDatasetBatchSampler.configure(alpha=0)
+    make_trainer(tmp_path, parts, multi_dataset_batch_sampler=uniform, **options).train()
+    assert caplog.text.count("Dataset 'long': 3 of its 10 global batches are in no step of this run") == 1
+
+
 @pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf")])
 def test_an_alpha_without_meaning_is_refused_where_it_is_written(alpha: float) -> None:
     with pytest.raises(ValueError, match="must not be negative: 1 is proportional to size"):
