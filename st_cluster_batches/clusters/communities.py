@@ -2,6 +2,8 @@
 
 B3 (arXiv 2505.11293): an edge joins two rows if each one's passage is among those that a teacher ranks p to p + m for
 the other's query; METIS cuts the graph into parts of equal size. The first p ranks are skipped: many of them answer.
+B3's p = 30 and m = 100 are for large sources. Of 60 rows ranks 30 to 59 are the farthest, and communities of these
+would be easier than random rows, so both are scaled in small sources.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
 # Rows of a coarse cluster within which neighbours are searched: a quarter of a minute on two cores.
 _COARSE_ROWS = 50_000
 _QUERIES_AT_ONCE = 4096
-_VERSION = 1  # to be raised by any change that changes communities
+# B3's window, ranks 30 to 130, in sources of so many rows and more; in smaller ones the same share of their rows.
+_SKIP, _NEIGHBOURS, _WHOLE_WINDOW_ROWS = 30, 100, 2000
+_LEAST_NEIGHBOURS = 20  # with 10 up to half of the rows of a source of 120 have no edge, and land anywhere
+COMMUNITIES_VERSION = 2  # to be raised by any change that changes communities
 
 Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -44,8 +49,8 @@ def find_communities(
     passages: Vectors,
     size: int,
     *,
-    skip: int = 30,
-    neighbours: int = 100,
+    skip: int | None = None,
+    neighbours: int | None = None,
     seed: int = 0,
     show_progress_bar: bool = False,
 ) -> Labels:
@@ -55,14 +60,17 @@ def find_communities(
         queries: (n, d) unit rows.
         passages: (n, d) unit rows; passage i is the positive of query i.
         size: Rows of a community; METIS keeps them about equal.
-        skip: p, the ranks that are left out because they are likely positives.
-        neighbours: m, the ranks after these that are neighbours.
+        skip: p, the ranks that are left out because they are likely positives; 30 by default, and fewer in a source
+            of less than 2,000 rows.
+        neighbours: m, the ranks after these that are neighbours; 100 by default, and fewer likewise.
         seed: Seed of the coarse clusters that a large source is searched in.
         show_progress_bar: Whether to show progress.
 
     Returns:
         (n,) the community of every row, from 0; communities of one coarse cluster are consecutive.
     """
+    window = choose_window(len(queries))
+    skip, neighbours = (window[0] if skip is None else skip), (window[1] if neighbours is None else neighbours)
     groups = _split_coarsely(queries, seed)
     labels = np.empty(len(queries), dtype=np.int64)
     first = 0
@@ -71,6 +79,12 @@ def find_communities(
         labels[rows] = first + _number_along_path(queries[rows], parts)
         first = int(labels[rows].max()) + 1
     return labels
+
+
+def choose_window(n_rows: int) -> tuple[int, int]:
+    """Return p and m for a source: the likely positives of a query are as large a share of a small one."""
+    share = min(1.0, n_rows / _WHOLE_WINDOW_ROWS)
+    return round(_SKIP * share), max(_LEAST_NEIGHBOURS, round(_NEIGHBOURS * share))
 
 
 def _number_along_path(queries: Vectors, parts: Labels) -> Labels:
@@ -99,7 +113,7 @@ def cut_sources(vectors: PairVectors, options: ClusterOptions, cache: SharedCach
         return
     vectors.embed("both")
     sizes = [(pairs.sources[at], options.count_clusters(_count(pairs, at), pairs.sources[at])) for at in chosen]
-    decides = (*vectors.name("both"), pairs.data_hash, sizes, options.seed, _VERSION)
+    decides = (*vectors.name("both"), pairs.data_hash, sizes, options.seed, COMMUNITIES_VERSION)
     path = cache.folder / f"communities-{hash_values(*decides)}.npy"
 
     def cut() -> None:

@@ -60,6 +60,7 @@ def fit_vectors(
     data_hash = hash_values([one.pairs.data_hash for one in vectors])
     started = [[digest_array(one) for one in start.values()]] if start else []
     started += [one.name(options.key) for one in vectors if one.renewal is not None]
+    started += [[digest_array(one.communities)] for one in vectors if one.communities is not None]
     name = hash_values(
         data_hash, encoder.fingerprint, asdict(options), require_faiss().__version__, _FIT_VERSION, *started
     )

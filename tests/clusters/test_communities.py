@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from st_cluster_batches import ClusterBatchSampler, Clustering, attach_clusters, fit_clusters
 from st_cluster_batches.__main__ import main
-from st_cluster_batches.clusters.communities import _link, find_communities
+from st_cluster_batches.clusters.communities import _link, choose_window, find_communities
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -58,6 +58,25 @@ def test_communities_are_of_one_topic_and_follow_a_path() -> None:
     assert beside > (middles @ middles.T).mean() + 0.2
     coherence = np.mean([np.linalg.norm(queries[labels == one].mean(axis=0)) for one in range(len(middles))])
     assert coherence > 0.85
+
+
+@pytest.mark.parametrize("n_rows", [60, 120, 300])
+def test_negatives_in_communities_of_a_small_source_are_harder_than_random_rows(n_rows: int) -> None:
+    queries, passages = make_vectors(n_rows)
+    similarity = queries @ passages.T
+    labels = find_communities(queries, passages, 15)
+    is_negative = ~np.eye(n_rows, dtype=bool)
+    within = similarity[is_negative & (labels[:, None] == labels)].mean()
+    assert within > similarity[is_negative].mean() + 0.2
+
+
+def test_large_sources_have_the_window_of_b3() -> None:
+    assert choose_window(2000) == choose_window(1_000_000) == (30, 100)
+    queries, passages = make_vectors(2000)
+    assert np.array_equal(
+        find_communities(queries, passages, 100),
+        find_communities(queries, passages, 100, skip=30, neighbours=100),
+    )
 
 
 def topics_of(rows: Dataset) -> list[str]:
