@@ -27,10 +27,17 @@ def require_metis() -> Any:
 
 def cut_graph(graph: csr_array, n_parts: int, seed: int) -> npt.NDArray[np.int64]:
     """Return (n,) the part of every node of a symmetric graph; some parts may be empty."""
+    n_nodes = graph.shape[0]
     if n_parts < 2:
-        return np.zeros(graph.shape[0], dtype=np.int64)
+        return np.zeros(n_nodes, dtype=np.int64)
     metis = require_metis()
-    options = metis.Options(seed=seed)
+    # METIS has a seed, and cuts into k parts alike with any: the order of the nodes is what it starts from.
+    order = np.random.default_rng(seed).permutation(n_nodes) if seed else np.arange(n_nodes)
+    graph = graph[order][:, order] if seed else graph
     adjacency = metis.CSRAdjacency(graph.indptr, graph.indices)
-    parts = metis.part_graph(n_parts, adjacency, options=options, recursive=False, warn_on_copies=False)
-    return np.asarray(parts[1], dtype=np.int64)
+    found = metis.part_graph(
+        n_parts, adjacency, options=metis.Options(seed=seed), recursive=False, warn_on_copies=False
+    )
+    parts = np.empty(n_nodes, dtype=np.int64)
+    parts[order] = found[1]
+    return parts

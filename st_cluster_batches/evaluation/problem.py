@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 import xxhash
 
 from st_cluster_batches.batches.keys import Keys, read_keys
+from st_cluster_batches.clusters.choice import Method
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.vectors import PairVectors
@@ -69,10 +70,11 @@ class Problem:
     def __len__(self) -> int:
         return len(self.queries)
 
-    def digest(self) -> str:
-        """Hash all of it."""
+    def digest(self, method: Method = "kmeans") -> str:
+        """Hash all of it that batches of a method come from: communities are cut from the guide's vectors alone."""
         state = xxhash.xxh3_128()
-        for part in _list_parts(self):
+        own = self if method == "kmeans" else replace(self, vectors=np.empty((0, 0), dtype=np.float32), sample=None)
+        for part in _list_parts(own):
             state.update(part)
         return state.hexdigest()
 

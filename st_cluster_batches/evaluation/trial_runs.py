@@ -11,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.communities import COMMUNITIES_VERSION
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.trials import TRIAL_VERSION, Record, Trial, list_near_rates, list_rates, run_trials
@@ -39,22 +40,26 @@ class TrialRuns:
 
         Where a rate is given, all runs are known and start at once.
         """
-        digest, rate = hash_values(TRIAL_VERSION, problem.digest()), self.options.learning_rate
+        # Of communities by what they are cut from, so that those of one key are not run again with another.
+        digests = {"kmeans": hash_values(TRIAL_VERSION, problem.digest())}
+        if any(one.method == "communities" for one in candidates):
+            digests["communities"] = hash_values(TRIAL_VERSION, COMMUNITIES_VERSION, problem.digest("communities"))
+        rate = self.options.learning_rate
         found: dict[Trial, Record] = {}
         with tqdm(desc=f"Tuning {name}", unit="run", disable=not self.show_progress_bar) as bar:
             if rate is None:
-                found, rates = self._search_rates(name, problem, digest, candidates, bar)
+                found, rates = self._search_rates(name, problem, digests, candidates, bar)
             else:
                 rates = dict.fromkeys(candidates, rate)
             seeds = range(self.options.n_seeds)
             trials = {one: [Trial(one, rates[one], seed) for seed in seeds] for one in candidates}
             wanted = [trial for own in trials.values() for trial in own if trial not in found]
             bar.total = bar.n + len(wanted)
-            found |= self._get_records(name, problem, digest, wanted, bar)
+            found |= self._get_records(name, problem, digests, wanted, bar)
         return {one: [found[trial] for trial in own] for one, own in trials.items()}
 
     def _search_rates(
-        self, name: str, problem: Problem, digest: str, candidates: Sequence[Candidate], bar: Any
+        self, name: str, problem: Problem, digests: Mapping[str, str], candidates: Sequence[Candidate], bar: Any
     ) -> tuple[dict[Trial, Record], dict[Candidate, float]]:
         """Return the records of the first seed with all rates that were tried, and the best rate of each candidate.
 
@@ -69,13 +74,13 @@ class TrialRuns:
             wanted = starts if tried == [baseline] else [replace(best[baseline], candidate=one) for one in others]
             while wanted:
                 bar.total = bar.n + len(wanted) + len(candidates) * (self.options.n_seeds - 1)
-                found |= self._get_records(name, problem, digest, wanted, bar)
+                found |= self._get_records(name, problem, digests, wanted, bar)
                 best |= {one: _find_best(found, one) for one in tried}
                 wanted = [one for own in tried for one in _find_neighbours(best[own], found, self.options)]
         return found, {one: trial.rate for one, trial in best.items()}
 
     def _get_records(
-        self, name: str, problem: Problem, digest: str, trials: Sequence[Trial], bar: Any
+        self, name: str, problem: Problem, digests: Mapping[str, str], trials: Sequence[Trial], bar: Any
     ) -> dict[Trial, Record]:
         """Return the records of some trials, from earlier runs or from new ones, each written once it is done."""
         options = self.options
@@ -85,7 +90,9 @@ class TrialRuns:
         for trial in trials:
             how = [] if options.proxy == "static" else [options.bf16, *({"epochs"} & options.length.keys())]
             (length,) = options.length.values()
-            run = hash_values(digest, trial.describe(), options.batch_size, options.proxy, length, *how)
+            run = hash_values(
+                digests[trial.candidate.method], trial.describe(), options.batch_size, options.proxy, length, *how
+            )
             paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
         found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
         bar.update(len(found))

@@ -44,3 +44,14 @@ def test_another_seed_holds_other_queries_out_of_the_same_rows(tmp_path: Path) -
         ]
     first, again, other = (set(one.measured_on.queries) for one in found if one is not None)
     assert first == again != other
+
+
+def test_each_seed_tries_communities_of_its_own(tmp_path: Path) -> None:
+    model = make_planted_model(True)
+    with SharedCache.open(tmp_path, False) as cache:
+        start, encoder = Start("model", "", model=model), Encoder(model, cache.folder)
+        problem = prepare_problem("all", make_planted_pairs(400), encoder, "query", True, start, cache)
+    assert problem is not None
+    tried = [label_problem(problem, Candidate(32, method="communities"), seed).strata for seed in range(3)]
+    together = [one[:, None] == one for one in tried]
+    assert all((one != other).any() for at, one in enumerate(together) for other in together[:at])

@@ -127,6 +127,18 @@ def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp
     assert f"Clusters by {other}; {several.key} promises most" in describe_tuning(follow.describe())
 
 
+def test_communities_are_tried_with_a_partition_a_seed_and_once_for_all_keys(pairs: Dataset, tmp_path: Path) -> None:
+    options = {"guide": True, "communities": True, "n_seeds": 3}
+    choice = run(pairs.select(range(400)), tmp_path, key=["query", "both"], **options)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()]
+    cut = [one for one in records if one["candidate"]["method"] == "communities"]
+    trials_of = [(json.dumps(one["candidate"]), one["rate"], one["seed"]) for one in cut]
+    assert len(set(trials_of)) == len(trials_of) > 0
+    (other,) = {"query", "both"} - {choice.key}
+    found = [one.evidence["all"]["ndcg"] for one in (choice, Choice.load(tmp_path / "keys" / other))]
+    assert all(found[0][name] == found[1][name] for name in found[0] if "communities" in name)
+
+
 def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path) -> None:
     evidence = run(pairs.select(range(400)), tmp_path, guide=True, n_seeds=2).evidence["all"]
     assert 0 < evidence["guide_ndcg"] < 1
