@@ -68,7 +68,7 @@ def attach_clusters(
             cluster.
         max_cluster_size: Split clusters of more rows than this.
         global_batch_size: Rows of a global batch, for `n_clusters="auto"`.
-        key: The text that decides the clusters; see `ClusterOptions`.
+        key: The text that decides the clusters of k-means; see `ClusterOptions`.
         columns: Query, positive, negatives, in order; see `AttachOptions`.
         source_column: Column that names the source of a row; None takes all rows for one source.
         false_negative_threshold: Cosine similarity from which passages of a cluster are false negatives too.
@@ -219,7 +219,7 @@ def fit_clusters(
         key: The text that decides the cluster.
         columns: Query, positive, negatives, in order.
         source_column: Column that names the source of a row.
-        seed: Seed of k-means.
+        seed: Seed of the clusters.
         niter: Iterations of k-means.
         truncate_dim: Keep the first so many dimensions of a vector.
         batch_size: Texts that the encoder sees at once.

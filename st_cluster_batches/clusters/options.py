@@ -17,6 +17,8 @@ from st_cluster_batches.storage.numbers import as_count
 _BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
 _DEFAULT_CLUSTERS = 10
 _DEFAULT_BATCH = 1024
+_DEFAULT_KEY: Key = "query"
+_DEFAULT_NITER = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +33,19 @@ class ClusterOptions:
         max_cluster_size: Rows of a cluster at most; larger ones are split, but for a source of one stratum.
         global_batch_size: Rows of a global batch, for `auto`.
         key: The text that decides the cluster: query, passage, or both.
-        seed: Seed of k-means.
+        seed: Seed of the clusters.
         niter: Iterations of k-means.
         method: How clusters are made: `kmeans`, or `communities` of that size (see `find_communities`), for which
-            queries and passages are embedded; or a mapping from each source to its own.
+            queries and passages are embedded, whatever the key; or a mapping from each source to its own.
     """
 
     n_clusters: int | Literal["auto"] | None = None
     cluster_size: int | Mapping[str, int | None] | None = None
     max_cluster_size: int | None = None
     global_batch_size: int = _DEFAULT_BATCH
-    key: Key = "query"
+    key: Key = _DEFAULT_KEY
     seed: int = 0
-    niter: int = 20
+    niter: int = _DEFAULT_NITER
     method: Method | Mapping[str, Method] = "kmeans"
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class ClusterOptions:
                 # Numbers of numpy become Python's, so that they can be written into a manifest.
                 object.__setattr__(self, name, as_count(name, value))
         self._check_cluster_size()
+        self._refuse_idle()
         if self.n_clusters != "auto" and self.global_batch_size != _DEFAULT_BATCH:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} is for n_clusters='auto' alone, and means nothing beside "
@@ -78,6 +81,19 @@ class ClusterOptions:
         object.__setattr__(self, "seed", as_count("seed", self.seed, least=-(1 << 63)))
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed={self.seed} must be in [0, 2^31): FAISS takes a negative one for the clock")
+
+    def _refuse_idle(self) -> None:
+        """Refuse what decides clusters of k-means alone, if k-means cuts no source."""
+        if self.has_kmeans:
+            return
+        instead = "every source is one stratum, of random batches"
+        if self.has_communities:
+            instead = "communities are cut from queries and passages alike, in one go"
+        for name, default in (("key", _DEFAULT_KEY), ("niter", _DEFAULT_NITER)):
+            if (value := getattr(self, name)) != default:
+                raise ValueError(
+                    f"{name}={value!r} decides clusters of k-means, and there are none: {instead}; leave {name} out"
+                )
 
     def _check_cluster_size(self) -> None:
         """Make Python's own counts of the sizes, and refuse a limit that leaves them nothing to decide."""
@@ -117,6 +133,13 @@ class ClusterOptions:
     def has_communities(self) -> bool:
         """Whether any source is cut into communities."""
         return "communities" in (self.method.values() if isinstance(self.method, Mapping) else [self.method])
+
+    @property
+    def has_kmeans(self) -> bool:
+        """Whether k-means cuts any source."""
+        sizes = self.cluster_size if isinstance(self.cluster_size, Mapping) else {}
+        methods = self.method if isinstance(self.method, Mapping) else dict.fromkeys(sizes or [""], self.method)
+        return any(one == "kmeans" and sizes.get(name, 1) is not None for name, one in methods.items())
 
     def find_method(self, source: str) -> Method:
         """Return how the clusters of a source are made."""
@@ -229,9 +252,11 @@ def _follow(clusters: ClusterOptions, tuned: Choice) -> ClusterOptions:
         )
     if clusters.method not in ("kmeans", tuned.methods):
         raise ValueError(f"tuned= says how clusters are made; method={clusters.method!r} is not to be given beside it")
-    if clusters.key != tuned.key:
+    # What was tried by a key may not have been chosen anywhere: then it decides nothing.
+    followed = replace(clusters, cluster_size=tuned.cluster_sizes, method=tuned.methods, key=_DEFAULT_KEY)
+    if clusters.key != tuned.key and (followed.has_kmeans or clusters.key != _DEFAULT_KEY):
         raise ValueError(f"key={clusters.key!r}, but tuned= was chosen by key={tuned.key!r}; leave key out")
-    return replace(clusters, cluster_size=tuned.cluster_sizes, method=tuned.methods)
+    return replace(followed, key=tuned.key) if followed.has_kmeans else followed
 
 
 def parse_n_clusters(word: str | None) -> int | Literal["auto"] | None:

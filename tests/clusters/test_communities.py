@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from st_cluster_batches import ClusterBatchSampler, Clustering, attach_clusters, fit_clusters
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.communities import _link, choose_window, find_communities
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -79,6 +82,17 @@ def test_large_sources_have_the_window_of_b3() -> None:
     )
 
 
+def list_parts(labels: np.ndarray) -> set[frozenset[int]]:
+    return {frozenset(np.flatnonzero(labels == one).tolist()) for one in np.unique(labels)}
+
+
+def test_every_seed_cuts_other_communities_and_always_the_same() -> None:
+    queries, passages = make_vectors(200)
+    found = [list_parts(find_communities(queries, passages, 20, seed=seed)) for seed in (0, 1, 2, 12345, 1)]
+    assert found[1] == found[4]
+    assert all(one != other for at, one in enumerate(found[:4]) for other in found[:at])
+
+
 def topics_of(rows: Dataset) -> list[str]:
     topic_of = {word: topic for topic, words in TOPICS.items() for word in words}
     return [topic_of[query.split()[0]] for query in rows["query"]]
@@ -123,8 +137,33 @@ def test_options_that_do_not_fit_are_refused() -> None:
         attach_clusters(make_pairs(30), encoder, method="graph")
     with pytest.raises(ValueError, match="max_cluster_size=9 splits clusters of k-means"):
         attach_clusters(make_pairs(30), encoder, cluster_size=5, max_cluster_size=9, method="communities")
+    for option in ({"key": "passage"}, {"key": "both"}, {"niter": 3}):
+        with pytest.raises(ValueError, match=rf"^{next(iter(option))}=.*, and there are none: communities .*leave"):
+            attach_clusters(make_pairs(30), encoder, cluster_size=5, method="communities", **option)
     with pytest.raises(ValueError, match="method='communities' needs a passage"):
         attach_clusters(make_pairs(30).select_columns(["query"]), encoder, cluster_size=5, method="communities")
+
+
+@pytest.mark.parametrize("other", [Candidate(20, method="communities"), Candidate()])
+def test_a_choice_without_k_means_is_followed_whatever_key_it_was_tuned_by(other: Candidate) -> None:
+    rows = make_pairs(240).add_column("source", ["papers", "films"] * 120)
+    sources = {"papers": Candidate(20, method="communities"), "films": other}
+    evidence = {name: {"columns": ["query", "passage"]} for name in sources}
+    choices = [Choice(sources, 8, "encoder", "0" * 64, key, evidence) for key in ("query", "both")]
+    by_query, by_both = (attach_clusters(rows, make_static_model(), tuned=one)["cluster"][:] for one in choices)
+    assert by_query == by_both
+    options = AttachOptions(ClusterOptions(key="both"), tuned=choices[1])
+    assert options.clusters.key == "query"
+    assert replace(options, guide=True).clusters == options.clusters
+    with pytest.raises(ValueError, match=r"niter=3 decides clusters of k-means"):
+        attach_clusters(rows, make_static_model(), tuned=choices[1], niter=3)
+    with_kmeans = replace(choices[1], sources={**sources, "films": Candidate(20)})
+    assert AttachOptions(ClusterOptions(key="both", niter=3), tuned=with_kmeans).clusters.key == "both"
+
+
+def test_what_k_means_alone_reads_is_refused_where_all_is_one_stratum() -> None:
+    with pytest.raises(ValueError, match=r"niter=3 .* every source is one stratum, of random batches; leave"):
+        ClusterOptions(cluster_size={"papers": None}, niter=3)
 
 
 def test_commands_and_recipes_take_the_method(workspace: Path) -> None:
