@@ -24,6 +24,7 @@ from st_cluster_batches.clusters.artefact import (
 from st_cluster_batches.clusters.assigning import digest_array, number_clusters
 from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.given import check_vectors, read_rows, split_texts
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
@@ -159,23 +160,25 @@ class Clustering:
 
         Args:
             texts_or_vectors: n texts as the key says: queries, passages, or (query, passage) tuples where it is
-                `both`; or their (n, d) vectors, of any length.
+                `both`; or the (n, d) array of their vectors, of any length but zero.
             source: The source of all, or of each. The only one by default.
 
         Returns:
             (n,) int64 cluster numbers, as `attach` gives them.
 
         Raises:
-            ValueError: If a source is unknown, or vectors have another number of dimensions.
+            TypeError: If it is one text, or rows are neither texts nor vectors.
+            ValueError: If a source is unknown, a text is blank, or a vector has no direction or other dimensions.
         """
+        rows = read_rows(texts_or_vectors)
         if source is None and len(self.centroids) > 1:
             raise ValueError(f"The clustering has the sources {list(self.centroids)}; say which: assign(..., source=)")
         given = next(iter(self.centroids)) if source is None else source
-        sources = np.asarray([given] * len(texts_or_vectors) if isinstance(given, str) else given)
-        if len(sources) != len(texts_or_vectors):
-            raise ValueError(f"{len(sources)} sources for {len(texts_or_vectors)} rows")
+        sources = np.asarray(given) if np.ndim(given) else np.full(len(rows), given)
+        if len(sources) != len(rows):
+            raise ValueError(f"{len(sources)} sources for {len(rows)} rows")
         self.check_sources(set(sources.tolist()))
-        vectors = self._to_vectors(texts_or_vectors)
+        vectors = self._to_vectors(rows)
         clusters = np.empty(len(vectors), dtype=np.int64)
         for name in sorted(set(sources.tolist())):
             at = np.flatnonzero(sources == name)
@@ -285,13 +288,12 @@ class Clustering:
         named = Encoder(given, default_cache_dir(), dimensions, manifest=manifest, trust_remote_code=trust_remote_code)
         return cls(centroids, manifest, named)
 
-    def _to_vectors(self, texts_or_vectors: Sequence[Any] | Vectors) -> Vectors:
-        if not isinstance(texts_or_vectors, np.ndarray) or texts_or_vectors.dtype.kind in "UO":
-            sides = sides_of(self.manifest["key"])
-            columns = zip(*texts_or_vectors, strict=True) if len(sides) > 1 else [texts_or_vectors]
-            encode = self.get_encoder().encode
-            return join_sides([encode(side, list(texts)) for side, texts in zip(sides, columns, strict=True)])
+    def _to_vectors(self, rows: npt.NDArray[Any] | list[Any]) -> Vectors:
         dim = next(iter(self.centroids.values())).shape[1]
-        if texts_or_vectors.ndim != 2 or texts_or_vectors.shape[1] != dim:
-            raise ValueError(f"Vectors of shape {texts_or_vectors.shape} are given, needed are (n, {dim})")
-        return texts_or_vectors
+        if isinstance(rows, np.ndarray):
+            return check_vectors(rows, dim)
+        if not rows:
+            return np.empty((0, dim), dtype=np.float32)
+        key, encode = self.manifest["key"], self.get_encoder().encode
+        texts = split_texts(rows, key)
+        return join_sides([encode(side, own) for side, own in zip(sides_of(key), texts, strict=True)])

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from examples import TOPICS, make_pairs, make_static_model
 
@@ -169,9 +171,58 @@ def test_prompts_and_length_that_a_user_set_are_in_the_artefact(cache: Path, tmp
     assert loaded.assign(["mast rope"]).shape == (1,)
 
 
-def test_vectors_of_another_size_are_refused(cache: Path) -> None:
-    with pytest.raises(ValueError, match=r"\(2, 3\) are given, needed are \(n, 16\)"):
-        fit(cache).assign(np.ones((2, 3)))
+def test_what_is_assigned_may_have_any_form_that_holds_texts_or_vectors(cache: Path) -> None:
+    texts = make_pairs(12)["query"][:]
+    clustering = fit(cache)
+    vectors = make_static_model().encode_query(texts)
+    expected = clustering.assign(texts).tolist()
+    forms: list[Any] = [tuple(texts), make_pairs(12)["query"], pd.Series(texts), np.array(texts), vectors * 1e-3]
+    for form in [*forms, np.array(texts, dtype=object), torch.from_numpy(vectors), pd.DataFrame(vectors)]:
+        assert clustering.assign(form).tolist() == expected, type(form)
+    integers = np.round(vectors * 1000).astype(int)
+    assert clustering.assign(integers).tolist() == clustering.assign(integers.astype(np.float64)).tolist()
+    for empty in ([], (), pd.Series([], dtype=object), np.empty((0, 16))):
+        assert clustering.assign(empty).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("soup", r"not one: 'soup'; pass assign\(\[text\]\)"),
+        ({"query": "soup"}, "not a dict; pass"),
+        ({"soup"}, "not a set; pass"),
+        ((one for one in ["soup"]), r"not a generator; pass .* assign\(list\(texts\)\)"),
+        (pd.DataFrame({"query": ["soup"]}), r"Row 0 is a list, \"\['soup'\]\", needed is a text, the query"),
+        (make_pairs(2), "Row 0 is a dict, .* needed is a text"),
+        (["soup", None], "Row 1 is a NoneType"),
+        ([("soup", "salt")], "Row 0 is a tuple"),
+        ([[0.5] * 16], r"Row 0 is a list.*one array: assign\(np.asarray\(vectors\)\)"),
+        (["soup", ""], "Row 1 has no text: ''"),
+        (["soup", " \n"], "Row 1 has no text"),
+        (np.ones((2, 3)), r"shape \(2, 3\) .*, needed are numbers of shape \(n, 16\)"),
+        (np.ones(16), r"shape \(16,\)"),
+        (np.ones((2, 16), dtype=complex), "type complex128"),
+        (np.array("soup"), "not one: 'soup'"),
+        (np.array(1.5), "not a float"),
+        (np.eye(2, 16)[::-1] * [[0], [1]], r"row 0 is zero \(1 such rows\)"),
+        (np.full((2, 16), np.nan), r"row 0 is not finite \(2 such rows\)"),
+        (np.full((2, 16), np.inf), "not finite"),
+    ],
+)
+def test_what_has_no_cluster_gets_no_number(cache: Path, given: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        fit(cache).assign(given)
+
+
+def test_a_key_of_both_sides_is_given_tuples_of_them(cache: Path) -> None:
+    clustering, rows = fit(cache, key="both"), [("soup", "salt"), ("mast", "rope")]
+    expected = clustering.assign(rows).tolist()
+    assert clustering.assign(np.array(rows)).tolist() == clustering.assign(pd.DataFrame(rows)).tolist() == expected
+    for given in ("ab", ["ab"], [("a", "b", "c")], [("a", None)], rows[0]):
+        with pytest.raises(TypeError, match=r"a list of texts|a \(query, passage\) tuple of texts"):
+            clustering.assign(given)
+    with pytest.raises(ValueError, match="Row 0 has no text"):
+        clustering.assign([("soup", " ")])
 
 
 def test_a_hub_id_leads_to_the_artefact(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
