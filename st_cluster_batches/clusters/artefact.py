@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.storage.cache import write_whole
 
 CENTROIDS_FILE = "centroids.safetensors"
 MANIFEST_FILE = "clustering.json"
@@ -44,3 +48,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read what a clustering says of itself, without its centroids."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     return manifest
+
+
+def save_encoder(encoder: Encoder | None, name: str, folder: Path) -> None:
+    """Write a distilled encoder, or copy the one that was loaded with the clustering; of any other the name is enough.
+
+    Args:
+        encoder: The encoder of the clustering, if it has one.
+        name: Its name in the manifest.
+        folder: Where it goes; what lies there is replaced.
+    """
+    given = None if encoder is None else encoder.given
+    saved = Path(given) if isinstance(given, str) and Path(given).is_dir() else None
+    if saved is not None and saved.resolve() == folder.resolve():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if encoder is None or not name.startswith(STATIC_PREFIX):
+        return
+    with write_whole(folder) as temporary:
+        if saved is not None:
+            shutil.copytree(saved, temporary)
+        else:
+            encoder.model.save(str(temporary), create_model_card=False)

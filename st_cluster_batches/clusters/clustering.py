@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,14 +19,17 @@ from st_cluster_batches.clusters.artefact import (
     MANIFEST_FILE,
     find_folder,
     read_manifest,
+    save_encoder,
 )
 from st_cluster_batches.clusters.assigning import digest_array, number_clusters
 from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
-from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.following import compare_columns, tell_of_keyless, tell_of_middles
 from st_cluster_batches.clusters.given import check_vectors, read_rows, split_texts
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.sizes import warn_of_new_sizes
 from st_cluster_batches.clusters.stream import label_stream
 from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
@@ -113,6 +115,8 @@ class Clustering:
 
         key: Key = self.manifest["key"]
         tell_of_chunks(self.tuned)
+        tell_of_middles(self.manifest, list(self.centroids))
+        tell_of_keyless(self.tuned, guide, isinstance(dataset, IterableDataset))
         encoder = self.get_encoder()
         if batch_size is not None:
             encoder = encoder.with_batch_size(as_count("batch_size", batch_size))
@@ -121,7 +125,7 @@ class Clustering:
                 if value is not None:
                     raise ValueError(f"{name}= needs all rows at once, which an IterableDataset does not give")
             as_they_come = PairOptions(source_column, overwrite=overwrite, columns=columns)
-            return label_stream(dataset, replace(self, encoder=encoder).assign, key, as_they_come)
+            return label_stream(dataset, replace(self, encoder=encoder).assign, self.manifest, as_they_come)
         options = AttachOptions(
             ClusterOptions(key=key),
             columns=columns,
@@ -133,11 +137,14 @@ class Clustering:
         dataset = as_datasets(dataset, "Clustering.attach")
         with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
             parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+            compare_columns(self.manifest, {part.name: part.text_columns for part in parts})
             check_threshold(parts, options.false_negative_threshold)
             vectors = [PairVectors(self._name_sources(part), encoder, cache) for part in parts]
             unmasked = frozenset() if self.tuned is None else self.tuned.unmasked_sources
             threshold = options.false_negative_threshold
             labelled, _ = label_rows(vectors, self.centroids, key, threshold, cache, guide, unmasked)
+            if cache.processes.is_main:
+                warn_of_new_sizes(zip((one.pairs for one in vectors), labelled, strict=True), self.manifest)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
         return DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]
 
@@ -233,26 +240,11 @@ class Clustering:
         directory.mkdir(parents=True, exist_ok=True)
         with write_whole(directory / CENTROIDS_FILE) as temporary:
             temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
-        self._save_encoder(directory / ENCODER_FOLDER)
+        save_encoder(self.encoder, str(self.manifest.get("encoder")), directory / ENCODER_FOLDER)
         hashes = {name: digest_array(array) for name, array in self.centroids.items()}
         # Last, since a folder with a manifest counts as complete.
         manifest = {**self.manifest, "centroids": hashes}
         write_atomically(directory / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-
-    def _save_encoder(self, folder: Path) -> None:
-        """Write a distilled encoder, or copy the one that was loaded with the clustering."""
-        given = None if self.encoder is None else self.encoder.given
-        saved = Path(given) if isinstance(given, str) and Path(given).is_dir() else None
-        if saved is not None and saved.resolve() == folder.resolve():
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        if self.encoder is None or not str(self.manifest.get("encoder")).startswith(STATIC_PREFIX):
-            return
-        with write_whole(folder) as temporary:
-            if saved is not None:
-                shutil.copytree(saved, temporary)
-            else:
-                self.encoder.model.save(str(temporary), create_model_card=False)
 
     @classmethod
     def load(

@@ -1,14 +1,16 @@
-"""Whether what is attached is what was tuned: its sources, sizes, texts, encoder and mask."""
+"""Whether what is attached is what was tuned, or fitted: its sources, sizes, texts, encoder and mask."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.options import AttachOptions
-from st_cluster_batches.data.pairs import Pairs
+from st_cluster_batches.clusters.sizes import list_few
+from st_cluster_batches.data.pairs import Pairs, sides_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,4 +67,65 @@ def compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, part
             ", ".join(tuned.masked_sources),
             " alone" if tuned.unmasked_sources else "",
             tuned.margin,
+        )
+
+
+def compare_columns(manifest: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> None:
+    """Warn where rows give other columns to a clustering than those that it was fitted on.
+
+    Args:
+        manifest: That of the clustering.
+        columns: Query, positive and negatives by name of dataset.
+    """
+    fitted, sides = manifest.get("columns"), sides_of(manifest["key"])
+    if fitted is None:
+        return
+    decide = [("query", "passage").index(side) for side in sides]
+    by_name: Mapping[str, Sequence[str]] = fitted if isinstance(fitted, Mapping) else {"": fitted}
+    for name, texts in columns.items():
+        known = [[one[at] for at in decide] for one in ([by_name[name]] if name in by_name else by_name.values())]
+        if (own := [texts[at] for at in decide]) not in known:
+            logger.warning(
+                "The clusters were fitted on the %s %s, %s give %s. Where that is another text, its clusters mean "
+                "nothing: name query and passage, attach(..., columns=(...)). Where it is the same one by another "
+                "name, nothing is amiss",
+                " and ".join(sides),
+                " or ".join(map(str, known)),
+                f"these rows of {name!r}" if name else "these rows",
+                own,
+            )
+
+
+def tell_of_keyless(tuned: Choice | None, guide: bool, is_stream: bool) -> None:
+    """Warn where rows that are to be trained on with a mask get no keys by which a loss finds their vectors."""
+    if tuned is None or not tuned.masked_sources or guide:
+        return
+    call = "dataset, guide=True) gives them"
+    if is_stream:
+        call = "Dataset.from_list(list(stream)), guide=True) gives them, and a stream cannot have them"
+    logger.warning(
+        "The clusters were tuned for a loss that masks false negatives of %s, and these rows get no row keys, without "
+        "which it masks nothing: Clustering.attach(%s",
+        ", ".join(tuned.masked_sources),
+        call,
+    )
+
+
+def tell_of_middles(manifest: Mapping[str, Any], sources: Sequence[str]) -> None:
+    """Warn where communities, which rows are cut into together, are stood in for by the nearest of their middles.
+
+    Args:
+        manifest: That of the clustering.
+        sources: Those of the clustering.
+    """
+    method = manifest.get("method")
+    cut = [name for name in sources if (method.get(name) if isinstance(method, Mapping) else method) == "communities"]
+    if cut:
+        logger.warning(
+            "%d of %d sources of the clustering are cut into communities (%s). Rows that it labels, old ones too, go "
+            "to the community with the nearest middle, which need not be theirs: sizes are no longer about equal. To "
+            "cut these rows: attach_clusters(dataset, encoder, method='communities', cluster_size=...)",
+            len(cut),
+            len(sources),
+            list_few(cut),
         )

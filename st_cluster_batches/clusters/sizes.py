@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.columns import CLUSTER
+from st_cluster_batches.data.pairs import Pairs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
+_MAX_SHOWN = 5  # sources of many that a warning names
 _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
+_FAR_LARGER = 2  # times the rows asked for: new rows never fill clusters quite as those did that were fitted
 _FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without rows
 
 
@@ -73,3 +82,44 @@ def warn_of_whole_sources(sizes: Mapping[str, int], options: ClusterOptions, cal
         given,
         ", ".join(f"{name!r} with {size:,} rows" for name, size in whole.items()),
     )
+
+
+def warn_of_new_sizes(labelled: Iterable[tuple[Pairs, Dataset]], manifest: Mapping[str, Any]) -> None:
+    """Warn where rows that a clustering of others labels fill far larger clusters than it was asked for.
+
+    Args:
+        labelled: Each dataset with its labels.
+        manifest: That of the clustering.
+    """
+    found = []
+    for pairs, rows in labelled:
+        clusters = rows.with_format("arrow", columns=[CLUSTER])[:][CLUSTER].to_numpy()
+        for code, name in enumerate(pairs.sources):
+            sizes = np.unique(clusters[pairs.source_of_row == code], return_counts=True)[1]
+            mean, limit = _read_sizes(manifest, name)
+            if (mean and sizes.mean() > _FAR_LARGER * mean) or (limit and sizes.max() > _FAR_LARGER * limit):
+                asked = f"{mean or 'any number'} on average{f', {limit} at most' if limit else ''}"
+                found.append(f"{name!r} {sizes.mean():,.0f} rows on average, {sizes.max():,} at most (asked: {asked})")
+    if found:
+        logger.warning(
+            "These rows fill far larger clusters than were asked for when others were clustered, so that batches are "
+            "of coarser topics: %s. Cluster these rows by themselves: attach_clusters(dataset, encoder, "
+            "cluster_size=...)",
+            list_few(found),
+        )
+
+
+def _read_sizes(manifest: Mapping[str, Any], source: str) -> tuple[int | None, int | None]:
+    """Return the rows of a cluster of a source that were asked for, on average and at most."""
+    mean, limit, method = (manifest.get(name) for name in ("cluster_size", "max_cluster_size", "method"))
+    if isinstance(mean, Mapping) and (mean := mean.get(source)) is None:
+        return None, None  # one stratum, of any size
+    if (method.get(source) if isinstance(method, Mapping) else method) == "communities":
+        limit = mean  # they are about equal
+    return mean, limit
+
+
+def list_few(texts: Sequence[str]) -> str:
+    """Return the first of some texts, and how many more there are."""
+    more = f" and {len(texts) - _MAX_SHOWN:,} more" if len(texts) > _MAX_SHOWN else ""
+    return "; ".join(texts[:_MAX_SHOWN]) + more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.false_negatives import list_keys
+from st_cluster_batches.clusters.following import compare_columns
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, has_row_keys
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, PairOptions, sides_of
@@ -28,7 +29,7 @@ _BATCH = 1024  # rows that are read ahead and embedded at once
 def label_stream(
     dataset: IterableDataset,
     assign: Assign,
-    key: Key,
+    manifest: Mapping[str, Any],
     options: PairOptions,
 ) -> IterableDataset:
     """Attach labels lazily: the cluster, and the keys that a row shares with its false negatives.
@@ -36,7 +37,7 @@ def label_stream(
     Args:
         dataset: Pairs or longer tuples of text.
         assign: Finds the clusters of texts.
-        key: The text that decides the cluster.
+        manifest: That of the clustering: which text decides the cluster, and what it was called.
         options: Which columns are texts and sources, and whether labels are replaced.
 
     Returns:
@@ -47,10 +48,12 @@ def label_stream(
     """
     from datasets import Features, List, Value
 
+    key: Key = manifest["key"]
     dataset, roles, has_sources = _choose_columns(dataset, options)
     has_targets = any(name in TARGET_COLUMNS for name in roles.targets)
     if len(roles.texts) < len(sides_of(key)):
         raise ValueError(f"The stream has the columns of text {list(roles.texts)}; key={key!r} needs more")
+    compare_columns(manifest, {"": roles.texts})
     features, class_names = dataset.features, None
     if features is not None:
         class_names = getattr(features.get(SOURCE), "names", None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from examples import TOPICS, make_pairs, make_static_model
 
 from st_cluster_batches import Clustering, attach_clusters, fit_clusters
 from st_cluster_batches.clusters import encoder as encoder_module
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.data.pairs import KEYS, Key
 
 
@@ -133,6 +137,110 @@ def test_splits_get_the_topics_of_what_was_clustered_whole(cache: Path, has_sour
     assert [*attached["train"]["cluster"], *attached["test"]["cluster"]] == whole["cluster"][:]
     with pytest.raises(ValueError, match="knows no source 'train/c'"):
         clustering.attach(DatasetDict({"train": make_pairs(20).add_column("source", ["c"] * 20)}), **options)
+
+
+def list_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("fitted", "told"),
+    [
+        ({"cluster_size": 20}, r"'all' \d+ rows on average, \d+ at most \(asked: 20 on average\)"),
+        (
+            {"n_clusters": 5, "max_cluster_size": 25},
+            r"asked: any number on average, 25 at most\)\. Cluster these .*: attach_clusters\(",
+        ),
+        ({"n_clusters": 5}, None),
+    ],
+)
+def test_new_rows_that_fill_far_larger_clusters_than_asked_for_are_told_of(
+    cache: Path, caplog: pytest.LogCaptureFixture, fitted: dict[str, Any], told: str | None
+) -> None:
+    clustering = fit(cache, make_pairs(100), **{"n_clusters": None, **fitted})
+    caplog.clear()
+    for rows in (make_pairs(100), make_pairs(60, seed=4)):
+        clustering.attach(rows, cache_dir=cache, show_progress_bar=False)
+    assert list_warnings(caplog) == []
+    clustering.attach(make_pairs(1000, seed=4), cache_dir=cache, show_progress_bar=False)
+    warnings = list_warnings(caplog)
+    assert len(warnings) == bool(told) and (told is None or re.search(told, warnings[0]))
+
+
+def test_new_sizes_of_many_sources_are_told_of_in_one_line(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def make_rows(n_rows: int) -> Dataset:
+        return make_pairs(n_rows).add_column("source", [f"s{at % 8}" for at in range(n_rows)])
+
+    sizes = {**dict.fromkeys((f"s{at}" for at in range(7)), 5), "s7": None}
+    clustering = fit(cache, make_rows(160), n_clusters=None, cluster_size=sizes)
+    clustering.attach(make_rows(1600), cache_dir=cache, show_progress_bar=False)
+    (warning,) = list_warnings(caplog)
+    assert warning.count("asked: 5 on average") == 5 and "and 2 more" in warning and "'s7'" not in warning
+
+
+def test_communities_that_rows_are_not_cut_into_are_told_of(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = AttachOptions(ClusterOptions(cluster_size=20, method="communities"), cache_dir=cache)
+    clustering = cluster_dataset(make_pairs(200), make_static_model(), options)[1]
+    for rows in (make_pairs(200), make_pairs(200).to_iterable_dataset(), make_pairs(360, seed=4)):
+        caplog.clear()
+        clustering.attach(rows, cache_dir=cache, show_progress_bar=False)
+        told, *larger = list_warnings(caplog)
+        assert "1 of 1 sources of the clustering are cut into communities (all)" in told and "nearest middle" in told
+    assert "(asked: 20 on average, 20 at most)" in larger[0]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_rows_that_a_tuned_mask_needs_keys_for_are_told_of(
+    cache: Path, caplog: pytest.LogCaptureFixture, is_stream: bool
+) -> None:
+    sources = {"all": Candidate(20, masked=True, margin=0.05)}
+    choice = Choice(sources, 8, "encoder", "0" * 64, "query", {"all": {"columns": ["query", "passage"]}})
+    rows = make_pairs(100)
+    options = AttachOptions(tuned=choice, cache_dir=cache, show_progress_bar=False)
+    clustering = cluster_dataset(rows, make_static_model(), options)[1]
+    caplog.clear()
+    given = rows.to_iterable_dataset() if is_stream else rows
+    clustering.attach(given, cache_dir=cache, show_progress_bar=False)
+    (warning,) = list_warnings(caplog)
+    assert "masks false negatives of all, and these rows get no row keys" in warning and "guide=True) gives" in warning
+    assert ("a stream cannot have them" in warning) == is_stream
+    caplog.clear()
+    clustering.attach(rows, guide=True, cache_dir=cache, show_progress_bar=False)
+    assert list_warnings(caplog) == []
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("key", "renamed", "told"),
+    [
+        ("query", {"query": "b", "passage": "a"}, "fitted on the query ['query'], these rows give ['b']"),
+        ("query", {"passage": "answer"}, None),
+        ("both", {"passage": "answer"}, "query and passage ['query', 'passage'], these rows give ['query', 'answer']"),
+    ],
+)
+def test_other_columns_than_those_that_were_clustered_are_told_of(
+    cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    key: Key,
+    renamed: dict[str, str],
+    told: str | None,
+    is_stream: bool,
+) -> None:
+    clustering = fit(cache, key=key)
+    rows = make_pairs(20).rename_columns(renamed)
+    clustering.attach(rows.to_iterable_dataset() if is_stream else rows, cache_dir=cache, show_progress_bar=False)
+    warnings = [one for one in list_warnings(caplog) if "fitted on" in one]
+    assert len(warnings) == bool(told) and (told is None or told in warnings[0])
+
+
+def test_datasets_of_a_dict_are_compared_with_their_own_columns(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = DatasetDict({"x": make_pairs(60, 1), "y": make_pairs(60, 2).rename_columns({"query": "title"})})
+    clustering = fit(cache, given)
+    caplog.clear()
+    clustering.attach(given, cache_dir=cache, show_progress_bar=False)
+    assert list_warnings(caplog) == []
+    clustering.attach(DatasetDict({"x": given["y"]}), cache_dir=cache, show_progress_bar=False)
+    assert [one for one in list_warnings(caplog) if "['query'], these rows of 'x' give ['title']" in one]
 
 
 @pytest.mark.parametrize("change", ["weights", "prompts", "truncation"])
