@@ -84,7 +84,8 @@ class Encoder:
             ) from error
         if isinstance(self.given, str):
             model.prompts = dict(self.manifest["prompts"])
-            if get_max_seq_length(model) != self.manifest["max_seq_length"]:
+            # A static model has no length and takes none: beside one that has it is another model.
+            if get_max_seq_length(model) not in (None, self.manifest["max_seq_length"]):
                 model.max_seq_length = self.manifest["max_seq_length"]
         found, wanted = fingerprint_model(model, self.truncate_dim), self.manifest["encoder_hash"]
         if found != wanted:

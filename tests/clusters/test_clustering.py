@@ -255,6 +255,20 @@ def test_another_encoder_is_refused(cache: Path, tmp_path: Path, change: str) ->
         Clustering.load(tmp_path / "kept", encoder=other)
 
 
+@pytest.mark.parametrize("is_static", [False, True])
+def test_an_encoder_of_another_kind_is_refused_by_name(
+    cache: Path, tmp_path: Path, tiny_bert: Path, is_static: bool
+) -> None:
+    make_static_model().save(str(tmp_path / "static"))
+    kinds = [str(tiny_bert), f"static:{tmp_path / 'static'}"]
+    fitted, other = kinds[::-1] if is_static else kinds
+    fit_clusters(make_pairs(40), fitted, n_clusters=2, cache_dir=cache, show_progress_bar=False).save(
+        tmp_path / "kept"
+    )
+    with pytest.raises(ValueError, match=r"The clustering was made with .* its weights, prompts or maximal length"):
+        Clustering.load(tmp_path / "kept", encoder=other)
+
+
 def test_an_encoder_that_only_its_owner_has_must_be_passed(cache: Path, tmp_path: Path) -> None:
     fit(cache).save(tmp_path / "kept")
     with pytest.raises(ValueError, match=r"Pass it: Clustering\.load\(\.\.\., encoder=.* or --encoder NAME_OR_PATH"):
