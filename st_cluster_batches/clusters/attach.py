@@ -146,6 +146,8 @@ def cluster_dataset(
     with SharedCache.open(options.cache_dir, options.show_progress_bar, "attach_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         check_threshold(parts, threshold)
+        if options.tuned is None:  # which may well be followed on a part of the sources
+            options.clusters.refuse_strange(name for part in parts for name in part.sources)
         loaded = Encoder(
             encoder,
             cache.folder,
@@ -254,6 +256,7 @@ def fit_clusters(
     require_faiss()
     with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
+        clusters.refuse_strange(name for part in parts for name in part.sources)
         loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
         clustering = fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
         if cache.processes.is_main:

@@ -129,6 +129,18 @@ class ClusterOptions:
                     "data that has it: st-cluster-batches tune DATA --encoder E --output DIR"
                 )
 
+    def refuse_strange(self, names: Iterable[str]) -> None:
+        """Raise a ValueError if something is given for a source that the data have not."""
+        known = sorted(set(names))
+        for option in ("cluster_size", "method"):
+            given = getattr(self, option)
+            if isinstance(given, Mapping) and (strange := sorted(set(map(str, given)) - set(known))):
+                more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+                raise ValueError(
+                    f"{option} says something of the source {strange[0]!r}, and the data have {known[:10]}{more} "
+                    "alone; leave it out, or write it as they do"
+                )
+
     @property
     def has_communities(self) -> bool:
         """Whether any source is cut into communities."""

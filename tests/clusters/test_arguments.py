@@ -60,6 +60,19 @@ def test_what_is_no_count_is_refused_in_one_sentence(name: str, value: Any, opti
         attach_clusters(make_pairs(20), make_static_model(), **{name: value}, **options)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"cluster_size": {"all": 20, "al": 5}}, {"cluster_size": 20, "method": {"all": "kmeans", "al": "communities"}}],
+)
+def test_a_source_that_is_none_is_refused(given: dict[str, Any], options: dict[str, Any]) -> None:
+    message = r"(cluster_size|method) says something of the source 'al', and the data have \['all'\] alone"
+    with pytest.raises(ValueError, match=message):
+        attach_clusters(make_pairs(60), make_static_model(), **given, **options)
+    if "method" not in given:
+        with pytest.raises(ValueError, match=message):
+            fit_clusters(make_pairs(60), make_static_model(), **given, **options)
+
+
 def test_more_dimensions_than_the_encoder_has_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="truncate_dim=17 is more than the 16 dimensions of the encoder"):
         attach_clusters(make_pairs(20), make_static_model(), truncate_dim=17, **options)

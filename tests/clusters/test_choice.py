@@ -166,6 +166,11 @@ def test_a_source_without_a_choice_stops_before_any_embedding(
         attach_clusters(two_sources, static_model, tuned=make_choice(fine=Candidate(20)))
 
 
+def test_a_choice_may_say_more_than_the_data_have(two_sources: Dataset, static_model: SentenceTransformer) -> None:
+    choice = make_choice(fine=Candidate(20), plain=Candidate(), coarse=Candidate(40))
+    assert len(set(attach_clusters(two_sources, static_model, tuned=choice)["cluster"])) == 7
+
+
 def test_a_source_of_one_stratum_is_never_split(
     two_sources: Dataset, static_model: SentenceTransformer, choice: Choice, caplog: pytest.LogCaptureFixture
 ) -> None:
