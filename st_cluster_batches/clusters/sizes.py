@@ -33,25 +33,30 @@ def warn_of_sizes(
         options: What the clusters were made by.
         remedy: What mends a large cluster, in the caller's options.
     """
+    small, few, alike, large = list[str](), list[str](), list[str](), list[str]()
     for source, one in statistics.items():
         n_rows, n_clusters, largest = one["rows"], one["clusters"], max(one["sizes"])
         asked, limit = options.count_clusters(n_rows, source), options.find_limit(source)
         if asked > n_rows:
-            text = "Source %r has %d rows, fewer than the %d clusters asked for: every row is one"
-            logger.warning(text, source, n_rows, asked)
+            small.append(f"{source!r} {n_rows:,}")
         if n_clusters < _FEW_OF_THOSE_ASKED * min(asked, n_rows):
-            logger.warning(
-                "Source %r gives %d clusters of the %d asked for, since so few of its vectors differ. Ask for fewer, "
-                "or see whether the encoder knows these texts and reads the part in which they differ",
-                source,
-                n_clusters,
-                min(asked, n_rows),
-            )
+            few.append(f"{source!r} {n_clusters:,} of {min(asked, n_rows):,}")
         if limit is not None and largest > limit:
-            logger.warning("A cluster of source %r has %d rows that are too alike to be split", source, largest)
+            alike.append(f"{source!r} one of {largest:,} rows")
         elif n_clusters > 2 and largest > _LARGE_SHARE * n_rows:
-            text = "One of the %d clusters of source %r holds %d of its %d rows; %s"
-            logger.warning(text, n_clusters, source, largest, n_rows, remedy)
+            large.append(f"{source!r} {largest:,} of its {n_rows:,} rows in one of {n_clusters:,} clusters")
+    asked_for = f"the {options.n_clusters or 'ten'} clusters asked for"
+    limited = f"clusters of more than max_cluster_size={options.max_cluster_size} rows, too alike to be split"
+    known = "Ask for fewer, or see whether the encoder knows these texts and reads the part in which they differ"
+    for found, what, mend in (
+        (small, f"fewer rows than {asked_for}: every row is one", "cluster_size= suits sources of any size"),
+        (few, "fewer clusters than asked for, since so few of their vectors differ", known),
+        (alike, limited, "Take out rows that repeat others, or allow larger ones"),
+        (large, "most of their rows in one cluster", remedy),
+    ):
+        if found:
+            text = "%d of %d sources have %s: %s. %s"
+            logger.warning(text, len(found), len(statistics), what, list_few(found), mend)
 
 
 def warn_of_whole_sources(sizes: Mapping[str, int], options: ClusterOptions, call: str = "attach_clusters") -> None:
@@ -72,15 +77,17 @@ def warn_of_whole_sources(sizes: Mapping[str, int], options: ClusterOptions, cal
     }
     if not whole:
         return
-    given = f"cluster_size={options.cluster_size}"
+    given = "cluster_size= by source" if by_source is not None else f"cluster_size={options.cluster_size}"
     if options.n_clusters is not None:
         given = f"n_clusters={options.n_clusters!r}, global_batch_size={options.global_batch_size}"
     logger.warning(
-        "%s(%s) makes one cluster of a whole source, whose batches are then random rows of it: %s. Give a smaller "
-        "cluster_size",
+        "%s(%s) makes one cluster of a whole source, whose batches are then random rows of it: %d of %d sources, %s. "
+        "Give a smaller cluster_size",
         call,
         given,
-        ", ".join(f"{name!r} with {size:,} rows" for name, size in whole.items()),
+        len(whole),
+        len(sizes),
+        list_few([f"{name!r} with {size:,} rows" for name, size in whole.items()]),
     )
 
 

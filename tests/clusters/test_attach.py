@@ -275,7 +275,8 @@ def test_small_sources_keep_all_their_rows(cache: Path, caplog: pytest.LogCaptur
     assert len(labelled) == 40
     assert labelled["cluster"][37:] != labelled["cluster"][0]
     assert len(set(labelled["cluster"][37:])) == 3, "every row of a source smaller than k is a cluster"
-    assert "'one' has 1 rows, fewer than the 5 clusters" in caplog.text
+    told = "2 of 3 sources have fewer rows than the 5 clusters asked for: every row is one: 'one' 1; 'small' 2."
+    assert told in caplog.text
 
 
 def test_duplicates_leave_no_gap_in_the_numbers(cache: Path) -> None:

@@ -75,7 +75,7 @@ def test_equal_texts_cannot_be_split_and_are_told(cache: Path, caplog: pytest.Lo
     same = Dataset.from_dict({"query": ["soup salt"] * 90 + ["mast rope"] * 20, "passage": ["x", "y"] * 55})
     clustering = fit(cache, same, n_clusters=2, max_cluster_size=50)
     assert sorted(clustering.manifest["statistics"]["all"]["sizes"]) == [20, 90]
-    assert "has 90 rows that are too alike to be split" in caplog.text
+    assert "more than max_cluster_size=50 rows, too alike to be split: 'all' one of 90 rows. Take" in caplog.text
 
 
 def test_a_cluster_of_most_rows_is_warned_of(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,7 +83,7 @@ def test_a_cluster_of_most_rows_is_warned_of(cache: Path, caplog: pytest.LogCapt
         {"query": ["soup salt"] * 90 + ["mast rope", "queen king", "oven"], "passage": ["x", "y", "z"] * 31}
     )
     fit(cache, rows, n_clusters=3)
-    assert "One of the 3 clusters of source 'all' holds 90 of its 93 rows; max_cluster_size= splits it" in caplog.text
+    assert "in one cluster: 'all' 90 of its 93 rows in one of 3 clusters. max_cluster_size= splits it" in caplog.text
     caplog.clear()
     fit(cache, make_pairs(300), n_clusters=3)
     assert "splits it" not in caplog.text
@@ -133,9 +133,25 @@ def test_fewer_clusters_than_asked_for_are_told_of(tmp_path: Path, caplog: pytes
     for _ in range(2):  # also where the clustering is found in the cache
         caplog.clear()
         fit(tmp_path, rows, n_clusters=10)
-        assert "Source 'all' gives 1 clusters of the 10 asked for, since so few of its vectors differ" in caplog.text
+        assert "fewer clusters than asked for, since so few of their vectors differ: 'all' 1 of 10. Ask" in caplog.text
     fit(tmp_path, make_pairs(5), n_clusters=10)
-    assert "Source 'all' has 5 rows, fewer than the 10 clusters asked for" in caplog.text
+    assert "1 of 1 sources have fewer rows than the 10 clusters asked for: every row is one: 'all' 5. " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "options", "n_kinds"),
+    [(3, {"n_clusters": 5}, 1), (3, {"cluster_size": 10}, 1), (9, {"n_clusters": 3, "max_cluster_size": 3}, 2)],
+)
+def test_many_sources_are_told_of_in_one_line_of_each_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, n_rows: int, options: dict[str, Any], n_kinds: int
+) -> None:
+    queries = [text for source in range(100) for text in ["soup salt"] * (n_rows - 2) + ["mast rope", "queen king"]]
+    rows = Dataset.from_dict({"query": queries, "source": [f"s{at // n_rows:02}" for at in range(100 * n_rows)]})
+    fit(tmp_path, rows, **options)
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == n_kinds
+    for told in warnings:
+        assert "100 of 100 sources" in told and "'s04'" in told and "'s05'" not in told and "and 95 more" in told
 
 
 @pytest.mark.parametrize(
