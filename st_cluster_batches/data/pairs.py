@@ -22,6 +22,7 @@ from st_cluster_batches.columns import (
     list_targets,
 )
 from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
+from st_cluster_batches.data.passed import describe_kind, find_call
 from st_cluster_batches.data.roles import Columns, Roles, find_roles, list_texts, read_as_columns, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
 from st_cluster_batches.data.texts import check_texts
@@ -260,8 +261,8 @@ def as_datasets(dataset: Any, caller: str) -> Any:
     if isinstance(dataset, dict) and dataset and all(isinstance(one, Dataset) for one in dataset.values()):
         return DatasetDict({str(name): one for name, one in dataset.items()})
     raise TypeError(
-        f"{caller} takes a Dataset, a DatasetDict or a dict of Datasets, not {type(dataset).__name__}; for a stream, "
-        "fit on a sample first: fit_clusters(sample, encoder).attach(stream)"
+        f"{caller} takes a Dataset, a DatasetDict or a dict of Datasets, not {describe_kind(dataset)}; "
+        f"{find_call(dataset, caller)}"
     )
 
 

@@ -16,9 +16,11 @@ from st_cluster_batches import (
     Clustering,
     ClusterMultiDatasetBatchSampler,
     attach_clusters,
+    attach_keys,
     export_batches,
     fit_clusters,
     inspect,
+    tune,
 )
 
 
@@ -121,6 +123,28 @@ def test_a_dict_of_datasets_is_a_dataset_dict(options: dict[str, Any]) -> None:
     for wrong in ([make_pairs(5)], make_pairs(5).to_dict(), {}):
         with pytest.raises(TypeError, match="attach_clusters takes a Dataset, a DatasetDict or a dict of Datasets"):
             attach_clusters(wrong, make_static_model(), **options)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("call", [attach_clusters, fit_clusters, tune, inspect, attach_keys])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([{"query": "a", "passage": "b"}], r"list of dict; make one of rows: Dataset\.from_list\("),
+        ([make_pairs(3)], "list of Dataset; give each a name: {"),
+        ({"query": ["a"], "passage": ["b"]}, r"dict of list; make one of columns: Dataset\.from_dict\("),
+        (make_pairs(3).to_iterable_dataset(), r"not IterableDataset; take rows: Dataset\.from_list\(list\(stream"),
+        ({"a": make_pairs(3).to_iterable_dataset()}, "dict of IterableDataset; take rows of each: Dataset"),
+        (make_pairs(3).to_pandas(), r"DataFrame; make one: Dataset\.from_pandas"),
+        ("pairs.parquet", "not str; load it first"),
+    ],
+)
+def test_what_is_no_dataset_is_refused_with_the_call_that_makes_one(call: Any, given: Any, message: str) -> None:
+    arguments: dict[Any, dict[str, Any]] = {tune: {"batch_size": 8}, inspect: {"batch_size": 8}, attach_keys: {}}
+    encoder = () if call is attach_keys else (make_static_model(),)
+    with pytest.raises(TypeError, match=message) as error:
+        call(given, *encoder, **arguments.get(call, {}))
+    is_stream = "stream" in message or "IterableDataset" in message
+    assert (".attach(stream)" in str(error.value)) == (is_stream and call is attach_clusters)
 
 
 def test_configure_without_its_call_says_so(tmp_path: Path, labelled: Dataset) -> None:
