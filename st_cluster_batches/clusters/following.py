@@ -37,20 +37,10 @@ def compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, part
             "The sizes of clusters were tuned on a small part of the rows that they are for: %s. In so large a source "
             "clusters of a size are finer topics than those that were tried; tune on more of it: tune(..., "
             "max_rows=%d), or --max_rows",
-            ", ".join(f"on {tried[name]:,} of {counts[name]:,} of {name}" for name in far),
+            list_few([f"on {tried[name]:,} of {counts[name]:,} of {name}" for name in far]),
             max(counts[name] for name in far) // _FAR + 1,
         )
-    for part in parts:
-        for name in part.sources:
-            tried_on = tuned.evidence.get(name, {}).get("columns", part.text_columns[:2])
-            if tried_on != part.text_columns[:2]:
-                logger.warning(
-                    "The choice for %r was tuned on query and passage %s, these are %s; name the same ones by "
-                    "columns=, or tune on these",
-                    name,
-                    tried_on,
-                    part.text_columns[:2],
-                )
+    _compare_tried_columns(tuned, parts)
     if tuned.encoder_hash != encoder.fingerprint:
         logger.warning(
             "The choice was tuned with clusters of %s, these are of %s%s: its sizes may not be the best here; tune "
@@ -67,6 +57,24 @@ def compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, part
             ", ".join(tuned.masked_sources),
             " alone" if tuned.unmasked_sources else "",
             tuned.margin,
+        )
+
+
+def _compare_tried_columns(tuned: Choice, parts: Sequence[Pairs]) -> None:
+    """Warn where query and passage are not those of the trials."""
+    others: dict[tuple[str, str], list[str]] = {}
+    for part in parts:
+        own = part.text_columns[:2]
+        for name in part.sources:
+            if (tried := tuned.evidence.get(name, {}).get("columns", own)) != own:
+                others.setdefault((str(tried), str(own)), []).append(repr(name))
+    for (tried_on, these), names in others.items():
+        logger.warning(
+            "The choice for %s was tuned on query and passage %s, these are %s; name the same ones by columns=, or "
+            "tune on these",
+            list_few(names),
+            tried_on,
+            these,
         )
 
 

@@ -24,10 +24,10 @@ def find_call(given: Any, caller: str) -> str:
 
     held = list(given.values()) if isinstance(given, Mapping) else [given]
     if any(isinstance(one, IterableDataset) for one in held):
-        each = " of each" if isinstance(given, Mapping) else ""
-        call = f"take rows{each}: Dataset.from_list(list(stream.take(10_000))), or load without streaming=True"
+        of_each, each = (" of each", "each") if isinstance(given, Mapping) else ("", "it")
+        call = f"take rows{of_each}: Dataset.from_list(list(stream.take(10_000))), or load without streaming=True"
         if caller in ("attach_clusters", "Clustering.attach"):
-            call += f"; labels{each} as it is read: fit_clusters(sample, encoder).attach(stream)"
+            call += f"; or label {each} as it is read: fit_clusters(sample, encoder).attach(stream)"
         return call
     if isinstance(given, Mapping):
         return "make one of columns: Dataset.from_dict({'query': [...], 'passage': [...]})"

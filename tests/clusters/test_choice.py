@@ -231,6 +231,19 @@ def test_sizes_that_were_tuned_on_far_fewer_rows_are_told_of(
     assert len(told) == (tuned_rows == 24)
 
 
+def test_many_sources_that_are_not_what_was_tuned_are_told_of_in_one_line_of_each_kind(
+    static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"s{at:02}" for at in range(30)]
+    choice = make_choice(2, **dict.fromkeys(names, Candidate(5)))
+    evidence = {name: {**own, "columns": ["title", "passage"]} for name, own in choice.evidence.items()}
+    rows = make_pairs(600).add_column("source", names * 20)
+    attach_clusters(rows, static_model, tuned=replace(choice, evidence=evidence))
+    (columns,) = [one for one in caplog.messages if "was tuned on query and passage ['title', 'passage']" in one]
+    (sizes,) = [one for one in caplog.messages if "small part of the rows" in one]
+    assert all("s04" in one and "s05" not in one and "and 25 more" in one for one in (columns, sizes))
+
+
 def test_command_and_recipe_follow_a_choice(workspace: Path) -> None:
     make_choice(all=Candidate(20)).save(workspace / "tuned")
     words = [
