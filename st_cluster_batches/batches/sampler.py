@@ -249,8 +249,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         return self.plan_epoch().counts
 
     def describe(self) -> dict[str, Any]:
-        """Return all that decides the batches, as JSON keeps it."""
-        # With the labels from before training: refreshed ones have a checksum of their own.
+        """Return what decides the batches, for JSON; but refreshed clusters, which have a checksum of their own."""
         plans = [
             self.plan_of(epoch) if self._refreshed is None else self.make_plan(self._without_missing(columns), None)
             for epoch, columns in self.options.schedule
