@@ -110,7 +110,7 @@ def read_keys(data: Any) -> list[list[int]]:
     return [sorted(keys) for keys in data.with_format(None)["false_negative_keys"]]
 
 
-@pytest.mark.parametrize("threshold", [None, 0.9])
+@pytest.mark.parametrize("threshold", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_all_variants_get_the_same_keys_unless_one_says_otherwise(tmp_path: Path, threshold: float | None) -> None:
     pairs, collection = (make_topic_pairs if threshold else make_repeated_pairs)(200)
     pairs = pairs.add_column("source", ["ab"[at % 2] for at in range(200)])

@@ -10,6 +10,7 @@ from st_cluster_batches.evaluation.variants import read_variants, tune_recipe
 from st_cluster_batches.training.recipe import read_recipe
 
 
+@pytest.mark.slow
 def test_a_guided_variant_is_tuned_with_masks_and_in_its_own_batches(workspace: Path) -> None:
     make_planted_model(True).save(str(workspace / "planted"))
     recipe = workspace / "recipe.yaml"

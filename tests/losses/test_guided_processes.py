@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
 
 
-@pytest.mark.parametrize("kind", ["GuidedMultipleNegativesRankingLoss", "CachedGuidedMultipleNegativesRankingLoss"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "GuidedMultipleNegativesRankingLoss",
+        pytest.param("CachedGuidedMultipleNegativesRankingLoss", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_that_gather_equal_one_with_the_joint_batch(tmp_path: Path, kind: str) -> None:
     transformer = Transformer(str(make_tiny_bert(tmp_path / "bert", 0.0)))
     SentenceTransformer(modules=[transformer, Pooling(16)]).save(str(tmp_path / "model"))
