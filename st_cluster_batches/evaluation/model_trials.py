@@ -60,6 +60,9 @@ class HeldVectors(GuideVectors):
         """What messages call the guide; trials write no card."""
         return "tune"
 
+    def check_rows(self, part: Dataset) -> None:
+        """Nothing is to be checked: the keys count the very rows that the vectors are of."""
+
     def take(self, keys: RowKeys, n_columns: int) -> tuple[list[Vectors], npt.NDArray[np.bool_]]:
         """Return the vectors of some rows, as `GuideVectors` does; all are known."""
         rows = (keys >> 8) - 1

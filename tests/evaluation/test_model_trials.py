@@ -29,6 +29,7 @@ def test_a_real_model_is_masked_as_a_static_one_is(margin: float) -> None:
     is_false = Guide(*sides, margin).find_false(rows)
     loss = GuidedMultipleNegativesRankingLoss(make_static_model(), guide=HeldVectors((), sides), margin=margin)
     keys = torch.from_numpy(HeldVectors.make_keys(20)[rows])
+    loss.guide.check_rows(Dataset.from_dict({"query": list("abcdef"), "label": keys.tolist()}))  # as the sampler does
     found = loss.compute_loss_from_embeddings([queries.requires_grad_(True), passages], keys)
     assert 0 < is_false.sum() < 30 and loss.masked_share == pytest.approx(is_false.sum() / 30)
     assert found.item() == pytest.approx(compute_loss(queries, passages, is_false).item(), rel=1e-5)
