@@ -35,7 +35,7 @@ class ClusterArguments:
     )
     truncate_dim: int | None = field(default=None, metadata={"help": "Dimensions to keep of the encoder's vectors."})
     key: Key | None = field(default=None, metadata={"help": "Text that decides the cluster; as tuned, or the query."})
-    cluster_seed: int = field(default=0, metadata={"help": "Seed of k-means; the run's own seed is `seed`."})
+    cluster_seed: int = field(default=0, metadata={"help": "Seed of the clusters; the run's own seed is `seed`."})
     encoder_batch_size: int | None = field(
         default=None, metadata={"help": "Texts that the encoder sees at once; by the kind of encoder if absent."}
     )
