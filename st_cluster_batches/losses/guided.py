@@ -200,8 +200,7 @@ class Guided(nn.Module):
             is_time = self.mask_counts.add(mask, guidance.is_masking[guidance.rows[begin:end]])
             if is_time and self.mask and (effect := self.mask_counts.explain_extremes()):
                 margin = f"margin={self.margin.margin:g} (margin_strategy={self.margin.strategy!r})"
-                remedy = "`st-cluster-batches inspect` shows what each margin would mask"
-                self._warn_once("masks", f"So far the guide {self.guide.encoder!r}, with {margin}, {effect}. {remedy}")
+                self._warn_once("masks", f"So far the guide {self.guide.encoder!r}, with {margin}, {effect}")
         return mask
 
     def _warn_once(self, subject: str, message: str) -> None:

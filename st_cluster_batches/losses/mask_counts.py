@@ -66,8 +66,8 @@ class MaskCounts:
             return None
         if not n_masked and self._n_masks < _JUDGED:
             return None
+        masked, margin = f"none of {n_negatives:,.0f}", "smaller margin masks more"
         if n_masked:
-            return (
-                f"has masked {n_masked / n_negatives:.0%} of {n_negatives:,.0f} negatives; a larger margin masks fewer"
-            )
-        return f"has masked none of {n_negatives:,.0f} negatives; a smaller margin masks more"
+            masked, margin = f"{n_masked / n_negatives:.0%} of {n_negatives:,.0f}", "larger margin masks fewer"
+        remedy = "`st-cluster-batches inspect` shows what each margin would mask"
+        return f"has masked {masked} negatives; a {margin}. {remedy}"
