@@ -119,10 +119,15 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             self._clusters = kept.get("clusters", {})
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        if not state.is_world_process_zero or not samplers:
+        if not state.is_world_process_zero:
             return
+        if type(outer).__module__.startswith("sentence_transformers"):
+            tell_of_stock(outer)
+        if not samplers:
+            return
+        for sampler in samplers:
+            tell_of_batches(sampler, self.trainer)
         counts = [sampler.counts for sampler in samplers]
-        self._tell(outer, samplers)
         alpha = {"alpha": outer.alpha} if hasattr(outer, "alpha") else {}
         content = [{**plan, **alpha, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -134,15 +139,6 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             forget_labels(model.model_card_data, self.trainer, names)
         strategy = find_strategy(content)
         carry_block(model, describe_batches(strategy, content), choose_tags(strategy))
-
-    def _tell(self, outer: Any, samplers: list[PlannedSampler]) -> None:
-        """Log what epochs are made of, and warn of what is likely to be a mistake."""
-        if type(outer).__module__.startswith("sentence_transformers"):
-            tell_of_stock(outer, samplers[0].world_size)
-        for sampler in samplers:
-            tell_of_batches(sampler, self.trainer)
-        if hasattr(outer, "tell_of_shares"):
-            outer.tell_of_shares(self.trainer.state.max_steps * self.trainer.args.gradient_accumulation_steps)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Show the labels again: what was hidden for the collator is still the user's dataset."""

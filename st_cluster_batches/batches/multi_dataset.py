@@ -64,7 +64,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
         self._trainer = find_caller(dataset).trainer
-        self._is_told = bool(ours)  # their callback tells of shares
+        self._is_told = False
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):
                 sampler.seed = self.seed + _SEED_STEP * at
@@ -105,7 +105,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         passes: list[int] = (-(-n_epochs * self.shares // np.maximum(available, 1))).tolist()
         return passes
 
-    def tell_of_shares(self, n_batches: int) -> None:
+    def _tell_of_shares(self, n_batches: int) -> None:
         """Log what alpha makes of the datasets in a run of so many global batches; warn of rows that it leaves out.
 
         Nothing is said where every dataset gives all of its own batches in every epoch.
@@ -140,9 +140,10 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         return self.world_size * int(self._available.sum())
 
     def __iter__(self) -> Iterator[list[int]]:
-        if not self._is_told and self._trainer is not None and self._trainer.is_world_process_zero():
+        if not self._is_told and getattr(self._trainer, "is_in_train", False):
             self._is_told = True
-            self.tell_of_shares(self._trainer.state.max_steps * self._trainer.args.gradient_accumulation_steps)
+            if self._trainer.is_world_process_zero():
+                self._tell_of_shares(self._trainer.state.max_steps * self._trainer.args.gradient_accumulation_steps)
         shares = self.shares
         offsets = np.cumsum([0, *(len(one) for one in self.dataset.datasets)])
         streams = [self._stream(at, self.epoch * int(share)) for at, share in enumerate(shares)]

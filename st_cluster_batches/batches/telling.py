@@ -79,13 +79,8 @@ def tell_of_epoch(sampler: Any, epoch: int) -> None:
         )
 
 
-def tell_of_stock(outer: Any, world_size: int) -> None:
-    """Warn of what a stock sampler of several datasets makes of the batches of ours.
-
-    Args:
-        outer: The stock sampler.
-        world_size: Processes that step together.
-    """
+def tell_of_stock(outer: Any) -> None:
+    """Warn of what a stock sampler of several datasets makes of the batches of ours."""
     name, parts = type(outer).__name__, outer.batch_samplers
     remedy = "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler"
     if left_out := [at for at, one in enumerate(parts) if getattr(one, "is_left_out", False)]:
@@ -104,7 +99,7 @@ def tell_of_stock(outer: Any, world_size: int) -> None:
             n_batches,
             remedy,
         )
-    if world_size > 1:
+    if any(getattr(one, "world_size", 1) > 1 for one in parts):
         logger.warning(
             "%s deals batches of different datasets to the processes of one step; %s keeps a step within one dataset",
             name,

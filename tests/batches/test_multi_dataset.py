@@ -169,6 +169,15 @@ def test_rows_that_alpha_leaves_out_are_told_of_with_stock_samplers_too(
     assert caplog.text.count("Dataset 'long': 3 of its 10 global batches are in no step of this run") == 1
 
 
+def test_all_datasets_that_are_left_out_beneath_a_stock_sampler_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = DatasetDict({name: label_pairs(make_pairs(10, seed=at)) for at, name in enumerate("ab")})
+    options = {"multi_dataset_batch_sampler": "proportional", "dataloader_drop_last": True, "max_steps": 1}
+    make_trainer(tmp_path, parts, **options).train()
+    assert "global batch of 16 are left out: number 0 with 10, number 1 with 10" in caplog.text
+
+
 @pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf")])
 def test_an_alpha_without_meaning_is_refused_where_it_is_written(alpha: float) -> None:
     with pytest.raises(ValueError, match="must not be negative: 1 is proportional to size"):
