@@ -103,6 +103,12 @@ def test_scripts_of_transformers_run_one_after_another(
     run("regret", output)
     layers = [*common[:-1], output / "layers"]
     run("full_length", *layers, "--model", tiny_bert, "--learning_rate", 1e-3, "--batch_sizes", 16)
+    table = (output / "layers" / "batch-16.md").read_text()
+    runs = set((output / "layers" / "runs").iterdir())
+    rates = ["--rates", output / "layers" / "random.json"]
+    run("full_length", *layers, "--model", tiny_bert, *rates, "--batch_sizes", 16)
+    assert (output / "layers" / "batch-16.md").read_text() == table
+    assert set((output / "layers" / "runs").iterdir()) == runs  # the rates of the first call, so nothing is run again
     run("equal", output / "layers")
     assert (output / "regret.md").exists() and (output / "layers" / "batch-16.md").exists()
     assert (output / "layers" / "equal.md").read_text().count("\n") == 2 + len(SOURCES)

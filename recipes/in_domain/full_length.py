@@ -96,8 +96,11 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
     described = parallel(joblib.delayed(describe_source)(one, arguments) for one in arguments.sources)
     about = {name: one for name, one in zip(arguments.sources, described, strict=True) if one is not None}
     cells = [(name, size) for size in arguments.batch_sizes for name in about]
-    given, random = arguments.learning_rate, Candidate()
-    baselines = parallel(joblib.delayed(run)(*cell, [random], given, arguments) for cell in cells)
+    random = Candidate()
+    given = [find_rate(*cell, arguments) for cell in cells]
+    baselines = parallel(
+        joblib.delayed(run)(*cell, [random], rate, arguments) for cell, rate in zip(cells, given, strict=True)
+    )
     records = {cell: own for cell, own in zip(cells, baselines, strict=True)}
     write_random({cell: own[random] for cell, own in records.items()}, arguments.output / "random.json")
     ways = {(name, size): list_few_ways(size, about[name]["rows"], arguments.masked) for name, size in cells}
@@ -110,6 +113,15 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
         if tried[-1] == ways[cell][-1]:
             tenth = round(about[cell[0]]["rows"] / 10)
             yield *cell, about[cell[0]], {_name(one, tenth): one_way for one, one_way in records[cell].items()}
+
+
+def find_rate(name: str, batch_size: int, arguments: argparse.Namespace) -> float | None:
+    """Return the learning rate that is given, or that an earlier call found for the cell; None to search for it."""
+    rate: float | None = arguments.learning_rate
+    if arguments.rates is None:
+        return rate
+    found = json.loads(arguments.rates.read_text(encoding="utf-8"))
+    return float(found[name][str(batch_size)]["rate"])
 
 
 def write_random(records: Mapping[tuple[str, int], list[Record]], path: Path) -> None:
@@ -154,7 +166,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--masked", action="store_true", help="try masks too")
     parser.add_argument("--max_seq_length", type=int, default=128)
-    parser.add_argument("--learning_rate", type=float, help="by default the best one of random batches")
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument("--learning_rate", type=float, help="by default the best one of random batches")
+    rate.add_argument("--rates", type=Path, help="random.json of an earlier call, whose rates are taken")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bf16", action="store_true")
