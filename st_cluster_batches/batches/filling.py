@@ -41,7 +41,7 @@ class PlanCounts:
         random: Global batches drawn across all strata on purpose.
         last: Rows of a final short batch.
         dropped: Rows in no batch.
-        repeats: Rows that meet a false negative: they conflict with a row placed earlier in their global batch.
+        repeats: Rows that conflict with one placed earlier in their global batch, which then does, too.
         given_up: Pure batches that strata fill too few different texts for: their rows are in pooled ones instead.
     """
 
@@ -59,7 +59,7 @@ class PlanCounts:
         kinds = {"pure": self.pure, "neighbour-pooled": self.pooled, "source-mixed": self.mixed, "random": self.random}
         total = max(sum(kinds.values()), 1)
         shares = ", ".join(f"{count:,} {kind} ({count / total:.1%})" for kind, count in kinds.items())
-        repeats = f"; {self.repeats:,} rows meet a false negative" if self.repeats else ""
+        repeats = f"; at least {self.repeats:,} rows meet a false negative" if self.repeats else ""
         if self.given_up:
             repeats += f"; {self.given_up:,} pure batches were given up to keep false negatives apart"
         return (

@@ -62,7 +62,7 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> st
         )
     share = 100 * counts.repeats / len(dataset)
     return (
-        f"{counts.repeats:,} of {len(dataset):,} rows ({share:.1f} %) meet a false negative in a global "
+        f"at least {counts.repeats:,} of {len(dataset):,} rows ({share:.1f} %) meet a false negative in a global "
         f"batch of {counts.global_batch_size:,} rows: {why}, and so does a loss that masks false negatives, "
         f"such as the guided ones (attach with guide=True). {n_rows:,} rows share {what} {text[:100]!r}"
     )

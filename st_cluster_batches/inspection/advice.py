@@ -111,9 +111,9 @@ def _on_duplicates(inspection: Inspection) -> Iterator[str]:
     shared, repeats = inspection.shared, inspection.plans["cluster"].repeats
     if repeats:
         yield (
-            f"{repeats:,} rows ({repeats / inspection.rows:.1%}) meet a false negative, since too few texts are "
-            f"different: {shared.largest:,} rows share {shared.text!r}. Lower batch_size, or train with a loss that "
-            "masks false negatives, such as GuidedMultipleNegativesRankingLoss (attach with guide=True)."
+            f"At least {repeats:,} rows ({repeats / inspection.rows:.1%}) meet a false negative, since too few texts "
+            f"are different: {shared.largest:,} rows share {shared.text!r}. Lower batch_size, or train with a loss "
+            "that masks false negatives, such as GuidedMultipleNegativesRankingLoss (attach with guide=True)."
         )
     elif shared.rows:
         yield (
