@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.data.naming import escape_cell, quote_code, show_line
+from st_cluster_batches.data.naming import escape_cell, list_few, quote_code, show_line
 
 _MAX_SHOWN_SOURCES = 10
 
@@ -54,9 +54,8 @@ def _describe_method(manifest: dict[str, Any]) -> str:
     communities = "as communities, which METIS cut out of the graph of near queries and passages,"
     if len(cut) == len(manifest["statistics"]):
         return communities
-    shown = [quote_code(name) for name in cut[:_MAX_SHOWN_SOURCES]]
-    more = f" and {len(cut) - len(shown)} more" if len(cut) > len(shown) else ""
-    return f"by spherical k-means, but {', '.join(shown)}{more} {communities}"
+    shown = list_few([quote_code(name) for name in cut], _MAX_SHOWN_SOURCES, ", ")
+    return f"by spherical k-means, but {shown} {communities}"
 
 
 def _describe_columns(columns: list[str] | dict[str, list[str]] | None) -> list[str]:

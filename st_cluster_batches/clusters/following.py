@@ -9,7 +9,7 @@ from typing import Any
 from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.options import AttachOptions
-from st_cluster_batches.clusters.sizes import list_few
+from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import Pairs, sides_of
 
 logger = logging.getLogger(__name__)

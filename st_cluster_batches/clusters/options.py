@@ -10,6 +10,7 @@ from typing import Literal
 from st_cluster_batches.clusters.choice import METHODS, Choice, Method
 from st_cluster_batches.clusters.metis import require_metis
 from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.numbers import as_count
@@ -135,10 +136,9 @@ class ClusterOptions:
         for option in ("cluster_size", "method"):
             given = getattr(self, option)
             if isinstance(given, Mapping) and (strange := sorted(set(map(str, given)) - set(known))):
-                more = f" and {len(known) - 10} more" if len(known) > 10 else ""
                 raise ValueError(
-                    f"{option} says something of the source {strange[0]!r}, and the data have {known[:10]}{more} "
-                    "alone; leave it out, or write it as they do"
+                    f"{option} says something of the source {strange[0]!r}, and the data have alone "
+                    f"{list_few([repr(one) for one in known], 10, ', ')}; leave it out, or write it as they do"
                 )
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.columns import CLUSTER
+from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import Pairs
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_SHOWN = 5  # sources of many that a warning names
 _LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
 _FAR_LARGER = 2  # times the rows asked for: new rows never fill clusters quite as those did that were fitted
 _FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without rows
@@ -124,9 +124,3 @@ def _read_sizes(manifest: Mapping[str, Any], source: str) -> tuple[int | None, i
     if (method.get(source) if isinstance(method, Mapping) else method) == "communities":
         limit = mean  # they are about equal
     return mean, limit
-
-
-def list_few(texts: Sequence[str]) -> str:
-    """Return the first of some texts, and how many more there are."""
-    more = f" and {len(texts) - _MAX_SHOWN:,} more" if len(texts) > _MAX_SHOWN else ""
-    return "; ".join(texts[:_MAX_SHOWN]) + more

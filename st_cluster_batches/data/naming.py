@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import xxhash
 
@@ -76,3 +76,15 @@ def show_line(text: object, width: int | None = None) -> str:
     """
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
     return line if width is None or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def list_few(texts: Sequence[str], most: int = 5, separator: str = "; ") -> str:
+    """Return the first of some texts, and how many more there are.
+
+    Args:
+        texts: Names, or what is to be said of each.
+        most: How many to give.
+        separator: What stands between them.
+    """
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # A held-out query is worth as much to the noise as a seed costs in time. The rate needs fewer: its curve is steep.
 _MEASURED_QUERIES, _TUNED_QUERIES = 1000, 500
 _LEAST_QUERIES = 30  # with fewer no difference that batches make could be told from noise
+TOO_FEW_QUERIES = f"fewer than {_LEAST_QUERIES} queries can be held out twice with all that repeats them"
 _ROW = "row of the source"
 
 
@@ -105,6 +106,7 @@ def prepare_problem(
     start: Start,
     cache: SharedCache,
     seed: int = 0,
+    warns: bool = True,
 ) -> Problem | None:
     """Hold queries out of the pairs of a source, embed and tokenise what is left.
 
@@ -117,13 +119,16 @@ def prepare_problem(
         start: The model that trials start from.
         cache: Where vectors are kept.
         seed: Seed of what is held out.
+        warns: Whether to warn of a source that is too small; callers with many say it once for all.
 
     Returns:
-        The problem; None where the source is too small to hold enough out, with a warning.
+        The problem; None where the source is too small to hold enough out.
     """
     query, passage = rows.column_names
     held_out = _hold_out_twice(name, rows, start.n_documents, seed)
     if held_out is None:
+        if warns:
+            logger.warning("Source %r with %d rows: %s. It is not tried", name, len(rows), TOO_FEW_QUERIES)
         return None
     left, measured_on, tuned_on = held_out
     vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False), encoder, cache)
@@ -155,26 +160,17 @@ def prepare_problem(
 def _hold_out_twice(
     name: str, rows: Dataset, n_documents: int, seed: int
 ) -> tuple[Dataset, Collection, Collection] | None:
-    """Return numbered rows to train on, and queries to measure and to tune on; None, with a warning, if too few."""
+    """Return numbered rows to train on, and queries to measure and to tune on; None if these are too few."""
     columns = list(rows.column_names)
     numbered = rows.add_column(_ROW, np.arange(len(rows)))
     if SOURCE not in columns:
         numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
     left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, n_documents, seed, columns)
     left, tuned_on = _hold_out(left, _TUNED_QUERIES, n_documents, seed, columns)
-    fewest = min(0 if one is None else len(one.queries) for one in (measured_on, tuned_on))
-    if measured_on is not None and tuned_on is not None and fewest >= _LEAST_QUERIES:
-        return left, measured_on, tuned_on
-    logger.warning(
-        "Of source %r %d rows are tried (max_rows= at most): only %d queries can be held out with all that repeats "
-        "them, and %d at least are needed to tell batches apart. It gets one stratum, whose batches are random rows "
-        "of it",
-        name,
-        len(rows),
-        fewest,
-        _LEAST_QUERIES,
-    )
-    return None
+    if measured_on is None or tuned_on is None:
+        return None
+    fewest = min(len(measured_on.queries), len(tuned_on.queries))
+    return (left, measured_on, tuned_on) if fewest >= _LEAST_QUERIES else None
 
 
 def _score_guide(

@@ -16,11 +16,12 @@ from st_cluster_batches.clusters.choice import CHOICE_FILE, Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder, name_model
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
 from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
-from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.problem import TOO_FEW_QUERIES, Problem, prepare_problem
 from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEYS_FOLDER = "keys"
+_TOO_FEW_ROWS = "the rows are too few for two clusters"
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "torch")
 
 Measured = tuple[dict[Candidate, Scores], Record]  # by candidate its scores, if any; and what is known of a source
@@ -195,6 +197,7 @@ class Tuning:
                 rows = np.flatnonzero(part.source_of_row == code)
                 for key, found in self._measure_source(name, rows, part).items():
                     measured[key][name] = found
+        self._tell_of_untried(next(iter(measured.values())))
         judged = {key: _judge(own) for key, own in measured.items()}
         promises = {key: promise for key, (*_, promise) in judged.items()}
         choices = {key: self._describe(key, *judged[key][:2], promises) for key in judged}
@@ -240,14 +243,31 @@ class Tuning:
         found: dict[Key, Measured] = {}
         for key in options.keys:
             problem = prepare_problem(
-                name, pairs, self.encoder, key, options.guide, self.start, self.cache, options.seed
+                name, pairs, self.encoder, key, options.guide, self.start, self.cache, options.seed, warns=False
             )
-            why = _find_obstacle(name, problem, options)
-            if problem is None or why:  # with any key
+            if problem is None or len(_list_candidates(problem, options)) < 2:  # with any key
+                why = TOO_FEW_QUERIES if problem is None else _TOO_FEW_ROWS
                 return {one: ({}, {**evidence, "why": why}) for one in options.keys}
             scores, own = self._run_trials(name, problem)
             found[key] = scores, {**evidence, **own}
         return found
+
+    def _tell_of_untried(self, measured: Mapping[str, Measured]) -> None:
+        """Warn of sources that are too small for trials, all in a line for each reason."""
+        for why in (TOO_FEW_QUERIES, _TOO_FEW_ROWS):
+            untried = [
+                f"{name!r} ({own['rows']:,} rows, {own['tuned_rows']:,} looked at)"
+                for name, (_, own) in measured.items()
+                if own.get("why") == why
+            ]
+            if untried:
+                logger.warning(
+                    "%d of %d sources get one stratum, whose batches are random rows of it, since %s: %s",
+                    len(untried),
+                    len(measured),
+                    why,
+                    list_few(untried),
+                )
 
     def _run_trials(self, name: str, problem: Problem) -> Measured:
         """Run the trials of a source by one key."""
@@ -266,21 +286,6 @@ class Tuning:
 def _list_candidates(problem: Problem, options: TuneOptions) -> list[Candidate]:
     margin = options.margin if options.guide else None
     return list_candidates(options.batch_size, len(problem), margin, options.communities)
-
-
-def _find_obstacle(name: str, problem: Problem | None, options: TuneOptions) -> str | None:
-    """Say why a source cannot be tuned, if so."""
-    if problem is None:
-        return "too few queries can be held out"
-    if len(_list_candidates(problem, options)) > 1:
-        return None
-    logger.warning(
-        "Source %r has %d rows, too few for two clusters in batches of %d. It gets one stratum",
-        name,
-        len(problem),
-        options.batch_size,
-    )
-    return "too few rows for clusters"
 
 
 def _judge(measured: Mapping[str, Measured]) -> tuple[dict[str, Candidate], Record, float]:

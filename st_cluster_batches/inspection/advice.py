@@ -9,6 +9,7 @@ import numpy as np
 from st_cluster_batches.batches.options import find_divisor
 from st_cluster_batches.batches.telling import WORTH_A_WARNING_OF_PURITY
 from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice
+from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.inspection.findings import Inspection
 
 # The values from which on a figure gives rise to advice.
@@ -65,7 +66,7 @@ def _describe_choice(tuned: Choice) -> str:
     sources: dict[str, list[str]] = {}
     for name, one in tuned.sources.items():
         sources.setdefault(str(one), []).append(repr(name))
-    chosen = "; ".join(f"{way} for {_name_some(names)}" for way, names in sources.items())
+    chosen = "; ".join(f"{way} for {list_few(names, _NAMED, ', ')}" for way, names in sources.items())
     return f"Trials on these pairs have chosen for batches of {tuned.batch_size:,} rows: {chosen}."
 
 
@@ -181,17 +182,12 @@ def _on_short_passages(inspection: Inspection) -> Iterator[str]:
         (one for one in inspection.sources if one.passage_words < _LONG), key=lambda source: source.passage_words
     )
     if short:
-        named = _name_some([f"{one.name!r} ({one.passage_words:.0f} words)" for one in short])
+        named = list_few([f"{one.name!r} ({one.passage_words:.0f} words)" for one in short], _NAMED, ", ")
         yield (
             f"Passages of {named} are short on average, and on such sources static models lost by fine "
             "clusters in our measurements (16 and 22 tokens: -4.1 and -9.8 % nDCG@10 in batches of 16; 72 tokens and "
             "more: +0.2 to +6.8 %), while transformers gained on the first; so let a static model be tuned."
         )
-
-
-def _name_some(names: Sequence[str]) -> str:
-    others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + others
 
 
 def _quote(words: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def test_what_is_no_count_is_refused_in_one_sentence(name: str, value: Any, opti
     [{"cluster_size": {"all": 20, "al": 5}}, {"cluster_size": 20, "method": {"all": "kmeans", "al": "communities"}}],
 )
 def test_a_source_that_is_none_is_refused(given: dict[str, Any], options: dict[str, Any]) -> None:
-    message = r"(cluster_size|method) says something of the source 'al', and the data have \['all'\] alone"
+    message = r"(cluster_size|method) says something of the source 'al', and the data have alone 'all';"
     with pytest.raises(ValueError, match=message):
         attach_clusters(make_pairs(60), make_static_model(), **given, **options)
     if "method" not in given:

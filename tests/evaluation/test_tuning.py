@@ -101,12 +101,15 @@ def test_workers_find_what_one_process_finds(pairs: Dataset, tmp_path: Path) -> 
 def test_a_small_source_gets_one_stratum_with_a_warning(
     pairs: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    small = pairs.select(range(60))
+    sources = ["one"] * 60 + ["other"] * 50 + ["third"] * 40
+    small = pairs.select(range(150)).add_column("source", sources)
     with caplog.at_level(logging.WARNING):
         choice = run(small, tmp_path, key=["query", "both"])
-    assert choice.cluster_sizes == {"all": None}
-    assert caplog.text.count("source 'all' 60 rows are tried") == 1 and "one stratum" in caplog.text
-    assert "too few queries" in choice.evidence["all"]["why"]
+    assert choice.cluster_sizes == {"one": None, "other": None, "third": None}
+    (record,) = caplog.records  # one line for all of them, and for both keys
+    assert "3 of 3 sources get one stratum" in record.getMessage()
+    assert "'one' (60 rows, 60 looked at); 'other' (50 rows, 50 looked at); 'third'" in record.getMessage()
+    assert "queries can be held out" in choice.evidence["one"]["why"]
 
 
 def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp_path: Path) -> None:
