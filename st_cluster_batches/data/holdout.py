@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.duplicates import group_equal
+from st_cluster_batches.data.duplicates import group_equal, hash_column
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns
 from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.data.texts import check_texts
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # A trainer with push_to_hub uploads its whole folder, training texts and all, but for names with an underscore.
 HELD_OUT_FOLDER = "_held_out"
+_WORTH_A_WARNING = 0.01  # share of the rows that are left out for their negatives
 
 
 def hold_out(
@@ -36,8 +37,9 @@ def hold_out(
     """Hold out some queries of each source, with all that repeats them.
 
     Rows that share a query or a passage, directly or through others, are held out together: neither a held-out query
-    nor its answers are left in the training data. The rest of a collection's documents are training passages of the
-    same source, which the model sees in training, but never as an answer to these queries.
+    nor its answers are left in the training data, nor are rows that have such an answer as a negative, which would
+    teach the model to push it away. The rest of a collection's documents are training passages of the same source,
+    which the model sees in training, but never as an answer to these queries.
 
     Args:
         dataset: Pairs; the source column is called `source`, if there is one.
@@ -55,7 +57,8 @@ def hold_out(
         ValueError: If the dataset has no second column of text, or a text is missing.
     """
     has_sources = SOURCE in dataset.column_names and SOURCE not in (columns or ())
-    texts = list(find_roles(dataset, columns, [SOURCE] if has_sources else []).texts[:2])
+    roles = find_roles(dataset, columns, [SOURCE] if has_sources else [])
+    texts, negatives = list(roles.texts[:2]), list(roles.texts[2:])
     if len(texts) < 2:
         raise ValueError(f"Holding out queries needs two columns of text, query and passage, not {texts}")
     read = read_as_columns(dataset, texts, [])
@@ -85,7 +88,32 @@ def hold_out(
         if len(held_out):
             others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
             collections[name] = _make_collection(read, texts, held_out, others, n_queries)
-    return dataset.select(np.flatnonzero(~is_held_out)), collections
+    answers = hash_column(read.select(np.flatnonzero(is_held_out)), texts[1], show_progress_bar=False)
+    is_left = ~is_held_out & ~_find_as_negatives(answers, dataset, negatives, ~is_held_out)
+    return dataset.select(np.flatnonzero(is_left)), collections
+
+
+def _find_as_negatives(
+    answers: npt.NDArray[np.uint64], dataset: Dataset, negatives: list[str], among: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Tell which of some rows have a held-out answer among their negatives, and say how many."""
+    found = np.zeros(len(dataset), dtype=bool)
+    if not negatives or not len(answers):
+        return found
+    read = read_as_columns(dataset, negatives, [])
+    check_texts(read, negatives, show_progress_bar=False)
+    for name in negatives:
+        found |= among & np.isin(hash_column(read, name, show_progress_bar=False), answers)
+    if n_found := int(np.count_nonzero(found)):
+        logger.log(
+            logging.WARNING if n_found > _WORTH_A_WARNING * len(dataset) else logging.INFO,
+            "%d of %d rows are left out beside those held out, since a held-out answer is among their negatives (%s). "
+            "With fewer held-out queries, or fewer negatives of a row, fewer are",
+            n_found,
+            len(dataset),
+            ", ".join(negatives),
+        )
+    return found
 
 
 def _choose_groups(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 from datasets import Dataset
 
@@ -37,6 +39,26 @@ def test_all_answers_of_a_query_are_relevant_and_distractors_are_of_the_same_sou
         for key, query in collection.queries.items():
             assert {collection.corpus[document][1] for document in collection.qrels[key]} == answers[query]
         assert all(text.startswith(name) or text == "a answer 99" for _, text in collection.corpus.values())
+
+
+@pytest.mark.parametrize(("n_rows", "is_a_warning"), [(200, True), (2000, False)])
+def test_rows_whose_negative_is_a_held_out_answer_are_left_out_and_counted(
+    n_rows: int, is_a_warning: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"query": f"q{at}", "positive": f"p{at}", "negative": f"P{(at + 7) % n_rows} ", "harder": f"n{at}"}
+        for at in range(n_rows)
+    ]
+    with caplog.at_level(logging.INFO):
+        left, collections = hold_out(Dataset.from_list(rows), 10, 40)
+    (collection,) = collections.values()
+    answers = {collection.corpus[document][1] for judged in collection.qrels.values() for document in judged}
+    assert not answers & {text.strip().lower() for name in left.column_names for text in left[name]}
+    n_lost = n_rows - 10 - len(left)
+    assert 0 < n_lost <= 10
+    (record,) = caplog.records
+    assert f"{n_lost} of {n_rows} rows are left out" in record.getMessage()
+    assert (record.levelno == logging.WARNING) == is_a_warning
 
 
 def test_groups_that_reach_into_another_source_leave_it_too() -> None:
