@@ -95,6 +95,11 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 )
             self.multi_dataset_batch_sampler = ClusterMultiDatasetBatchSampler.configure(alpha=self.source_alpha)
         super().__post_init__()
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError(
+                f"max_steps={self.max_steps} and num_train_epochs={self.num_train_epochs:g} train nothing; give "
+                "num_train_epochs above 0, and max_steps above 0 or none (-1)"
+            )
         firsts = {
             "cluster_first": self.cluster_first,
             "refresh_first": self.refresh_first if self.refresh_every else 0,
