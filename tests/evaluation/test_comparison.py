@@ -280,6 +280,7 @@ def test_everything_is_drawn_again_from_the_results(tmp_path: Path) -> None:
         ({"variants": {**TWO, "k/9": {"n_clusters": 9}}}, "cannot name a variant"),
         ({"variants": {**TWO, "finer": {"n_cluster": 9}}}, "Variant 'finer' sets 'n_cluster'"),
         ({"variants": {**TWO, "finer": {"cluster_size": 9}}}, "exclude each other"),
+        ({"variants": TWO, "push_to_hub": True}, "--push_to_hub false, and publish the model"),
         (
             {"variants": TWO, "per_device_train_batch_size": 500, "dataloader_drop_last": True},
             "200 rows fill no batch of 500",
