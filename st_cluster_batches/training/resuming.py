@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 _ELSEWHERE = {"data_dir", "eval_tasks", "qrels", "missing"}  # of the data, but not what is trained on
 # A resumed optimizer and schedule keep what they were made with, so another value would decide nothing.
-_OPTIMIZED = ("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "optim", "max_grad_norm", "seed")
+_OPTIMIZED = (
+    *("learning_rate", "learning_rate_mapping", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed"),
+)
 
 
 def find_resumed(recipe: Recipe) -> str | None:
@@ -122,7 +125,7 @@ def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
     started = checkpoint.parent / STARTED_FILE
     now = _describe(recipe)
     before = json.loads(started.read_text(encoding="utf-8")) if started.is_file() else now
-    changed = [name for name in now if before.get(name) != now[name]]
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]  # an older version wrote fewer
     if changes := [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed]:
         raise ValueError(
             f"{checkpoint} is of other training: {'; '.join(changes)}. Resume with what it was trained with, or start "

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.publishing.staging import build_model
@@ -93,6 +92,7 @@ def test_checkpoints_of_other_programs_are_resumed_from(workspace: Path, output:
 
 def test_what_cannot_change_is_a_parameter_of_the_trainer() -> None:
     from st_cluster_batches.training.resuming import _OPTIMIZED
+    from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
     assert set(_OPTIMIZED) <= set(TrainingArguments.__dataclass_fields__)
 
