@@ -1,10 +1,10 @@
-"""Prompts that a model has and its training does not use: a trainer reads those of its arguments alone."""
+"""Prompts that a model has and its training does not use, or has not: a trainer reads those of its arguments alone."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -26,15 +26,18 @@ def find_prompts(model: SentenceTransformer | SparseEncoder) -> list[str]:
 
 
 def warn_of_unused_prompts(model: SentenceTransformer | SparseEncoder, columns: Sequence[str], recipe: Recipe) -> None:
-    """Warn where texts get prompts in clustering and evaluation, and none in training.
+    """Warn where texts get prompts in clustering and evaluation, and none in training, or the other way round.
 
     Args:
         model: The model to be trained.
         columns: Query, positive, negatives.
-        recipe: All parameters; prompts that it gives, or an empty `prompts`, are what is wanted.
+        recipe: All parameters; an empty `prompts` is what is wanted.
     """
     found = find_prompts(model)
-    if not any(found) or recipe.training.prompts is not None:
+    given = recipe.training.prompts
+    if given:
+        _warn_of_prompts_of_training_alone(given, columns, found)
+    if not any(found) or given is not None:
         return
     meant = {name: found[min(at, 1)] for at, name in enumerate(columns)}
     logger.warning(
@@ -43,6 +46,24 @@ def warn_of_unused_prompts(model: SentenceTransformer | SparseEncoder, columns: 
         *found,
         {name: prompt for name, prompt in meant.items() if prompt},
     )
+
+
+def _warn_of_prompts_of_training_alone(
+    given: str | Mapping[str, Any], columns: Sequence[str], found: Sequence[str]
+) -> None:
+    """Warn where training gives other prompts than the model that is saved will; `given` may be by dataset."""
+    parts: list[Any] = [one for one in given.values() if isinstance(one, dict)] if isinstance(given, dict) else []
+    for part in parts or [given]:
+        trained = [part if isinstance(part, str) else part.get(name) or "" for name in columns[:2]]
+        if trained != list(found):
+            logger.warning(
+                "Training gives queries and documents the prompts %r and %r, and the model has %r and %r, which it is "
+                "clustered, evaluated and used with. Save it with those of the training, and train that: "
+                "model.prompts = {'query': ..., 'document': ...}; model.save(FOLDER)",
+                *trained,
+                *found,
+            )
+            return
 
 
 def warn_of_trials_without_prompts(model: SentenceTransformer) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples import make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches.evaluation.tuning import tune
+from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -32,6 +34,26 @@ def test_prompts_of_a_model_that_training_does_not_use_are_told_of(
     prepare_run(read_recipe(workspace / "recipe.yaml", words))
     told = [one for one in caplog.messages if "training takes texts without" in one]
     assert len(told) == (said is not None) and all(str(said) in one for one in told)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_told"),
+    [
+        ({"query": "pawn ", "passage": "soup "}, False),
+        ({"query": "pawn "}, True),
+        ({"all": {"query": "pawn ", "passage": "stew "}}, True),
+        ("pawn ", True),
+    ],
+)
+def test_prompts_of_training_that_the_saved_model_will_not_have_are_told_of(
+    workspace: Path, caplog: pytest.LogCaptureFixture, given: Any, is_told: bool
+) -> None:
+    model = make_static_model()
+    model.prompts = {"query": "pawn ", "document": "soup "}
+    recipe = read_recipe(workspace / "recipe.yaml")
+    recipe.training.prompts = given
+    warn_of_unused_prompts(model, ["query", "passage"], recipe)
+    assert [one.startswith("Training gives") for one in caplog.messages] == [True] * is_told
 
 
 def test_trials_without_the_prompts_of_their_model_say_so(
