@@ -146,7 +146,14 @@ def _describe_scores(contents: CardContents) -> list[str]:
     for task, one in contents.scores.summary.items():
         found = bootstrap_difference([np.array([list(contents.scores.per_query[task].values())])])
         cells = f"{one['queries']:,} | {one['ndcg_at_10']:.4f} | {found.low:.4f} to {found.high:.4f}"
-        lines.append(f"| {escape_cell(task)} | {cells} |")
+        mark = r" \*" if task in contents.scores.held_out else ""
+        lines.append(f"| {escape_cell(task)}{mark} | {cells} |")
+    if contents.scores.held_out:
+        lines += [
+            "",
+            "\\* Pairs of the training data, held out with all that repeats them; the other documents are training "
+            "passages. It tells what was learnt of such pairs, not how the model does on texts of other kinds.",
+        ]
     if contents.comparison is None:
         lines += ["", "It was not compared with a model of random batches."]
     return [*lines, ""]

@@ -14,6 +14,7 @@ import yaml
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.report import RESULTS_FILE
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
@@ -45,11 +46,13 @@ class Scores:
         summary: nDCG@10 and number of queries by task.
         per_query: nDCG@10 of every query by task.
         raw: mteb's own results by task.
+        held_out: Tasks that are pairs held out of the training data.
     """
 
     summary: dict[str, dict[str, Any]]
     per_query: dict[str, dict[str, float]]
     raw: dict[str, dict[str, Any]]
+    held_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         json.loads((run / PLAN_FILE).read_text(encoding="utf-8")) if run and (run / PLAN_FILE).exists() else [],
         read_manifest(clustering) if clustering else None,
         clustering,
-        _read_scores(evaluation, model) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
+        _read_scores(evaluation, model, run) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         _read_comparison(comparison) if comparison else None,
         steps,
         json.loads((run / GUIDED_FILE).read_text(encoding="utf-8")) if run and (run / GUIDED_FILE).exists() else [],
@@ -176,7 +179,7 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _read_scores(folder: Path, model: Path) -> Scores:
+def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
     # It takes seconds to import, and is not needed where there are no scores.
     from st_cluster_batches.training.models import load_saved
 
@@ -197,4 +200,5 @@ def _read_scores(folder: Path, model: Path) -> Scores:
         },
         {task: one["scores"]["per_query"] for task, one in kept.items()},
         {task: one["mteb"] for task, one in kept.items()},
+        tuple(task for task in kept if run and (run / HELD_OUT_FOLDER / name_file(task)).is_dir()),
     )

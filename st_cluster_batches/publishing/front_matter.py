@@ -110,7 +110,7 @@ def _append_results(card: ModelCard, contents: CardContents) -> None:
             task_name="Information Retrieval",
             # The Hub treats results of the same dataset_type as results on the same data.
             dataset_type=re.sub(r"[^\w.-]+", "-", task),
-            dataset_name=task,
+            dataset_name=f"{task} (held out of the training data)" if task in contents.scores.held_out else task,
             metric_type=_METRIC[1],
             metric_name=_METRIC[2],
             metric_value=round(one["ndcg_at_10"], 5),

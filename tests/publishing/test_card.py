@@ -14,6 +14,7 @@ from trainers import make_trainer
 
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.batches.card_block import remove_block
+from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.publishing.staging import is_staged
 
 
@@ -26,6 +27,16 @@ def test_a_build_tells_how_the_model_was_trained_and_how_good_it_is(trained: Pat
     for told in ("held_out", "n_clusters", "pure", "false_negative_keys"):
         assert told in card.text
     SentenceTransformer(str(stage)).encode(["soup"])
+
+
+def test_scores_of_pairs_held_out_of_the_training_data_are_called_so(trained: Path) -> None:
+    told = "held out with all that repeats them"
+    assert told not in (build(trained) / "README.md").read_text()
+    (trained / HELD_OUT_FOLDER / "held_out").mkdir(parents=True)  # as held_out_queries leaves it
+    card = ModelCard.load(build(trained) / "README.md")
+    assert told in card.text and r"| held_out \* |" in card.text
+    (result,) = card.data.eval_results
+    assert result.dataset_name == "held_out (held out of the training data)"
 
 
 def test_no_state_no_place_and_no_training_row_is_published(trained: Path) -> None:
