@@ -100,6 +100,11 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 f"max_steps={self.max_steps} and num_train_epochs={self.num_train_epochs:g} train nothing; give "
                 "num_train_epochs above 0, and max_steps above 0 or none (-1)"
             )
+        if self.eval_strategy != "no":
+            raise ValueError(
+                f"eval_strategy={getattr(self.eval_strategy, 'value', self.eval_strategy)} needs an eval_dataset, and "
+                "no recipe has one; leave it out, and give eval_tasks or held_out_queries, evaluated at the end"
+            )
         firsts = {
             "cluster_first": self.cluster_first,
             "refresh_first": self.refresh_first if self.refresh_every else 0,

@@ -260,6 +260,7 @@ def test_a_threshold_that_nothing_reads_hides_no_warning_and_has_its_own(
         (["--cluster_first", "2", "--refresh_every", "1"], "give refresh_first=2"),
         (["--tuned", "auto"], "leave cluster_size out"),
         (["--num_train_epochs", "0"], "num_train_epochs=0 train nothing"),
+        (["--eval_strategy", "epoch"], "eval_strategy=epoch needs an eval_dataset, and no recipe has one"),
         (["--max_steps", "0"], "max_steps=0 and num_train_epochs=3 train nothing"),
         (["--cluster_first", "3"], "cluster_first=3 is never reached: num_train_epochs=3"),
         (["--refresh_every", "1", "--num_train_epochs", "1"], "refresh_first=1 is never reached"),
