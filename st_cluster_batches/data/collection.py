@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -179,12 +179,23 @@ def _scale(score: Fraction, scale: int) -> int:
 
 
 def _find_files(folder: Path, name: str) -> list[Path]:
-    """Find the file of a part of the collection, or the files in a folder of its name."""
+    """Find the file of a part of the collection, or the files in a folder of its name.
+
+    Raises:
+        ValueError: If there are several, of which any could be meant.
+    """
     if not folder.is_dir():
         return []
     beside = sorted(path for path in folder.iterdir() if strip_ending(path.name) == name and find_kind(path))
     below = sorted(path for path in folder.glob(f"{name}/*") if find_kind(path))
-    return beside[:1] or below
+    if len(beside) > 1 or (beside and below and name != QRELS.name):
+        _refuse_several(folder, [*beside, *below])
+    return beside or below
+
+
+def _refuse_several(folder: Path, found: Sequence[Path]) -> None:
+    named = " and ".join(path.relative_to(folder).as_posix() for path in found[:2])
+    raise ValueError(f"{folder} holds {named}, and either could be meant; keep one of them")
 
 
 def _read_texts(folder: Path, table: Table) -> Iterator[tuple[str, Record]]:
@@ -205,6 +216,8 @@ def _find_qrels(folder: Path, name: str) -> Path:
     found = {strip_ending(path.name): path for path in sorted(folder.glob("qrels/*")) if find_kind(path)}
     beside = [path for path in _find_files(folder, "qrels") if path.parent == folder]
     if beside and name == "test":
+        if name in found:
+            _refuse_several(folder, [*beside, found[name]])
         return beside[0]
     if name in found:
         return found[name]

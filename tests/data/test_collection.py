@@ -28,6 +28,11 @@ def append(path: Path, **row: object) -> None:
     path.write_text(path.read_text() + json.dumps(row) + "\n")
 
 
+def add_qrels(folder: Path, lines: str) -> None:
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text(lines)
+
+
 def test_a_collection_is_read_as_it_was_written(folder: Path) -> None:
     assert read_collection(folder) == CLEAN
 
@@ -84,6 +89,11 @@ def test_queries_without_a_relevant_document_are_left_out(folder: Path) -> None:
             lambda at: (at / "qrels.jsonl").write_text('{"query-id": "q1", "corpus-id": "d1", "score": 0}'),
             "no query has",
         ),
+        (
+            lambda at: (at / "corpus.csv").write_text("_id,text\nd1,other\n"),
+            r"holds corpus\.csv and corpus\.jsonl, and",
+        ),
+        (lambda at: add_qrels(at, "q1\td1\t1\n"), r"holds qrels\.jsonl and qrels/test\.tsv, and either"),
         (lambda at: (at / "corpus.jsonl").unlink(), "has no corpus.parquet or corpus.jsonl"),
         (
             lambda at: CLEAN.__class__({**CLEAN.queries, "q1": " "}, CLEAN.corpus, CLEAN.qrels).write(at),
