@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
+
+logger = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -135,11 +138,13 @@ def read_seal(paths: list[Path], seal_path: Path) -> dict[str, Any] | None:
     """Return the report beside some files if their checksums are right, or None."""
     if not (seal_path.exists() and all(path.exists() for path in paths)):
         return None
-    sealed = json.loads(seal_path.read_text(encoding="utf-8"))
-    if sealed["digests"] != {path.name: _digest_file(path) for path in paths}:
+    try:
+        sealed = json.loads(seal_path.read_text(encoding="utf-8"))
+        digests, report = dict(sealed["digests"]), dict(sealed["report"])
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged (%s); what it vouches for is made again", seal_path, error)
         return None
-    report: dict[str, Any] = sealed["report"]
-    return report
+    return report if digests == {path.name: _digest_file(path) for path in paths} else None
 
 
 def _digest_file(path: Path) -> str:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from st_cluster_batches.storage.cache import write_atomically
+import pytest
+
+from st_cluster_batches.storage.cache import read_seal, seal, write_atomically
 
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -35,3 +37,16 @@ def test_a_cache_without_write_permission_is_refused_before_any_work(tmp_path: P
     assert last.startswith("PermissionError") and str(folder) in last
     assert "Nothing can be written to the cache folder (Permission denied); pass cache_dir=" in last
     assert not list(folder.iterdir())
+
+
+def test_a_damaged_seal_is_named_and_vouches_for_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths, seal_path = [tmp_path / "labels.npy"], tmp_path / "labels.json"
+    paths[0].write_bytes(b"labels")
+    seal(paths, seal_path, {"rows": 3})
+    whole = seal_path.read_text()
+    assert read_seal(paths, seal_path) == {"rows": 3} and not caplog.messages
+    for damaged in (whole[:9], "{}", "[]", ""):
+        seal_path.write_text(damaged)
+        assert read_seal(paths, seal_path) is None
+        assert caplog.messages.pop().startswith(f"{seal_path} is damaged")
+        caplog.clear()
