@@ -210,7 +210,10 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     from st_cluster_batches.evaluation.report import describe_results, redraw
 
     with checking_input():
-        if (arguments.recipe is None) == (arguments.redraw is None) or (arguments.redraw and overrides):
+        beside = [arguments.recipe, arguments.output, arguments.seeds, *overrides]
+        if arguments.redraw is not None and any(one is not None for one in beside):
+            raise ValueError("compare --redraw DIR stands alone: it draws what is in DIR, and takes nothing else")
+        if arguments.recipe is None and arguments.redraw is None:
             raise ValueError("compare takes either RECIPE.yaml with --output DIR, or --redraw DIR alone")
         if arguments.redraw is not None:
             results = redraw(arguments.redraw)
@@ -220,7 +223,8 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
         make_folder(arguments.output)
         from st_cluster_batches.evaluation.comparison import Comparison
 
-        comparison = Comparison.prepare(arguments.recipe, arguments.output, arguments.seeds, overrides)
+        n_seeds = 3 if arguments.seeds is None else arguments.seeds
+        comparison = Comparison.prepare(arguments.recipe, arguments.output, n_seeds, overrides)
     results = comparison.run()
     if not results:
         return {}, ""  # not the main process

@@ -250,7 +250,7 @@ def _add_training(add: _Add) -> None:
 
     compare = add("compare", "train and evaluate with several batch strategies and seeds, and say which is better")
     compare.add_argument("recipe", metavar="RECIPE.yaml", type=Path, nargs="?", help="its `variants` are compared")
-    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="training runs of each variant (default 3)")
+    compare.add_argument("--seeds", type=int, metavar="N", help="training runs of each variant (default 3)")
     compare.add_argument("--output", type=Path, metavar="DIR", help="folder for results; a rerun goes on there")
     compare.add_argument("--redraw", type=Path, metavar="DIR", help="only draw table and figures of DIR again")
     compare.epilog = "Any key of the recipe can be given as --key value, for all variants; a value of their own wins."
