@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -97,7 +97,7 @@ def name_collection(folder: Path) -> str:
 
 def is_collection(folder: Path) -> bool:
     """Return whether a folder holds queries, a corpus and judgements."""
-    return all(_find_files(folder, name) for name in ("corpus", "queries", "qrels"))
+    return all(any(_list_files(folder, name)) for name in ("corpus", "queries", "qrels"))
 
 
 def read_collection(folder: Path, judging: Judging | None = None) -> Collection:
@@ -116,7 +116,7 @@ def read_collection(folder: Path, judging: Judging | None = None) -> Collection:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If columns or ids do not fit; the message names the file and the line, or the first ids.
+        ValueError: If columns or ids do not fit, or several files hold one part; with the file and line, or first ids.
     """
     judging = judging or Judging()
     for table in (CORPUS, QUERIES):
@@ -178,24 +178,29 @@ def _scale(score: Fraction, scale: int) -> int:
     return max(round(score * scale), 1) if score > 0 else round(score * scale)
 
 
-def _find_files(folder: Path, name: str) -> list[Path]:
-    """Find the file of a part of the collection, or the files in a folder of its name.
-
-    Raises:
-        ValueError: If there are several, of which any could be meant.
-    """
+def _list_files(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
+    """List the files of the name of a part of the collection, and those in a folder of its name."""
     if not folder.is_dir():
-        return []
+        return [], []
     beside = sorted(path for path in folder.iterdir() if strip_ending(path.name) == name and find_kind(path))
-    below = sorted(path for path in folder.glob(f"{name}/*") if find_kind(path))
-    if len(beside) > 1 or (beside and below and name != QRELS.name):
-        _refuse_several(folder, [*beside, *below])
+    return beside, sorted(path for path in folder.glob(f"{name}/*") if find_kind(path))
+
+
+def _find_files(folder: Path, name: str) -> list[Path]:
+    """Find the file of a part of the collection, or the files in a folder of its name."""
+    beside, below = _list_files(folder, name)
+    _check_alone([*beside, *below[:1]] if beside else [], folder, name)
     return beside or below
 
 
-def _refuse_several(folder: Path, found: Sequence[Path]) -> None:
-    named = " and ".join(path.relative_to(folder).as_posix() for path in found[:2])
-    raise ValueError(f"{folder} holds {named}, and either could be meant; keep one of them")
+def _check_alone(found: list[Path], folder: Path, what: str) -> None:
+    """Refuse a choice between files: they may differ, and a name does not say which of them is meant."""
+    if len(found) > 1:
+        names = " and ".join(str(path.relative_to(folder)) for path in found)
+        raise ValueError(
+            f"{folder} has several files for its {what}: {names}. One is needed: keep the one that is meant, and move "
+            "the others out of the folder"
+        )
 
 
 def _read_texts(folder: Path, table: Table) -> Iterator[tuple[str, Record]]:
@@ -213,18 +218,16 @@ def _read_texts(folder: Path, table: Table) -> Iterator[tuple[str, Record]]:
 
 def _find_qrels(folder: Path, name: str) -> Path:
     """Find the judgements: one file, or that of the given name in `qrels/`."""
-    found = {strip_ending(path.name): path for path in sorted(folder.glob("qrels/*")) if find_kind(path)}
-    beside = [path for path in _find_files(folder, "qrels") if path.parent == folder]
-    if beside and name == "test":
-        if name in found:
-            _refuse_several(folder, [*beside, found[name]])
-        return beside[0]
-    if name in found:
-        return found[name]
-    there = [*(str(path.name) for path in beside), *(f"qrels/{path.name}" for path in found.values())]
+    beside, below = _list_files(folder, "qrels")
+    fitting = beside if name == "test" else []
+    fitting = [*fitting, *(path for path in below if strip_ending(path.name) == name)]
+    _check_alone(fitting, folder, f"judgements {name!r}")
+    if fitting:
+        return fitting[0]
+    there = [str(path.relative_to(folder)) for path in (*beside, *below)]
     if not there:
         raise FileNotFoundError(f"{folder} has no qrels.tsv, qrels.jsonl or qrels/test.tsv, and so no judgements")
-    other = next(iter(found), "test")
+    other = strip_ending(below[0].name) if below else "test"
     raise FileNotFoundError(
         f"{folder} has no judgements {name!r}, only {', '.join(there)}; choose some: --split {other} to train on, "
         f"--qrels {other} to evaluate on, in a recipe `split: {other}` and `qrels: {other}`"

@@ -13,7 +13,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from st_cluster_batches.data.files import explain_encoding, find_dialect, find_kind, lift_field_limit, open_text
+from st_cluster_batches.data.files import (
+    explain_encoding,
+    find_dialect,
+    find_kind,
+    lift_field_limit,
+    open_text,
+    strip_ending,
+)
 
 _DOCUMENT_IDS = ("corpus_id", "docid", "doc_id", "document_id", "docno", "pid", "passage_id")
 _QUERY_IDS = ("query_id", "qid", "queryid", "topic", "topic_id")
@@ -194,11 +201,20 @@ def _iterate_table(path: Path, kind: str, table: Table) -> Iterator[tuple[str, d
                 if len(row) not in table.positions:
                     raise ValueError(
                         f"{place} has {len(row)} columns, {row[:5]}, and no header; needed are {list(table.aliases)}"
+                        f"{_hint_at_spaces(row, table, path)}"
                     )
                 header = table.positions[len(row)]
             if len(row) != len(header):
                 raise ValueError(f"{place} has {len(row)} columns, and the first line {len(header)}")
             yield place, dict(zip(header, row, strict=True))
+
+
+def _hint_at_spaces(row: Sequence[str], table: Table, path: Path) -> str:
+    """Say how to mend a row whose columns are separated by spaces, as TREC writes judgements."""
+    if len(row) != 1 or len(row[0].split()) not in (*table.positions, len(table.aliases)):
+        return ""
+    name = strip_ending(path.name)
+    return f". Columns need tabs between them, not spaces: sed -E 's/ +/\\t/g' {path.name} > {name}-tabs.tsv"
 
 
 def is_header(row: Sequence[str], table: Table) -> bool:

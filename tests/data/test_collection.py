@@ -28,11 +28,6 @@ def append(path: Path, **row: object) -> None:
     path.write_text(path.read_text() + json.dumps(row) + "\n")
 
 
-def add_qrels(folder: Path, lines: str) -> None:
-    (folder / "qrels").mkdir()
-    (folder / "qrels" / "test.tsv").write_text(lines)
-
-
 def test_a_collection_is_read_as_it_was_written(folder: Path) -> None:
     assert read_collection(folder) == CLEAN
 
@@ -89,11 +84,6 @@ def test_queries_without_a_relevant_document_are_left_out(folder: Path) -> None:
             lambda at: (at / "qrels.jsonl").write_text('{"query-id": "q1", "corpus-id": "d1", "score": 0}'),
             "no query has",
         ),
-        (
-            lambda at: (at / "corpus.csv").write_text("_id,text\nd1,other\n"),
-            r"holds corpus\.csv and corpus\.jsonl, and",
-        ),
-        (lambda at: add_qrels(at, "q1\td1\t1\n"), r"holds qrels\.jsonl and qrels/test\.tsv, and either"),
         (lambda at: (at / "corpus.jsonl").unlink(), "has no corpus.parquet or corpus.jsonl"),
         (
             lambda at: CLEAN.__class__({**CLEAN.queries, "q1": " "}, CLEAN.corpus, CLEAN.qrels).write(at),
@@ -139,6 +129,29 @@ def test_qrels_chooses_the_judgements(tmp_path: Path) -> None:
     assert set(read_collection(tmp_path, Judging("dev")).queries) == {"2"}
     with pytest.raises(FileNotFoundError, match=r"no judgements 'train', only qrels/dev\.tsv, qrels/test\.tsv"):
         read_collection(tmp_path, Judging("train"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        ("corpus.csv", "corpus.jsonl", "corpus"),
+        ("queries.jsonl", "queries/part.parquet", "queries"),
+        ("qrels.jsonl", "qrels/test.tsv", "judgements 'test'"),
+    ],
+)
+def test_two_files_of_one_part_are_refused_and_named(folder: Path, first: str, second: str, what: str) -> None:
+    for name in (first, second):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(ValueError, match=f"several files for its {what}: {first} and {second}. One is needed: keep"):
+        read_collection(folder)
+
+
+def test_judgements_between_spaces_are_refused_with_the_way_to_tabs(folder: Path) -> None:
+    (folder / "qrels.jsonl").unlink()
+    (folder / "qrels.tsv").write_text("q1 0 d1 1\n")
+    with pytest.raises(ValueError, match=r"qrels.tsv, line 1 .* need tabs between them, not spaces: sed"):
+        read_collection(folder)
 
 
 def test_judgements_of_missing_texts_are_dropped_and_counted_on_demand(
