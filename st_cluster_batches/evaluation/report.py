@@ -15,6 +15,7 @@ from st_cluster_batches.storage.cache import write_atomically
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
 
+_NEEDED = {"baseline", "queries", "results", "seeds", "spread"}  # what no results lack
 _HARDNESS = {"negatives": "negative", "hardest": "hardest", "false negatives": "false_negative_rate"}
 
 
@@ -42,14 +43,36 @@ def redraw(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
         ImportError: If matplotlib is missing.
     """
-    if not (folder / RESULTS_FILE).is_file():
-        raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
+    results = read_results(folder)
     require_plots("A figure of the comparison")
-    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     write_report(results, folder)
     return results
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read what `compare` left.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
+    try:
+        results: Any = json.loads(path.read_text(encoding="utf-8"))
+        fault = f"it has no {', '.join(missing)}" if (missing := sorted(_NEEDED - {*results})) else ""
+    except (ValueError, TypeError) as error:
+        fault = str(error)
+    if fault:
+        raise ValueError(
+            f"{path} is damaged ({fault}); write it again: `st-cluster-batches compare RECIPE.yaml --output "
+            f"{folder}`, which repeats no finished run"
+        )
+    return dict(results)
 
 
 def describe_results(results: dict[str, Any]) -> str:

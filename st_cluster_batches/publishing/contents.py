@@ -16,7 +16,7 @@ from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
-from st_cluster_batches.evaluation.report import RESULTS_FILE
+from st_cluster_batches.evaluation.report import read_results
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
 from st_cluster_batches.publishing.other_training import list_differences
 from st_cluster_batches.training.folder import (
@@ -107,8 +107,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         FileNotFoundError: If a folder that is named holds no such thing.
         ValueError: If the scores belong to other weights.
     """
-    if comparison is not None and not (comparison / RESULTS_FILE).is_file():
-        raise FileNotFoundError(f"{comparison} has no {RESULTS_FILE}; `st-cluster-batches compare` writes it")
+    about = _read_comparison(comparison) if comparison is not None else None
     if scores is not None and not (scores / SUMMARY_FILE).is_file():
         raise FileNotFoundError(f"{scores} has no {SUMMARY_FILE}; `st-cluster-batches evaluate` writes it")
     run = _find_run(model)
@@ -128,7 +127,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         read_manifest(clustering) if clustering else None,
         clustering,
         _read_scores(evaluation, model, run) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
-        _read_comparison(comparison) if comparison else None,
+        about,
         steps,
         json.loads((run / GUIDED_FILE).read_text(encoding="utf-8")) if run and (run / GUIDED_FILE).exists() else [],
     )
@@ -171,7 +170,7 @@ def _read_recipe(run: Path) -> dict[str, Any]:
 
 def _read_comparison(folder: Path) -> dict[str, Any]:
     """Return the results of a comparison, whose recipe alone holds what people wrote."""
-    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    results = read_results(folder)
     ids = results.get("hub_ids", [])
     if "recipe" in results:
         results["recipe"] = publish_values(results["recipe"], ids)

@@ -72,6 +72,15 @@ def test_results_survive_json(tmp_path: Path) -> None:
         redraw(tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"), [("{", "Expecting"), ("{}", "it has no baseline, queries"), ("7", "not iterable")]
+)
+def test_damaged_results_are_named_with_what_writes_them_again(tmp_path: Path, content: str, fault: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"results\.json is damaged \(.*{fault}.*compare RECIPE.yaml --output"):
+        redraw(tmp_path)
+
+
 RESULTS = sorted((Path(__file__).parents[2] / "recipes").glob("*/*/results/results.json"))
 
 
