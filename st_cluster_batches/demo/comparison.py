@@ -30,7 +30,14 @@ from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trai
 from st_cluster_batches.evaluation.comparison import RUNS
 from st_cluster_batches.evaluation.report import TABLE_FILE
 from st_cluster_batches.evaluation.retrieval import evaluate
-from st_cluster_batches.evaluation.runs import Record, measure_run, measure_tuning, report_runs, run_variants
+from st_cluster_batches.evaluation.runs import (
+    Record,
+    measure_run,
+    measure_tuning,
+    remove_damaged,
+    report_runs,
+    run_variants,
+)
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.tuning import tune
@@ -198,6 +205,7 @@ class Demo:
         logger.info("Step 3 of 4: %d training runs, with random, single-source and tuned batches", n_runs)
         folder = self.output / RUNS / "start"
         before = evaluate(Encoder(self.encoder, self.cache.folder).model, self.tasks, folder, show_progress_bar=False)
+        remove_damaged(self.output / RUNS)
         records = run_variants(list(STRATEGIES), n_seeds, self._get_record)
         about = {
             "pairs": len(self.pairs),

@@ -23,13 +23,17 @@ from st_cluster_batches.batches.hardness import BatchHardness, measure_loader
 from st_cluster_batches.batches.run_length import count_updates
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.columns import (
-    CLUSTER,
-    SOURCE,
-)
+from st_cluster_batches.columns import CLUSTER, SOURCE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
-from st_cluster_batches.evaluation.runs import Record, identify_guide, measure_run, report_runs, run_variants
+from st_cluster_batches.evaluation.runs import (
+    Record,
+    identify_guide,
+    measure_run,
+    remove_damaged,
+    report_runs,
+    run_variants,
+)
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.variant_labels import Labelled, hash_marks, hash_texts, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
@@ -178,7 +182,9 @@ class Comparison:
         """
         with ExitStack() as stack:
             # Two of them would train in one working folder, and each remove that of the other.
-            ProcessGroup.current("compare").once(lambda: stack.enter_context(claim(self.output)), None)
+            processes = ProcessGroup.current("compare")
+            processes.once(lambda: stack.enter_context(claim(self.output)), None)
+            processes.once(lambda: remove_damaged(self.output / RUNS), None)
             records = run_variants(list(self.variants), self.n_seeds, self._get_record)
             return report_runs(records, self.about, self.output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,6 +29,9 @@ from st_cluster_batches.storage.processes import ProcessGroup
 
 Record = dict[str, Any]  # JSON values
 
+logger = logging.getLogger(__name__)
+
+_NEEDED = {"steps", "ndcg_at_10", "per_query"}  # what no record lacks
 _SECONDS_FILE = "seconds.json"
 
 
@@ -50,6 +54,24 @@ def run_variants(names: Sequence[str], n_seeds: int, run: Callable[[str, int], R
         if (record := run(name, seed)) is not None:
             records.append({"variant": name, "seed": seed, **record})
     return records
+
+
+def remove_damaged(folder: Path) -> None:
+    """Remove the records of runs that cannot be read, such that these are run again, and name them.
+
+    Args:
+        folder: Where records are; all processes that read them must find the same, so one removes them before.
+    """
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            fault = "" if isinstance(record, dict) and record.keys() >= _NEEDED else "it has no scores"
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            size = path.stat().st_size
+            logger.warning("%s is damaged (%d bytes: %s) and removed; its run is done again", path, size, fault)
+            path.unlink()
 
 
 def measure_tuning(run: Callable[[], Choice], folder: Path) -> tuple[Choice, float]:

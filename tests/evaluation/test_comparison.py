@@ -247,6 +247,18 @@ def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "runs").exists()
 
 
+def test_a_damaged_record_is_named_and_its_run_done_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make_workspace(tmp_path, make_topic_pairs(100), variants=TWO, max_steps=1)
+    compare(recipe, tmp_path / "out", n_seeds=1)
+    before = read_times(tmp_path / "out")
+    damaged = next((tmp_path / "out" / "runs").glob("cluster-*.json"))
+    damaged.write_text('{"steps":')
+    compare(recipe, tmp_path / "out", n_seeds=1)
+    assert f"{damaged} is damaged (9 bytes: " in caplog.text and "ndcg_at_10" in json.loads(damaged.read_text())
+    after = read_times(tmp_path / "out")
+    assert {name for name in after if after[name] != before[name]} == {damaged.name}
+
+
 def test_held_out_pairs_take_the_place_of_the_test_collections(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(400), variants=TWO, held_out_queries=20, max_steps=2)
     results = compare(recipe, tmp_path / "out", n_seeds=1)
