@@ -18,7 +18,7 @@ from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
-from st_cluster_batches.batches.run_length import count_updates, refuse_unreached
+from st_cluster_batches.batches.run_length import count_epochs, count_passes, count_updates, refuse_unreached
 from st_cluster_batches.batches.telling import tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, show_labels
 from st_cluster_batches.storage.cache import write_atomically
@@ -129,7 +129,9 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             tell_of_batches(sampler, self.trainer)
         counts = [sampler.counts for sampler in samplers]
         alpha = {"alpha": outer.alpha} if hasattr(outer, "alpha") else {}
-        content = [{**plan, **alpha, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
+        # Of all datasets the most: a card says nothing of what batches of none of them had.
+        run = {**alpha, "epochs": max(count_passes(outer, count_epochs(args, state, len(train_dataloader))))}
+        content = [{**plan, **run, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
         model = extract_model_from_parallel(model)

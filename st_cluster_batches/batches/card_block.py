@@ -99,11 +99,24 @@ def list_block(text: str) -> list[str]:
     return [] if found is None else found[0].strip().splitlines()[1:-1]
 
 
+def _cut_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan without what begins in an epoch that its run does not reach; steps may end it before.
+
+    Plans of earlier versions do not say how many epochs there were, and are taken to reach all.
+    """
+    if (n_epochs := plan.get("epochs")) is None:
+        return plan
+    kept = {first: columns for first, columns in plan["strata"].items() if int(first) < max(n_epochs, 1)}
+    refresh = plan.get("refresh")
+    is_reached = refresh is not None and refresh["first"] < n_epochs
+    return {**plan, "strata": kept, "refresh": refresh if is_reached else None}
+
+
 def find_strategy(plans: Sequence[dict[str, Any]]) -> str | None:
     """Return the batch strategy of plans: the innermost column of a batch, or `random`; None without plans."""
     if not plans:
         return None
-    columns = list(plans[0]["strata"].values())[-1]
+    columns = list(_cut_plan(plans[0])["strata"].values())[-1]
     return str(columns[-1]) if columns else "random"
 
 
@@ -122,6 +135,7 @@ def describe_batches(strategy: str | None, plans: Sequence[dict[str, Any]]) -> l
     """
     if strategy is None:
         return []
+    plans = [_cut_plan(one) for one in plans]
     if strategy == "cluster" and any(one.get("rows_per_stratum") for one in plans):
         strategy = "clusters"
     how = _STRATEGIES.get(strategy, f"Every batch was filled from rows that share `{strategy}`.")

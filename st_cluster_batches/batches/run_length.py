@@ -38,6 +38,24 @@ def find_unreached(options: PlanOptions, refresh: Refresh | None, n_epochs: int)
     return {name: first for name, first in starts.items() if first >= max(n_epochs, 1)}
 
 
+def count_epochs(args: TrainingArguments, state: TrainerState, n_batches: int) -> int:
+    """Count the epochs that a run begins; the last may be cut by `max_steps`."""
+    n_steps: int = state.max_steps
+    return -(-n_steps // count_updates(n_batches, args))
+
+
+def count_passes(outer: Any, n_epochs: int) -> list[int]:
+    """Count how often each dataset is passed through, wholly or in part, in so many epochs.
+
+    Args:
+        outer: The sampler, ours or one for many datasets.
+        n_epochs: Epochs of the run, the last of them whole or not.
+    """
+    if hasattr(outer, "count_passes"):
+        return list(outer.count_passes(n_epochs))
+    return [n_epochs] * len(getattr(outer, "batch_samplers", [outer]))
+
+
 def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:
     """Refuse what no epoch of a run reaches; warn of it where steps cut the run, or for some of the datasets alone.
 
@@ -51,9 +69,9 @@ def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n
         StartError: If the number of epochs says that something is never reached.
     """
     updates = count_updates(n_batches, args)
-    n_epochs = -(-state.max_steps // updates)
+    n_epochs = count_epochs(args, state, n_batches)
     parts = getattr(outer, "batch_samplers", [outer])
-    passes = outer.count_passes(n_epochs) if hasattr(outer, "count_passes") else [n_epochs] * len(parts)
+    passes = count_passes(outer, n_epochs)
     planned = [at for at, one in enumerate(parts) if getattr(one, "is_planned", False)]
     late: dict[tuple[str, int], list[int]] = {}
     for at in planned:

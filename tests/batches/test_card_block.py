@@ -43,6 +43,21 @@ def test_what_changes_between_epochs_is_not_told_as_if_it_held_for_all(workspace
     assert re.search(r"\| that took \| [\d.]+ s, 2 times \|", text)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--cluster_first", "1"], ["--batch_sampler", "random", "--refresh_every", "1", "--refresh_cluster_size", "20"]],
+)
+def test_what_a_run_does_not_reach_is_not_claimed(workspace: Path, words: list[str]) -> None:
+    recipe = workspace / "recipe.yaml"
+    if "--refresh_every" in words:
+        recipe.write_text(recipe.read_text().replace("n_clusters: 3\n", ""))
+    assert main(["train", str(recipe), "--max_steps", "5", *words]) == 0
+    card = ModelCard.load(workspace / "run" / "model" / "README.md")
+    assert "Batches are of **random rows**" in card.text and "| one epoch | 15 global batches" in card.text
+    assert "From epoch" not in card.text and "made anew" not in card.text
+    assert "cluster-batches" not in card.data.tags
+
+
 def test_training_again_replaces_what_the_card_told(tmp_path: Path, labelled: Dataset) -> None:
     model = make_static_model()
     for sampler in (ClusterBatchSampler, ClusterBatchSampler.configure(strata=("source",))):
