@@ -15,7 +15,7 @@ from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
-from st_cluster_batches.data.naming import name_file
+from st_cluster_batches.data.naming import name_file, name_files
 from st_cluster_batches.evaluation.report import read_results
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
 from st_cluster_batches.publishing.other_training import list_differences
@@ -199,5 +199,5 @@ def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
         },
         {task: one["scores"]["per_query"] for task, one in kept.items()},
         {task: one["mteb"] for task, one in kept.items()},
-        tuple(task for task in kept if run and (run / HELD_OUT_FOLDER / name_file(task)).is_dir()),
+        tuple(task for task, file in name_files(kept).items() if run and (run / HELD_OUT_FOLDER / file).is_dir()),
     )
