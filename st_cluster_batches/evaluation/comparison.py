@@ -129,11 +129,6 @@ class Comparison:
         if n_seeds < 1:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
-        if any(recipe.training.push_to_hub for recipe in recipes.values()):
-            raise ValueError(
-                "push_to_hub: true would push the models of all variants and seeds to one repository. Add "
-                "--push_to_hub false, and publish the model that is chosen (st-cluster-batches publish)"
-            )
         pairs, tasks = load_pairs(next(iter(recipes.values())), output / HELD_OUT_FOLDER)
         columns = next(iter(recipes.values())).data.columns
         if VARIANTS not in read_values(path) and SOURCE not in find_labels(pairs, columns):

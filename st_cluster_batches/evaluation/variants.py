@@ -57,7 +57,7 @@ def read_variants(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a variant changes more than its batch strategy, or a key or value is wrong.
+        ValueError: If a variant changes more than its batch strategy or would be pushed, or a key or value is wrong.
     """
     values, words = read_values(path), read_words(overrides)
     variants = values.pop(VARIANTS, _DEFAULT)
@@ -77,6 +77,11 @@ def read_variants(
             recipes[str(name)] = parse_values({**values, **words, **own, **(common or {})})
         except ValueError as error:
             raise ValueError(f"Variant {name!r}: {error}") from error
+    if any(recipe.training.push_to_hub for recipe in recipes.values()):
+        raise ValueError(
+            "push_to_hub: true would push the models of all variants and seeds to one repository. Add "
+            "--push_to_hub false, and publish the model that is chosen (st-cluster-batches publish)"
+        )
     return recipes
 
 
