@@ -88,8 +88,10 @@ def hold_out(
         if len(held_out):
             others = own[~np.isin(groups[own], chosen)][: max(n_documents - len(held_out), 0)]
             collections[name] = _make_collection(read, texts, held_out, others, n_queries)
-    answers = hash_column(read.select(np.flatnonzero(is_held_out)), texts[1], show_progress_bar=False)
-    is_left = ~is_held_out & ~_find_as_negatives(answers, dataset, negatives, ~is_held_out)
+    is_left = ~is_held_out
+    if negatives and is_held_out.any():
+        answers = hash_column(read.select(np.flatnonzero(is_held_out)), texts[1], show_progress_bar=False)
+        is_left &= ~_find_as_negatives(answers, dataset, negatives, is_left)
     return dataset.select(np.flatnonzero(is_left)), collections
 
 
@@ -98,8 +100,6 @@ def _find_as_negatives(
 ) -> npt.NDArray[np.bool_]:
     """Tell which of some rows have a held-out answer among their negatives, and say how many."""
     found = np.zeros(len(dataset), dtype=bool)
-    if not negatives or not len(answers):
-        return found
     read = read_as_columns(dataset, negatives, [])
     check_texts(read, negatives, show_progress_bar=False)
     for name in negatives:
