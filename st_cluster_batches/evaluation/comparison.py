@@ -41,6 +41,7 @@ from st_cluster_batches.storage.cache import default_cache_dir, hash_values, wri
 from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.training.checks import check_pairs, load_checked_model
 from st_cluster_batches.training.folder import EVALUATION_FOLDER, find_hub_ids, publish_values, publish_words
 from st_cluster_batches.training.idle import tell_of_idle_variants
 from st_cluster_batches.training.pairs import find_labels, load_pairs
@@ -129,8 +130,9 @@ class Comparison:
         if n_seeds < 1:
             raise ValueError(f"n_seeds={n_seeds} must be at least 1")
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
-        pairs, tasks = load_pairs(next(iter(recipes.values())), output / HELD_OUT_FOLDER)
-        columns = next(iter(recipes.values())).data.columns
+        baseline = next(iter(recipes.values()))
+        pairs, tasks = load_pairs(baseline, output / HELD_OUT_FOLDER)
+        columns = baseline.data.columns
         if VARIANTS not in read_values(path) and SOURCE not in find_labels(pairs, columns):
             logger.info("The pairs have no column %r: nothing to compare single-source batches on", SOURCE)
             del recipes["source"]
@@ -139,14 +141,15 @@ class Comparison:
                 f"{path} names no eval_tasks; give some, or held_out_queries to hold them out of the data"
             )
         tell_of_idle_variants(recipes, read_values(path).get(VARIANTS, {}))
+        for one in recipes.values():
+            check_pairs(one, pairs)
+        load_checked_model(baseline, pairs)  # all variants have this model
         versions = {name: version(name) for name in _VERSIONED}
         inputs = {
             # The stock order has no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
             "data": hash_texts(pairs, columns),
-            "tasks": [
-                identify_task(task) for task in load_tasks(tasks, next(iter(recipes.values())).data.judging).values()
-            ],
+            "tasks": [identify_task(task) for task in load_tasks(tasks, baseline.data.judging).values()],
             "versions": versions,
         }
         tuned = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -20,7 +18,6 @@ from sentence_transformers import (
     SparseEncoder,
     SparseEncoderTrainer,
 )
-from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_cluster_batches.batches.card_block import (
@@ -30,7 +27,6 @@ from st_cluster_batches.batches.card_block import (
     describe_batches,
     find_strategy,
 )
-from st_cluster_batches.batches.targets import explain_no_negatives
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import (
@@ -44,6 +40,7 @@ from st_cluster_batches.columns import (
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.training.checks import load_checked_model
 from st_cluster_batches.training.finite import check_weights
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
@@ -57,7 +54,7 @@ from st_cluster_batches.training.folder import (
 )
 from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.idle import tell_of_idle_clusters
-from st_cluster_batches.training.models import build_loss, load_model
+from st_cluster_batches.training.models import build_loss
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
 from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
@@ -164,61 +161,38 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     checkpoint = find_resumed(recipe)
     tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
+    model = load_checked_model(recipe, dataset)
     labelled, clustering = label_pairs(dataset, recipe)
-    run = build_run(recipe, labelled, clustering)
+    run = build_run(recipe, labelled, clustering, model)
     run.look_at_start(labelled)
     return replace(run, checkpoint=checkpoint), tasks
 
 
-def _check_negatives(dataset: Dataset | DatasetDict, recipe: Recipe, labels: Sequence[str]) -> None:
-    """Check that pairs have others to be compared with: every loss of a recipe takes in-batch negatives.
-
-    Raises:
-        ValueError: If there is one pair in a batch.
-    """
-    for part in list_parts(dataset):
-        n_texts = len([name for name in part.column_names if name not in (*labels, *NO_TEXT_COLUMNS)])
-        batch_size = recipe.training.per_device_train_batch_size
-        if explanation := explain_no_negatives(len(part), n_texts, batch_size, recipe.rows_compared):
-            raise ValueError(explanation)
-
-
-def _check_learning_rates(trainer: SentenceTransformerTrainer | SparseEncoderTrainer) -> None:
-    """Check that learning rates are for parameters that there are, as the trainer would when it starts.
-
-    Raises:
-        ValueError: If a pattern is no regular expression, or fits no parameter.
-    """
-    names = [name for name, _ in trainer.loss.named_parameters()]
-    for pattern in trainer.args.learning_rate_mapping:
-        try:
-            fits = any(re.search(pattern, name) for name in names)
-        except re.error as error:
-            raise ValueError(f"learning_rate_mapping: {pattern!r} is no regular expression: {error}") from error
-        if not fits:
-            raise ValueError(
-                f"learning_rate_mapping: {pattern!r} fits the name of no parameter; there are {', '.join(names[:10])}"
-            )
-
-
-def build_run(recipe: Recipe, dataset: Dataset | DatasetDict, clustering: Clustering | None = None) -> Run:
+def build_run(
+    recipe: Recipe,
+    dataset: Dataset | DatasetDict,
+    clustering: Clustering | None = None,
+    model: SentenceTransformer | SparseEncoder | None = None,
+) -> Run:
     """Build the trainer of a recipe on pairs that are ready.
 
     Args:
         recipe: All parameters.
         dataset: The training pairs, labelled if the strategy needs it; left as they are.
         clustering: What labelled them, to be kept with the model.
+        model: The model to be trained, from `load_checked_model`; loaded here by default.
 
     Returns:
         A run whose labels and batch size have been checked.
+
+    Raises:
+        ValueError: If model, pairs and options do not fit.
     """
-    model = load_model(recipe.model, recipe.training.seed, recipe.clusters.cache_dir)
+    model = load_checked_model(recipe, dataset) if model is None else model
     # Copies, since samplers hide the label columns of the dataset they are given.
     plain: Dataset | DatasetDict = map_parts(dataset, lambda part: part.with_format(None))
     labels = find_labels(plain, recipe.data.columns)
-    _check_negatives(plain, recipe, labels)
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
-    _check_learning_rates(trainer)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))
     return Run(trainer, clustering, recipe, find_hub_ids(recipe))
@@ -242,24 +216,7 @@ def build_trainer(
 
     Returns:
         A trainer that is ready to train.
-
-    Raises:
-        ValueError: If batches are to be of one source, and there is none; or an option is for several datasets.
     """
-    if arguments.strategy == SOURCE and SOURCE not in labels:
-        raise ValueError("batch_sampler: source, but the pairs have no column 'source' of where a row comes from")
-    if not isinstance(dataset, DatasetDict):
-        several: dict[str, Any] = {"source_alpha": arguments.source_alpha}
-        if arguments.strategy == "stock":
-            own = arguments.multi_dataset_batch_sampler
-            several["multi_dataset_batch_sampler"] = getattr(own, "value", own)
-        for name, given in several.items():
-            if given not in (1, MultiDatasetBatchSamplers.PROPORTIONAL):
-                raise ValueError(
-                    f"{name}={given} is for several datasets, and the pairs are one: leave it out, or train on a "
-                    "DatasetDict"
-                )
-    _check_prompts(arguments.prompts, dataset, labels)
     if arguments.strategy in ("random", "stock"):
         kept = [FALSE_NEGATIVE_KEYS] if arguments.strategy == "random" else []
         kept += [SOURCE] if arguments.refresh_every is not None else []  # clusters to come lie within sources
@@ -273,19 +230,3 @@ def build_trainer(
         train_dataset=dataset,
         loss=MultipleNegativesRankingLoss(model) if loss is None else loss,
     )
-
-
-def _check_prompts(prompts: Any, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
-    """Check that prompts are for columns or datasets that there are: a trainer passes over any other name.
-
-    Raises:
-        ValueError: If one is for something else.
-    """
-    parts = dict(dataset) if isinstance(dataset, DatasetDict) else {}
-    columns = sorted({name for part in parts.values() or [dataset] for name in part.column_names} - {*labels})
-    for name, prompt in prompts.items() if isinstance(prompts, dict) else ():
-        known = [*parts, *columns]
-        if name in parts and isinstance(prompt, dict):
-            name, known = next((one for one in prompt if one not in columns), name), [*columns, name]
-        if name not in known:
-            raise ValueError(f"prompts: {name!r} is none of {', '.join(known)}, which are there to have a prompt")

@@ -1,0 +1,44 @@
+"""What only model, pairs and options together show is refused before anything is embedded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from st_cluster_batches.evaluation.comparison import compare
+from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import prepare_run
+
+_FAULTS = [
+    ("--num_hidden_layers 1", "num_hidden_layers=1 does not fit the model"),
+    ("--pooling cls", "has no pooling"),
+    ("--learning_rate_mapping {'router':1e-3}", "'router' fits the name of no parameter"),
+    ("--prompts {'question':'q:'}", "'question' is none of passage, query"),
+    ("--source_alpha 0.5", "is for several datasets"),
+    ("--report_to swanlab", "report_to=.*swanlab.* cannot be made by the trainer: .*pip install swanlab"),
+    ("--optim lomo", "optim=lomo, optim_args=None cannot be made by the trainer: .*pip install"),
+    ("--lr_scheduler_kwargs {'foo':1}", "lr_scheduler_kwargs={'foo': 1} cannot be made by the trainer: .*'foo'"),
+    ("--lr_scheduler_type warmup_stable_decay", "cannot be made by the trainer: .*num_decay_steps"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), _FAULTS, ids=[words.split()[0] for words, _ in _FAULTS])
+def test_a_fault_that_the_model_shows_is_found_before_anything_is_embedded(
+    workspace: Path, words: str, message: str
+) -> None:
+    given = words.replace("'", '"').split()
+    with pytest.raises(ValueError, match=message):
+        prepare_run(read_recipe(workspace / "recipe.yaml", given))
+    with pytest.raises(ValueError, match=message):
+        compare(workspace / "recipe.yaml", workspace / "compared", n_seeds=1, overrides=given)
+    assert not [*(workspace / "cache").glob("clustering-*"), *(workspace / "cache").rglob("*.npy")]
+
+
+def test_optimizers_schedules_and_rates_that_fit_train(workspace: Path) -> None:
+    words = ["--optim", "sgd", "--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs"]
+    words += ['{"min_lr_rate": 0.1}', "--learning_rate_mapping", '{"embedding": 0.01}']
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    run.train()
+    assert [*(workspace / "cache").glob("clustering-*")] and [*(workspace / "cache").rglob("*.npy")]
+    assert {group["initial_lr"] for group in run.trainer.optimizer.param_groups if group["params"]} == {0.01}
