@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import xxhash
 from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
+from st_cluster_batches.batches.continuing import describe_clusters, describe_run, refuse_other_batches
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.refresh import Refresh
-from st_cluster_batches.batches.run_length import count_epochs, count_passes, count_updates, refuse_unreached
+from st_cluster_batches.batches.run_length import (
+    count_epochs,
+    count_passes,
+    count_updates,
+    refuse_unreached,
+    tell_of_other_length,
+)
 from st_cluster_batches.batches.telling import tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, show_labels
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -68,6 +75,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.refresher: Refresher | None = None
         self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
         self._is_training = False
+        self._steps = 0  # of the whole run, as it is laid out when training begins
+        self._outer: Any = None  # the sampler that has an epoch
         self._refreshed: list[Any] = []  # the samplers whose clusters have been refreshed
         self._clusters: dict[str, str] = {}  # of the checkpoint, to be compared once
 
@@ -89,8 +98,9 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
-        clusters = _describe_clusters(self._refreshed)
-        return {"args": {}, "attributes": {"plans": self.plans, "run": self.run, "clusters": clusters}}
+        clusters = describe_clusters(self._refreshed)
+        attributes = {"plans": self.plans, "run": self.run, "clusters": clusters, "steps": self._steps}
+        return {"args": {}, "attributes": attributes}
 
     def on_train_begin(
         self,
@@ -112,11 +122,13 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if samplers:
             refuse_unreached(args, state, outer, len(train_dataloader))
         self.plans = [sampler.describe() for sampler in samplers]
-        self.run = _describe_run(args, outer)
+        self.run = describe_run(args, outer)
+        self._steps, self._outer = state.max_steps, outer
         if state.global_step:
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
             self._clusters = kept.get("clusters", {})
+            tell_of_other_length(args, state, kept.get("steps", state.max_steps))
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero:
@@ -139,11 +151,22 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             names = {name for sampler in samplers for name in sampler.hidden_columns}
             names |= {ROW_KEY for sampler in samplers if has_row_keys(sampler.dataset)}
             forget_labels(model.model_card_data, self.trainer, names)
-        strategy = find_strategy(content)
-        carry_block(model, describe_batches(strategy, content), choose_tags(strategy))
+        _tell_card(model, content)
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Show the labels again: what was hidden for the collator is still the user's dataset."""
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Claim no stage that a run which another callback has ended did not reach, and show the labels again."""
+        path = Path(args.output_dir) / PLAN_FILE
+        if self.plans and state.is_world_process_zero and state.global_step < state.max_steps and path.is_file():
+            passes = max(count_passes(self._outer, math.ceil(state.epoch or 0)))
+            content = [{**plan, "epochs": passes} for plan in read_json(path)]
+            write_atomically(path, json.dumps(content, indent=2) + "\n")
+            _tell_card(extract_model_from_parallel(model), content)
+        self._show_labels()
+
+    def _show_labels(self) -> None:
+        """Show what was hidden for the collator: it is still the user's dataset."""
         self._is_training = False
         for dataset in self.hidden:
             show_labels(dataset)
@@ -152,7 +175,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
     def on_evaluate(self, *_: Any, **__: Any) -> None:
         """Likewise, after an evaluation by itself."""
         if not self._is_training:
-            self.on_train_end()
+            self._show_labels()
 
     def on_predict(self, *_: Any, **__: Any) -> None:
         """Likewise, after a prediction."""
@@ -193,7 +216,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             if sampler.refreshed_at == epoch and self.trainer.is_world_process_zero():
                 tell_of_epoch(sampler, epoch)
         self._refreshed = samplers
-        now, kept = _describe_clusters(samplers), self._clusters
+        now, kept = describe_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:
             raise StartError(
                 f"The clusters in {self.refresher.folder.path} are not those that the checkpoint was trained on "
@@ -203,19 +226,15 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self._clusters = {}
         path = Path(args.output_dir) / PLAN_FILE
         if self.trainer.is_world_process_zero() and path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             for number, plan in enumerate(content):
                 plan["refreshes"] = self.refresher.folder.list_records(number)
             write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
-def _describe_clusters(samplers: list[Any]) -> dict[str, str]:
-    """Return, by dataset and epoch at whose start they were made, a hash of the clusters that batches are of."""
-    return {
-        f"dataset {number}, epoch {one.refreshed_at}": xxhash.xxh3_64_hexdigest(one.clusters.tobytes())
-        for number, one in enumerate(samplers)
-        if one.refreshed_at is not None
-    }
+def _tell_card(model: Any, content: list[dict[str, Any]]) -> None:
+    strategy = find_strategy(content)
+    carry_block(model, describe_batches(strategy, content), choose_tags(strategy))
 
 
 def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:
@@ -233,46 +252,3 @@ def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:
         sampler = getattr(sampler, "batch_sampler", None)
     parts = getattr(sampler, "batch_samplers", [sampler])
     return sampler, [one for one in parts if getattr(one, "is_planned", False)]
-
-
-def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare what decides the batches with what a checkpoint says of it.
-
-    Args:
-        kept: What the checkpoint says: `plans`, one of each dataset, and `run`; empty if it knows of no plan.
-        now: The same of this run.
-
-    Raises:
-        ValueError: If they differ, with what they differ in.
-    """
-    if kept == now:
-        return
-    if not kept.get("plans"):
-        changes = ["batch_sampler was another one and is ClusterBatchSampler"]
-    elif len(kept["plans"]) != len(now["plans"]):
-        changes = [f"the number of datasets was {len(kept['plans'])} and is {len(now['plans'])}"]
-    else:
-        before, after = [kept.get("run", {}), *kept["plans"]], [now["run"], *now["plans"]]
-        changes = [
-            f"the {name} have changed"
-            if name == "labels"
-            else f"{name} was {one.get(name)!r} and is {other.get(name)!r}"
-            for one, other in zip(before, after, strict=True)
-            for name in {**one, **other}
-            if one.get(name) != other.get(name)
-        ]
-        if not changes:  # a checkpoint from before there was an option, which is not used now
-            return
-    raise StartError(
-        f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "
-        "trained with, or start anew with resume_from_checkpoint=None"
-    )
-
-
-def _describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:
-    """Return what decides the batches beside the samplers, named as the trainer's arguments are."""
-    described: dict[str, Any] = {"gradient_accumulation_steps": args.gradient_accumulation_steps}
-    if hasattr(outer, "batch_samplers"):
-        described["multi_dataset_batch_sampler"] = type(outer).__name__
-        described["alpha"] = getattr(outer, "alpha", None)
-    return described

@@ -60,6 +60,7 @@ def carry_block(model: Any, lines: Sequence[str], tags: Sequence[str] = (TAG,)) 
             failure = error
         else:
             data.template_path = path
+            data.tags = [one for one in data.tags if one != TAG]  # a block from before training may have planned more
             data.add_tags(list(tags))
             return
     logger.warning("The model's card will not say how its batches were filled: %s", failure)

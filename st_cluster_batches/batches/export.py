@@ -24,7 +24,7 @@ from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.batches.telling import tell_of_batches
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.roles import find_roles
-from st_cluster_batches.storage.cache import remove_leftovers, write_atomically, write_whole
+from st_cluster_batches.storage.cache import read_json, remove_leftovers, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup
 
@@ -200,7 +200,7 @@ def _claim(directory: Path, described: dict[str, object]) -> None:
     """Write what the folder is to hold, or check that it is the same."""
     path = directory / PLAN_FILE
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
         if changed := [name for name, value in described.items() if kept.get(name) != value]:
             raise ValueError(
                 f"{directory} holds batches of another plan ({', '.join(changed)} differ); give a folder of its own"

@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from st_cluster_batches.batches.refresh import RefreshedSampler
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.guide_index import GuideIndex
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class RefreshFolder:
 
     def read(self, epoch: int, number: int) -> dict[str, Any]:
         """Read what `finish` wrote."""
-        record: dict[str, Any] = json.loads((self.at(epoch, number) / _DONE).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(self.at(epoch, number) / _DONE)
         return record
 
     def finish(self, clustering: Clustering, record: dict[str, Any]) -> None:
@@ -120,5 +120,5 @@ class RefreshFolder:
 
     def _read_all(self, number: str) -> Sequence[dict[str, Any]]:
         """Read the records of one dataset, or of all, in the order of their epochs."""
-        found = [json.loads(path.read_text("utf-8")) for path in self.path.glob(f"epoch-*-{number}/{_DONE}")]
+        found = [read_json(path) for path in self.path.glob(f"epoch-*-{number}/{_DONE}")]
         return sorted(found, key=lambda record: int(record["epoch"]))

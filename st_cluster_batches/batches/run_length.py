@@ -56,6 +56,26 @@ def count_passes(outer: Any, n_epochs: int) -> list[int]:
     return [n_epochs] * len(getattr(outer, "batch_samplers", [outer]))
 
 
+def tell_of_other_length(args: TrainingArguments, state: TrainerState, n_steps: int) -> None:
+    """Warn of a run that goes on with another length: its schedule is laid out anew, and learning rates jump.
+
+    Args:
+        args: The trainer's arguments.
+        state: Its state, which knows the steps of the run as it is now, and those that are done.
+        n_steps: Those of the run as the checkpoint knows it.
+    """
+    if n_steps != state.max_steps and args.lr_scheduler_type not in ("constant", "constant_with_warmup"):
+        logger.warning(
+            "The run had %d steps and now has %d: the schedule of learning rates (lr_scheduler_type=%s) is laid out "
+            "anew over these, so from step %d on rates are not what they would have been. Resume with the "
+            "num_train_epochs or max_steps of before, or start anew",
+            n_steps,
+            state.max_steps,
+            args.lr_scheduler_type.value,
+            state.global_step,
+        )
+
+
 def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:
     """Refuse what no epoch of a run reaches; warn of it where steps cut the run, or for some of the datasets alone.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
-from st_cluster_batches.storage.cache import write_whole
+from st_cluster_batches.storage.cache import read_json, write_whole
 
 CENTROIDS_FILE = "centroids.safetensors"
 MANIFEST_FILE = "clustering.json"
@@ -46,7 +45,7 @@ def has_clustering(folder: Path) -> bool:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read what a clustering says of itself, without its centroids."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = read_json(folder / MANIFEST_FILE)
     return manifest
 
 

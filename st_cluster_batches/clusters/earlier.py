@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.data.pairs import Side
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.storage.chunks import ChunkedArray
 
 _SAMPLE = 1024  # rows that are looked for in a dataset before all are
@@ -67,7 +67,7 @@ class EarlierRows:
         sample = np.sort(keys[np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE)).astype(np.int64)])
         order: npt.NDArray[np.intp] | None = None
         for path in sorted(folder.glob(f"{_index_prefix(encoder_hash)}*.json")):
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = read_json(path)
             vectors = ChunkedArray.at(folder / index["sides"].get(side, "none"), index["rows"])
             stored = ChunkedArray.at(folder / index["keys"], index["rows"])
             is_own = made is not None and vectors.folder == made.folder

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import certify_keys, read_marks
-from st_cluster_batches.storage.cache import hash_values, write_atomically, write_whole
+from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
 
 PREFIX = "guide-"  # of the names of indices
@@ -81,7 +81,7 @@ class GuideIndex:
     @classmethod
     def read(cls, path: Path) -> GuideIndex:
         """Read the small file that `write_guide` has written."""
-        return cls(path, json.loads(path.read_text(encoding="utf-8")))
+        return cls(path, read_json(path))
 
     @property
     def files(self) -> list[str]:

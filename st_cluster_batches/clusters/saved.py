@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from st_cluster_batches.storage.cache import read_json
 
 
 def read_kind(name: str, is_local: bool = False) -> str | None:
@@ -18,7 +19,7 @@ def read_kind(name: str, is_local: bool = False) -> str | None:
     from sentence_transformers.util import load_file_path
 
     config = load_file_path(name, "config_sentence_transformers.json", local_files_only=is_local)
-    return None if config is None else json.loads(Path(config).read_text(encoding="utf-8")).get("model_type")
+    return None if config is None else read_json(Path(config)).get("model_type")
 
 
 def is_classifier(name: str) -> bool:
@@ -32,7 +33,7 @@ def is_classifier(name: str) -> bool:
     config = load_file_path(name, "config.json")
     if config is None or load_file_path(name, "modules.json") is not None:
         return False
-    architectures = json.loads(Path(config).read_text(encoding="utf-8")).get("architectures") or []
+    architectures = read_json(Path(config)).get("architectures") or []
     return any(one.endswith("ForSequenceClassification") for one in architectures)
 
 

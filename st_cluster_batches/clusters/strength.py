@@ -17,7 +17,7 @@ from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import Vectors, take_by_key
 from st_cluster_batches.data.pairs import Pairs, Side
 from st_cluster_batches.data.texts import hash_rows
-from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _measure_table(table: pa.Table, columns: list[str], encoder: Encoder, cache:
         vectors = take_by_key(encoder, cache, keys, texts, f"Measuring {encoder.name}")
         found = _rank_pairs(table, columns, vectors)
         write_atomically(path, json.dumps(asdict(found)))
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = read_json(path)
     return loaded
 
 

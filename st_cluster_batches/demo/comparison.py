@@ -44,7 +44,7 @@ from st_cluster_batches.evaluation.tuning import tune
 from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.measuring import inspect
 from st_cluster_batches.inspection.page import write_page
-from st_cluster_batches.storage.cache import hash_values, write_atomically, write_whole
+from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically, write_whole
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.folder import CLUSTERING_FOLDER, EVALUATION_FOLDER, MODEL_FOLDER
 from st_cluster_batches.training.trainer_arguments import Strategy
@@ -236,7 +236,7 @@ class Demo:
         digest = hash_values(self.start.fingerprint, rate, sampler.describe(), tasks)
         path = self.output / RUNS / f"{name}-{seed}-{digest[:16]}.json"
         if path.exists() and (not is_kept or (self.output / MODEL_FOLDER).is_dir()):
-            record: Record = json.loads(path.read_text(encoding="utf-8"))
+            record: Record = read_json(path)
             return record
         # The model that lies here is that of the last record.
         for other in path.parent.glob(f"{name}-{seed}-*.json"):

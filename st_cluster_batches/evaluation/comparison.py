@@ -37,7 +37,7 @@ from st_cluster_batches.evaluation.runs import (
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
 from st_cluster_batches.evaluation.variant_labels import Labelled, hash_marks, hash_texts, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
-from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
+from st_cluster_batches.storage.cache import default_cache_dir, hash_values, read_json, write_atomically
 from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -197,7 +197,7 @@ class Comparison:
             self._measure_anew(self.variants[name], seed, path)
         else:
             self._run(self.variants[name], seed, path)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def _run(self, variant: Variant, seed: int, path: Path) -> None:
         """Train and evaluate, and write the record; only a run with a record counts as finished."""
@@ -225,7 +225,7 @@ class Comparison:
     def _measure_anew(self, variant: Variant, seed: int, path: Path) -> None:
         """Measure the batches of a finished run again where another encoder measured them: a table has one for all."""
         processes = ProcessGroup.current("compare")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if not processes.decide(lambda: record.get("hardness_encoder") != self._encoder.fingerprint):
             return
         logger.info("The batches of %s were measured by another encoder; %s measures them", path, self._encoder.name)
@@ -244,8 +244,7 @@ class Comparison:
 
     def _derive(self, variant: Variant, seed: int, output_dir: Path) -> Recipe:
         """Return the recipe of one run."""
-        values = {"seed": seed, "output_dir": str(output_dir), "max_steps": self.about["steps"]}
-        return derive_recipe(variant.recipe, **values)
+        return derive_recipe(variant.recipe, seed=seed, output_dir=str(output_dir), max_steps=self.about["steps"])
 
     def _measure_hardness(self, loader: DataLoader[Any]) -> BatchHardness:
         return measure_loader(loader, self._encoder, SharedCache(self._encoder.cache_dir))

@@ -24,7 +24,7 @@ from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
 from st_cluster_batches.losses.guided import Guided
-from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
 
 Record = dict[str, Any]  # JSON values
@@ -88,7 +88,7 @@ def measure_tuning(run: Callable[[], Choice], folder: Path) -> tuple[Choice, flo
     choice = run()
     path = folder / _SECONDS_FILE
     made = hash_values(choice.describe())
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    earlier = read_json(path) if path.exists() else {}
     if not isinstance(earlier, dict):  # as earlier versions wrote it, of whichever choice
         earlier = {"choice": made, "seconds": earlier}
     seconds = round(time.perf_counter() - start, 2)
@@ -169,7 +169,7 @@ def identify_guide(loss: Any) -> str | None:
 
 def _read_refresh_seconds(plan: Path) -> float | None:
     """Return the wall time of all refreshes of a run, which is part of that of training; None if there were none."""
-    parts = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
+    parts = read_json(plan) if plan.is_file() else []
     seconds = [one["seconds"] for part in parts for one in part.get("refreshes", [])]
     return round(sum(seconds), 2) if seconds else None
 

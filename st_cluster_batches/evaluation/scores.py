@@ -13,7 +13,7 @@ from typing import Any
 
 from st_cluster_batches.data.naming import name_file, show_line
 from st_cluster_batches.evaluation.tasks import identify_task
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class ScoreStore:
         path = self._path(name)
         if not path.exists():
             return None
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["key"] != self._key(task):
             return None
         logger.info("%s has been evaluated with this model before", name)
@@ -108,7 +108,7 @@ class ScoreStore:
             tasks: The names of all that is to be evaluated; a warning tells of other tasks that had results.
         """
         summary = self.folder / SUMMARY_FILE
-        earlier = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+        earlier = read_json(summary) if summary.is_file() else {}
         if others := [name for name in earlier if name not in {*tasks}]:
             logger.warning(
                 "%s had results of %s, which this call does not evaluate, and gets those of this call alone: name all "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from st_cluster_batches.losses.guided import Guided
+from st_cluster_batches.storage.cache import read_json
 
 
 class Spent(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
@@ -26,7 +26,7 @@ class Spent(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host
         self._loss = loss
         self._earlier = 0.0
         if checkpoint is not None:
-            state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            state = read_json(checkpoint / TRAINER_STATE_NAME)
             kept = state["stateful_callbacks"].get(type(self).__name__, {}).get("attributes", {})
             self._earlier = kept.get("seconds", 0.0)
             if isinstance(loss, Guided) and kept.get("mask_counts"):

@@ -16,7 +16,7 @@ from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.trials import TRIAL_VERSION, Record, Trial, list_near_rates, list_rates, run_trials
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.storage.cache import hash_values, write_atomically
+from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically
 
 RUNS_FOLDER = "runs"
 
@@ -94,7 +94,7 @@ class TrialRuns:
                 digests[trial.candidate.method], trial.describe(), options.batch_size, options.proxy, length, *how
             )
             paths[trial] = folder / f"{name_file(name)}-{run[:16]}.json"
-        found = {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.exists()}
+        found = {trial: read_json(path) for trial, path in paths.items() if path.exists()}
         bar.update(len(found))
         missing = [trial for trial in trials if trial not in found]
         for trial, record in run_trials(problem, missing, options):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 
 BUILT_FILES = ".built.json"  # hashes of the files that the last build wrote, in the folder itself; never published
 
@@ -24,7 +24,7 @@ def refuse_other_files(folder: Path, editable: str) -> None:
     if not paths and (not folder.exists() or not any(folder.iterdir())):
         return
     index = folder / BUILT_FILES
-    known = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    known = read_json(index) if index.is_file() else {}
     for path in paths:
         name = path.relative_to(folder).as_posix()
         if name == BUILT_FILES or (name == editable and name in known):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from st_cluster_batches.data.naming import name_file, name_files
 from st_cluster_batches.evaluation.report import read_results
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
 from st_cluster_batches.publishing.other_training import list_differences
+from st_cluster_batches.storage.cache import read_json
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
@@ -123,13 +123,13 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
     clustering = clustering if clustering is not None and has_clustering(clustering) else None
     contents = CardContents(
         _read_recipe(run) if run and (run / RECIPE_FILE).exists() else {},
-        json.loads((run / PLAN_FILE).read_text(encoding="utf-8")) if run and (run / PLAN_FILE).exists() else [],
+        read_json(run / PLAN_FILE) if run and (run / PLAN_FILE).exists() else [],
         read_manifest(clustering) if clustering else None,
         clustering,
         _read_scores(evaluation, model, run) if evaluation and (evaluation / SUMMARY_FILE).is_file() else None,
         about,
         steps,
-        json.loads((run / GUIDED_FILE).read_text(encoding="utf-8")) if run and (run / GUIDED_FILE).exists() else [],
+        read_json(run / GUIDED_FILE) if run and (run / GUIDED_FILE).exists() else [],
     )
     if contents.steps:
         logger.warning("%s is of step %d of %d, and the card says so", model, *contents.steps)
@@ -157,14 +157,14 @@ def _read_steps(model: Path) -> tuple[int, int] | None:
     """Return at which step of how many a checkpoint was saved; None for the last, or for no checkpoint."""
     if not (model / _TRAINER_STATE).is_file():
         return None
-    state = json.loads((model / _TRAINER_STATE).read_text(encoding="utf-8"))
+    state = read_json(model / _TRAINER_STATE)
     step, last = int(state["global_step"]), int(state["max_steps"])
     return (step, last) if step < last else None
 
 
 def _read_recipe(run: Path) -> dict[str, Any]:
     """Return the recipe of a run; runs of earlier versions do not know which names were Hub ids."""
-    ids = json.loads((run / HUB_IDS_FILE).read_text(encoding="utf-8")) if (run / HUB_IDS_FILE).exists() else []
+    ids = read_json(run / HUB_IDS_FILE) if (run / HUB_IDS_FILE).exists() else []
     return publish_values(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")), ids)
 
 
@@ -182,7 +182,7 @@ def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
     # It takes seconds to import, and is not needed where there are no scores.
     from st_cluster_batches.training.models import load_saved
 
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary = read_json(folder / SUMMARY_FILE)
     known = [path.name for path in (folder / BY_MODEL_FOLDER).glob("*")]
     own = fingerprint_model(load_saved(model))[:16]
     wanted = {task: folder / BY_MODEL_FOLDER / own / f"{name_file(task)}.json" for task in summary}
@@ -191,7 +191,7 @@ def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
             f"The scores on {missing[0]} in {folder} are of other weights ({', '.join(known) or 'unknown'}) than "
             f"those of {model} ({own}); evaluate it: st-cluster-batches evaluate {model} --tasks ... --output {folder}"
         )
-    kept = {task: json.loads(path.read_text(encoding="utf-8")) for task, path in wanted.items()}
+    kept = {task: read_json(path) for task, path in wanted.items()}
     return Scores(
         {
             task: {"ndcg_at_10": one["scores"]["ndcg_at_10"], "queries": len(one["scores"]["per_query"])}

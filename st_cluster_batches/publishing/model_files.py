@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.publishing.built_files import list_files
+from st_cluster_batches.storage.cache import read_json
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
@@ -68,9 +68,7 @@ def find_model(folder: Path) -> Path:
 
 def list_model_files(model: Path) -> list[Path]:
     """List the files of a model but for its card, with a warning of those that are neither its nor its training's."""
-    modules = (
-        json.loads((model / "modules.json").read_text(encoding="utf-8")) if (model / "modules.json").is_file() else []
-    )
+    modules = read_json(model / "modules.json") if (model / "modules.json").is_file() else []
     folders = _FOLDERS | {Path(module["path"]).parts[0] for module in modules if module["path"]}
     found, others = [], set()
     for path in list_files(model):

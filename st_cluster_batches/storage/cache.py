@@ -117,6 +117,20 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
         _take_others(old, path, is_own)
 
 
+def read_json(path: Path) -> Any:
+    """Read a file of JSON.
+
+    Raises:
+        ValueError: If it holds none, with its name: a full disk or a copy may have cut it off.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: it holds no JSON ({error}). Restore it, or make its folder anew"
+        ) from error
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file such that a reader finds the old text or the new, never a part."""
     with write_whole(path) as temporary:

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.refresh_folder import list_checkpoints
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.folder import STARTED_FILE
 from st_cluster_batches.training.recipe import Recipe
 
@@ -95,7 +95,7 @@ def begin(recipe: Recipe, checkpoint: str | None) -> None:
 def _is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint has its state, which the trainer writes last."""
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        read_json(checkpoint / TRAINER_STATE_NAME)
     except (OSError, ValueError):
         return False
     return True
@@ -115,7 +115,7 @@ def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
     Planned batches are compared when training starts: what is compared here is what no callback of ours sees.
     """
     path = checkpoint / TRAINER_STATE_NAME
-    callbacks = json.loads(path.read_text(encoding="utf-8")).get("stateful_callbacks", {})
+    callbacks = read_json(path).get("stateful_callbacks", {})
     plans = callbacks.get(PlanCallback.__name__, {}).get("attributes", {}).get("plans")
     if recipe.training.strategy == "stock" and plans:
         raise ValueError(
@@ -124,7 +124,7 @@ def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
         )
     started = checkpoint.parent / STARTED_FILE
     now = _describe(recipe)
-    before = json.loads(started.read_text(encoding="utf-8")) if started.is_file() else now
+    before = read_json(started) if started.is_file() else now
     changed = [name for name in now if before.get(name, now[name]) != now[name]]  # an older version wrote fewer
     if changes := [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed]:
         raise ValueError(

@@ -39,7 +39,7 @@ from st_cluster_batches.columns import (
 )
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
-from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.checks import load_checked_model
 from st_cluster_batches.training.finite import check_weights
 from st_cluster_batches.training.folder import (
@@ -132,7 +132,7 @@ class Run:
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
-        plans = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else []
+        plans = read_json(plan) if plan.is_file() else []
         strategy = find_strategy(plans) or self.recipe.training.strategy
         lines = describe_batches(strategy, plans)
         if self.clustering is not None:

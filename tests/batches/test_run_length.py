@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs
 from torch.utils.data import ConcatDataset
 from trainers import make_trainer
+from transformers import TrainerCallback
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, Refresh, export_batches
+from st_cluster_batches.batches.card_block import TAG
 
 STAGES = {0: ("source",), 3: ("source", "cluster")}
 
@@ -100,3 +104,43 @@ def test_an_export_that_ends_before_a_stage_is_refused(tmp_path: Path, labelled:
     with pytest.raises(ValueError, match=r"strata=\{2: \('cluster',\)\} is never reached: epochs=2"):
         export_batches(labelled, tmp_path / "out", 8, epochs=2, strata={0: (), 2: "cluster"})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_goes_on_with_another_length_is_told_what_becomes_of_its_rates(
+    tmp_path: Path, labelled: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 4}
+    make_trainer(tmp_path, labelled, max_steps=8, **options).train()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-8")
+    make_trainer(tmp_path, labelled, max_steps=8, **options).train(resume_from_checkpoint=True)
+    assert "learning rates" not in caplog.text
+    make_trainer(tmp_path / "longer", labelled, max_steps=4, **options).train()
+    make_trainer(tmp_path / "longer", labelled, max_steps=6, **options).train(resume_from_checkpoint=True)
+    assert "had 4 steps and now has 6: the schedule of learning rates (lr_scheduler_type=linear)" in caplog.text
+    assert "from step 4 on" in caplog.text
+    caplog.clear()
+    constant = {**options, "lr_scheduler_type": "constant"}
+    make_trainer(tmp_path / "constant", labelled, max_steps=4, **constant).train()
+    make_trainer(tmp_path / "constant", labelled, max_steps=6, **constant).train(resume_from_checkpoint=True)
+    assert "learning rates" not in caplog.text
+
+
+class _Stop(TrainerCallback):  # type: ignore[misc]  # the host library has no types
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        control.should_training_stop = True
+        return control
+
+
+def test_a_run_that_is_ended_early_claims_no_stage_that_it_did_not_reach(tmp_path: Path, labelled: Dataset) -> None:
+    sampler = ClusterBatchSampler.configure(strata={0: (), 1: ("source", "cluster")})
+    whole, ended = (
+        make_trainer(tmp_path / name, labelled, num_train_epochs=2, batch_sampler=sampler) for name in ("whole", "cut")
+    )
+    ended.add_callback(_Stop())
+    for trainer, name, n_epochs in ((whole, "whole", 2), (ended, "cut", 1)):
+        trainer.train()
+        plan = json.loads((tmp_path / name / "out" / "batch_plan.json").read_text())[0]
+        assert plan["epochs"] == n_epochs
+        trainer.model.save(str(tmp_path / name / "model"))
+        card = (tmp_path / name / "model" / "README.md").read_text()
+        assert (f"- {TAG}\n" in card) == (n_epochs == 2)

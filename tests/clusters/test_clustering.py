@@ -57,6 +57,10 @@ def test_a_damaged_clustering_is_refused(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(ValueError, match="does not hold what"):
         Clustering.load(tmp_path)
+    manifest = tmp_path / "clustering.json"
+    manifest.write_text(manifest.read_text()[:20])
+    with pytest.raises(ValueError, match=r"clustering\.json is damaged: it holds no JSON .*Restore it"):
+        Clustering.load(tmp_path)
 
 
 @pytest.mark.parametrize("key", KEYS)
