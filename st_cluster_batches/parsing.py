@@ -179,6 +179,7 @@ def _add_tune(add: _Add) -> None:
         help="rows among which the loss takes negatives: of one device, or of all if it gathers (128)",
     )
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
+    tune.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     _add_trust(tune)
     tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
