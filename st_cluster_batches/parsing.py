@@ -234,7 +234,7 @@ def _add_training(add: _Add) -> None:
     train.epilog = "Any key of the recipe can be given as --key value, for instance --batch_sampler random."
 
     evaluate = add("evaluate", "evaluate retrieval with mteb, keeping nDCG@10 of every query")
-    evaluate.add_argument("model", metavar="MODEL", help="path or Hub id")
+    evaluate.add_argument("model", metavar="MODEL", help="path or Hub id, `static:` before it to distil it first")
     evaluate.add_argument(
         "--tasks", nargs="+", required=True, metavar="NAME_OR_DIR", help="mteb task or benchmark, or BEIR folder"
     )
