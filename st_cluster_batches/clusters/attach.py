@@ -167,7 +167,7 @@ def cluster_dataset(
             _warn_of_clusters(clustering, options.clusters)
         unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
         keeps_vectors, centroids = options.keeps_vectors, clustering.centroids
-        labelled, report = label_rows(vectors, centroids, key, threshold, cache, keeps_vectors, unmasked)
+        labelled, report = label_rows(vectors, centroids, key, threshold, keeps_vectors, unmasked)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
             about["tuned"] = options.tuned.describe()
