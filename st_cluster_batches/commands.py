@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.storage.cache import make_folder
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import is_first_process
 from st_cluster_batches.usage import UsageError, checking_input, refuse_given
 
@@ -29,8 +30,8 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     # The libraries read both at import. The demo needs nothing from the Hub, nor progress bars of small steps.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     with checking_input():
-        if arguments.seeds < 1 or arguments.pairs < 1000:
-            raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
+        as_count("--seeds", arguments.seeds)
+        as_count("--pairs", arguments.pairs, least=1000)
         make_folder(arguments.output)
         from st_cluster_batches.batches.telling import tell_of_batches
         from st_cluster_batches.demo.comparison import gather_pairs, load_start, run_demo

@@ -24,7 +24,7 @@ from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.batches.telling import tell_of_batches
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.roles import find_roles
-from st_cluster_batches.storage.cache import read_json, remove_leftovers, write_atomically, write_whole
+from st_cluster_batches.storage.cache import make_folder, read_json, remove_leftovers, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup
 
@@ -122,7 +122,7 @@ def export_batches(
     described = {"columns": None if columns is None else list(columns), "epochs": epochs}
     with ProcessGroup.current("export_batches") as processes:
         return processes.decide(
-            lambda: _write(shown, sampler, Path(directory), described, rows_per_shard, show_progress_bar)
+            lambda: _write(shown, sampler, Path(directory).expanduser(), described, rows_per_shard, show_progress_bar)
         )
 
 
@@ -136,7 +136,7 @@ def _write(
 ) -> int:
     """Write the files that are missing, and return the steps that all epochs take."""
     batch_size, epochs = sampler.batch_size, described["epochs"]
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     steps_per_shard = -(-rows_per_shard // batch_size)
     described = {**sampler.describe(), **described, "steps_per_shard": steps_per_shard}
     described["rows"] = _hash_rows(shown, show_progress_bar)

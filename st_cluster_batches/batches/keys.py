@@ -48,8 +48,7 @@ def read_keys(column: pa.ChunkedArray, name: str, is_signed: bool) -> Keys | Non
         The keys that several rows share, or None if there is none.
 
     Raises:
-        ValueError: If a key is null.
-        TypeError: If keys are neither integers nor strings.
+        ValueError: If a key is null, or keys are neither integers nor strings.
     """
     n_rows = len(column)
     column, lengths = _flatten(column)
@@ -110,7 +109,7 @@ def _read_values(column: pa.ChunkedArray, name: str) -> Integers:
     if pa.types.is_null(kind):
         return np.zeros(0, dtype=np.int64)  # empty lists alone
     if not pa.types.is_integer(kind):
-        raise TypeError(f"Column {name!r} holds {kind}; needed are integers, strings, or lists of them")
+        raise ValueError(f"Column {name!r} holds {kind}; needed are integers, strings, or lists of them")
     values: Integers = column.to_numpy()
     return values
 

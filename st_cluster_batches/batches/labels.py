@@ -113,8 +113,7 @@ def read_labels(
         The labels of all rows, in row order.
 
     Raises:
-        ValueError: If a column is missing or holds nulls.
-        TypeError: If a column holds neither integers nor strings.
+        ValueError: If a column is missing, or holds nulls, or neither integers nor strings.
     """
     present = [*dataset.column_names, *([CLUSTER] if clusters is not None else [])]
     columns = find_strata_columns(present, strata)
@@ -236,6 +235,7 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
         if name == CLUSTER and pa.types.is_floating(column.type):
             # A number of a cluster has more digits than a float keeps: cast back, many clusters would be one.
             mend = "pandas made them of integers and lost digits: attach_clusters(dataset, encoder, overwrite=True)"
-        raise TypeError(f"Label column {name!r} holds {column.type}, needed are integers or strings; {mend}")
+        # No TypeError: transformers would take a sampler that raises one for a loader without a length.
+        raise ValueError(f"Label column {name!r} holds {column.type}, needed are integers or strings; {mend}")
     values: Integers = column.to_numpy()
     return values

@@ -126,7 +126,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             return False
         try:
             self.plan_epoch()
-        except (ValueError, TypeError) as error:  # hours of training are not to end at an evaluation
+        except ValueError as error:  # hours of training are not to end at an evaluation
             logger.warning("The evaluation set is taken in the stock order, for no batches can be planned: %s", error)
             return False
         return True

@@ -35,7 +35,7 @@ from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts, sides_of
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.storage.cache import default_cache_dir, write_atomically, write_whole
+from st_cluster_batches.storage.cache import default_cache_dir, make_folder, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -236,8 +236,8 @@ class Clustering:
         """
         from safetensors.numpy import save
 
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = Path(directory).expanduser()
+        make_folder(directory)
         with write_whole(directory / CENTROIDS_FILE) as temporary:
             temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
         save_encoder(self.encoder, str(self.manifest.get("encoder")), directory / ENCODER_FOLDER)

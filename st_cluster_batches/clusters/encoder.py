@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.clusters.saved import naming_model, read_kind
+from st_cluster_batches.clusters.saved import naming_model, read_kind, warn_of_raw
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.storage.cache import write_whole
 
@@ -72,11 +72,18 @@ class Encoder:
         """
         if self.manifest is None:
             model = load_encoder(self.given, self.cache_dir, self.trust_remote_code)
+            if isinstance(self.given, str) and not self.given.startswith(STATIC_PREFIX):
+                warn_of_raw(self.given)
             _check_truncation(model, self.truncate_dim)
             return model
         try:
             model = load_encoder(self.given, self.cache_dir, self.trust_remote_code)
         except OSError as error:
+            if self.given != self.manifest["encoder"]:
+                raise ValueError(
+                    f"The encoder {self.given!r} that was given for the clustering is neither a path here nor a model "
+                    f"that the Hub gives; the clustering was made with {self.manifest['encoder']!r}"
+                ) from error
             raise ValueError(
                 f"The encoder {self.manifest['encoder']!r} of the clustering is neither a path here nor a model that "
                 "the Hub gives: of a folder the name alone is kept, and not where it lies. Pass it: "

@@ -78,12 +78,15 @@ def _compare_tried_columns(tuned: Choice, parts: Sequence[Pairs]) -> None:
         )
 
 
-def compare_columns(manifest: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> None:
+def compare_columns(
+    manifest: Mapping[str, Any], columns: Mapping[str, Sequence[str]], call: str = "attach(..., columns=(...))"
+) -> None:
     """Warn where rows give other columns to a clustering than those that it was fitted on.
 
     Args:
         manifest: That of the clustering.
         columns: Query, positive and negatives by name of dataset.
+        call: Where they are named.
     """
     fitted, sides = manifest.get("columns"), sides_of(manifest["key"])
     if fitted is None:
@@ -95,12 +98,12 @@ def compare_columns(manifest: Mapping[str, Any], columns: Mapping[str, Sequence[
         if (own := [texts[at] for at in decide]) not in known:
             logger.warning(
                 "The clusters were fitted on the %s %s, %s give %s. Where that is another text, its clusters mean "
-                "nothing: name query and passage, attach(..., columns=(...)). Where it is the same one by another "
-                "name, nothing is amiss",
+                "nothing: name query and passage, %s. Where it is the same one by another name, nothing is amiss",
                 " and ".join(sides),
                 " or ".join(map(str, known)),
                 f"these rows of {name!r}" if name else "these rows",
                 own,
+                call,
             )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from st_cluster_batches.storage.cache import read_json
+
+logger = logging.getLogger(__name__)
 
 
 def read_kind(name: str, is_local: bool = False) -> str | None:
@@ -35,6 +38,19 @@ def is_classifier(name: str) -> bool:
         return False
     architectures = read_json(Path(config)).get("architectures") or []
     return any(one.endswith("ForSequenceClassification") for one in architectures)
+
+
+def warn_of_raw(name: str) -> None:
+    """Warn of a model of transformers alone, whose token vectors sentence-transformers averages without a word."""
+    from sentence_transformers.util import load_file_path
+
+    if read_kind(name) is None and load_file_path(name, "modules.json") is None:
+        logger.warning(
+            "%s is no model of sentence-transformers: it has no modules.json. The vector of a text is the mean of its "
+            "token vectors, which nobody has trained for that; take a model that is one, unless this is the start of "
+            "a training that you want to measure",
+            name,
+        )
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def compare(
         ValueError: If recipe, data and tasks do not fit; before any training.
         OSError: If another comparison is at work in the same folder; before any work.
     """
-    with Comparison.open(recipe, Path(output_dir), n_seeds, overrides) as comparison:
+    with Comparison.open(recipe, Path(output_dir).expanduser(), n_seeds, overrides) as comparison:
         return comparison.run()
 
 

@@ -138,7 +138,7 @@ def tune(
     if ProcessGroup.current("tune").size > 1:
         raise ValueError("tune runs on one process, with workers of its own; start it without accelerate or torchrun")
     with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache:
-        output = cache.folder / "tune" if output_dir is None else Path(output_dir)
+        output = cache.folder / "tune" if output_dir is None else Path(output_dir).expanduser()
         read = PairOptions(source_column, overwrite=True, needs_passages="tune", columns=columns)
         parts = prepare_parts(dataset, read, show_progress_bar)
         for part in parts:

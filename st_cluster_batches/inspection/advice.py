@@ -21,6 +21,7 @@ _FALSE = 0.01  # share of negatives that are nearer than the positive
 _STABLE = 0.5  # adjusted mutual information of two seeds
 _LONG = 30  # mean words of a passage; see recipes/RESULTS.md, "What would have told?"
 _CHUNK = 8  # rows of each of several clusters; see recipes/RESULTS.md
+_FEW = 8  # clusters of a source, fewer of which hardly part topics
 _NAMED = 3  # sources that a line names
 
 
@@ -88,13 +89,20 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
         yield (
             f"{plan.given_up:,} of the {n_batches:,} global batches could be of one cluster each, but clusters hold "
             "too few different texts for that: to keep false negatives apart their rows are packed with those of "
-            f"neighbours. Cluster again with cluster_size={16 * plan.global_batch_size:,}, or lower batch_size."
+            f"neighbours. {_advise_larger(inspection, 16 * plan.global_batch_size)}"
         )
     if plan.dropped > 0.01 * inspection.rows:
         yield (
             f"{plan.dropped:,} rows ({plan.dropped / inspection.rows:.1%}) are in no batch: they fill no whole global "
             f"batch of {plan.global_batch_size:,}. Lower batch_size."
         )
+
+
+def _advise_larger(inspection: Inspection, size: int) -> str:
+    """Advise larger clusters where a source has rows for a few of them."""
+    if max(source.rows for source in inspection.sources) < _FEW * size:
+        return f"Lower batch_size: of clusters of {size:,} rows there would be fewer than {_FEW}."
+    return f"Cluster again with cluster_size={size:,}, or lower batch_size."
 
 
 def _on_giants(inspection: Inspection) -> Iterator[str]:
@@ -145,16 +153,21 @@ def _on_false_negatives(inspection: Inspection) -> Iterator[str]:
 
 
 def _on_mixed_topics(inspection: Inspection) -> Iterator[str]:
+    is_coarser_advised = any(any(rule(inspection)) for rule in (_on_sizes, _on_false_negatives))
     for source in inspection.sources:
         own = [one for one in inspection.clusters if one.source == source.name]
         median = float(np.median([one.coherence for one in own])) if own else 0.0
         mixed = sorted((one for one in own if one.coherence < _MIXED * median), key=lambda one: one.coherence)
         if len(own) >= 3 and mixed:
             others = f", and {len(mixed) - 1} more like it" if len(mixed) > 1 else ""
+            remedy = (
+                "More clusters would part them, and make worse what is said above: leave that."
+                if is_coarser_advised
+                else f"More clusters part them: try n_clusters={2 * source.clusters:,}."
+            )
             yield (
                 f"Cluster {mixed[0].cluster}{_quote(mixed[0].words)} of {source.name!r} mixes topics: its rows have a "
-                f"similarity of {mixed[0].coherence:.2f} to their mean, where {median:.2f} is usual{others}. More "
-                f"clusters part them: try n_clusters={2 * source.clusters:,}."
+                f"similarity of {mixed[0].coherence:.2f} to their mean, where {median:.2f} is usual{others}. {remedy}"
             )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.batches.repeats import find_largest_key
 from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.clusters.following import compare_columns
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.strength import Strength, measure_strength
 from st_cluster_batches.clusters.vectors import join_sides
@@ -96,6 +97,8 @@ def inspect(
     loaded, key = _find_encoder(encoder, clustering, key, cache.folder, trust_remote_code)
     pairs = LabelledPairs.read(as_datasets(dataset, "inspect"), columns)
     _check_negatives(batch_size, world_size, len(pairs))
+    if clustering is not None:
+        compare_columns(clustering.manifest, {"": pairs.text_columns}, "inspect(..., columns=(...)) or --columns")
     if rows_per_stratum is None and clustering is not None and clustering.tuned is not None:
         rows_per_stratum = clustering.tuned.rows_per_stratum
     sample = Sample.draw(pairs, batch_size, world_size, sample_rows, seed, rows_per_stratum)

@@ -44,7 +44,7 @@ def open_cache(cache_dir: str | Path | None) -> Path:
     Raises:
         OSError: If nothing can be written there; before any work.
     """
-    cache = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    cache = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with write_whole(cache / "probe") as temporary:
@@ -74,21 +74,21 @@ def write_whole(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     except BaseException as error:
         _remove(temporary)
-        if (number := _find_lack_of_room(error)) is not None:
-            raise OSError(
-                number,
-                f"No room to write ({os.strerror(number)}). What is finished is kept: free some space and call again, "
-                "or pass a cache_dir= on a larger disk",
-                str(path),
-            ) from error
+        _explain_lack_of_room(error, path)
         raise
 
 
-def _find_lack_of_room(error: BaseException) -> int | None:
-    """Return the number of the error by which the system says that there is no room; safetensors hides it in text."""
-    numbers = [error.errno] if isinstance(error, OSError) else []
+def _explain_lack_of_room(error: BaseException, path: Path) -> None:
+    """Raise what says what to do, where the system has said that there is no room; safetensors hides that in text."""
+    numbers: list[int | None] = [error.errno] if isinstance(error, OSError) and error.filename != str(path) else []
     numbers += [one for one in NO_ROOM if isinstance(error, SafetensorError) and f"(os error {one})" in str(error)]
-    return next((one for one in numbers if one in NO_ROOM), None)
+    for number in [one for one in NO_ROOM if one in numbers]:
+        raise OSError(
+            number,
+            f"No room to write ({os.strerror(number)}). What is finished is kept: free some space and call again, or "
+            "give a folder on a larger disk, for the cache as cache_dir=",
+            str(path),
+        ) from error
 
 
 @contextmanager
@@ -115,8 +115,9 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
             if old.exists():
                 old.rename(path)
             raise
-    except BaseException:
+    except BaseException as error:
         _remove(temporary)
+        _explain_lack_of_room(error, path)
         raise
     if old.exists():
         _take_others(old, path, is_own)

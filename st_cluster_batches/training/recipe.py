@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +20,17 @@ from st_cluster_batches.training.arguments import DataArguments, ModelArguments
 from st_cluster_batches.training.cluster_arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
+logger = logging.getLogger(__name__)
+
 VARIANTS = "variants"  # the key for what `compare` compares
+# Names that other tools have for a key, of which the nearest by spelling would be another one.
+_MEANT = {
+    "model": "model_name_or_path",
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "train_dataset": "train_data",
+}
 _SWITCH = ()  # the value of a `--key` that stands without one
 
 
@@ -58,6 +69,19 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has n
         raise ValueError(re.sub(r"(--\w+)/--[\w-]+", r"\1", message))
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that stands twice: of two values one would be idle."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
+        return dict(super().construct_mapping(node, deep))
+
+
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; later values win: file, then `--key value` overrides.
 
@@ -88,7 +112,7 @@ def read_values(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe one
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -106,7 +130,10 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             key, sign, value = word[2:].partition("=")
-            own = given[key.replace("-", "_")] = [value] if sign else []
+            name = key.replace("-", "_")
+            if name in given:
+                logger.warning("--%s stands twice: the last one counts, %s decides nothing", name, given[name])
+            own = given[name] = [value] if sign else []
         elif given:
             own.append(word)
         else:
@@ -124,15 +151,27 @@ def parse_values(values: dict[str, Any]) -> Recipe:
     known = {one.name for group in groups for one in fields(group) if one.init}
     for key in values:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
+            near = [_MEANT[key]] if key in _MEANT else get_close_matches(str(key), known, n=1)
             raise ValueError(f"Unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    values = {key: _expand_home(one) for key, one in values.items()}
     spelled = {**_read_chunks(values), **values}
+    several = {one.name for group in groups for one in fields(group) if "list" in str(one.type).lower()}
+    for key, value in spelled.items():
+        if key not in several and isinstance(value, list | tuple) and len(value) > 1:
+            raise ValueError(f"{key} takes one value, and not {', '.join(map(str, value))}")
     words = [word for key, value in spelled.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
     # A key without a value passed, so it is a switch.
     given = {key: True if one == _SWITCH else one for key, one in values.items()}
     return Recipe(data, model, clusters, training, given)
+
+
+def _expand_home(value: Any) -> Any:
+    """Return a value, with `~/` as the home folder, which no shell has replaced in a file."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expand_home, value))
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _read_chunks(values: dict[str, Any]) -> dict[str, Any]:

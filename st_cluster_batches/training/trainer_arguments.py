@@ -100,6 +100,18 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 f"max_steps={self.max_steps} and num_train_epochs={self.num_train_epochs:g} train nothing; give "
                 "num_train_epochs above 0, and max_steps above 0 or none (-1)"
             )
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate:g} trains nothing; give one above 0, such as 2e-5")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise ValueError(
+                "dataloader_persistent_workers=True keeps workers, and dataloader_num_workers=0 asks for none; give "
+                "dataloader_num_workers: 1, or leave dataloader_persistent_workers out"
+            )
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy} decides nothing: the trainers of "
+                "sentence-transformers read it nowhere, batch_sampler fills their batches; leave it out"
+            )
         if self.eval_strategy != "no":
             raise ValueError(
                 f"eval_strategy={getattr(self.eval_strategy, 'value', self.eval_strategy)} needs an eval_dataset, and "

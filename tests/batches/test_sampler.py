@@ -315,9 +315,9 @@ def test_counts_are_available_before_training(labelled: Dataset) -> None:
 @pytest.mark.parametrize(
     ("column", "error", "message"),
     [
-        ([0.5] * 4, TypeError, r"holds double, .*lost digits: attach_clusters\("),
+        ([0.5] * 4, ValueError, r"holds double, .*lost digits: attach_clusters\("),
         ([1, None, 2, 3], ValueError, "1 nulls, the first in row 1"),
-        ([[1], [2], [3], [4]], TypeError, "needed are integers or strings"),
+        ([[1], [2], [3], [4]], ValueError, "needed are integers or strings"),
     ],
 )
 def test_labels_of_the_wrong_type_are_refused(column: list[Any], error: type[Exception], message: str) -> None:

@@ -281,3 +281,37 @@ def test_negatives_are_those_of_all_devices_where_the_loss_gathers(
     words = ["--per_device_train_batch_size", "8"]
     assert read_recipe(recipe, words).rows_compared == 8
     assert read_recipe(recipe, [*words, "--gather_across_devices", "true"]).rows_compared == 32
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "message"),
+    [
+        ("cluster_size: 30", "", "the key 'cluster_size' stands twice, in lines 4 and 10"),
+        ("max_cluster_size: [20, 30]", "", "max_cluster_size takes one value, and not 20, 30"),
+        ("model: x", "", "'model'; did you mean 'model_name_or_path'"),
+        ("batch_size: 8", "", "did you mean 'per_device_train_batch_size'"),
+        ("", "--learning_rate 0", "learning_rate=0 trains nothing"),
+        ("dataloader_persistent_workers: true", "", "give dataloader_num_workers: 1"),
+        ("train_sampling_strategy: group_by_length", "", "train_sampling_strategy=group_by_length decides nothing"),
+    ],
+)
+def test_a_value_that_would_be_idle_or_none_is_named_with_its_key(
+    recipe: Path, lines: str, words: str, message: str
+) -> None:
+    recipe.write_text(f"{recipe.read_text()}{lines}\n")
+    with pytest.raises(ValueError, match=message):
+        read_recipe(recipe, words.split())
+
+
+def test_a_word_that_a_later_one_replaces_is_told_of(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_recipe(recipe, ["--cluster_size", "30", "--cluster-size", "40"]).clusters.cluster_size == 40
+    assert caplog.messages == ["--cluster_size stands twice: the last one counts, ['30'] decides nothing"]
+
+
+def test_the_home_folder_is_found_in_a_file_where_no_shell_replaces_it(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    recipe.write_text(recipe.read_text().replace("[a.parquet, b.parquet]", "[~/a.parquet]") + "cache_dir: ~/cache\n")
+    read = read_recipe(recipe)
+    assert read.data.train_data == ["/home/ann/a.parquet"] and read.clusters.cache_dir == "/home/ann/cache"
