@@ -24,7 +24,7 @@ def tell_of_batches(sampler: Any, trainer: Any) -> None:
         sampler: A `ClusterBatchSampler` that follows a plan.
         trainer: The trainer; None outside of one.
     """
-    if SOURCE in sampler.dataset.format["columns"]:  # not hidden, by us or by the user
+    if SOURCE in sampler.shown_columns:
         tell_of_source_texts(sampler.dataset)
     tell_of_targets(trainer, sampler.dataset)
     tell_of_no_negatives(trainer, sampler)

@@ -155,3 +155,15 @@ def test_a_static_model_reads_a_stream_whole_only_if_accelerate_does_not_dispatc
     # What the documentation warns of; once the host has mended it, the warning can go.
     with pytest.raises(RuntimeError, match=r"offsets\[-1\] can not be greater than input's length"):
         make_trainer(tmp_path, stream, **options).train()
+
+
+def test_a_place_that_is_no_folder_or_in_the_home_is_known(
+    tmp_path: Path, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file; a folder is needed"):
+        export(labelled, tmp_path / "file")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    export(labelled, Path("~/out"))
+    assert (tmp_path / "out" / PLAN_FILE).is_file() and not (tmp_path / "~").exists()

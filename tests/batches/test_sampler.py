@@ -496,3 +496,25 @@ def test_row_keys_are_not_learnt_as_scores(tmp_path: Path, loss: Any) -> None:
     )
     with pytest.raises(ValueError, match="learns from the column 'label', which holds the row keys of a guide"):
         trainer.train()
+
+
+@pytest.mark.parametrize("column", [[0.5] * 40, [[1]] * 40], ids=["float", "list"])
+def test_a_trainer_says_that_labels_are_of_the_wrong_type(tmp_path: Path, column: list[Any]) -> None:
+    rows = make_pairs(40).add_column("cluster", column)
+    with pytest.raises(ValueError, match="Label column 'cluster' holds"):  # a TypeError it would take for no length
+        make_trainer(tmp_path, rows, max_steps=-1).train()
+
+
+def test_a_source_that_is_not_shown_is_not_said_to_be_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = make_pairs(64).add_column("source", ["ab"[at % 2] for at in range(64)])
+    rows = rows.add_column("cluster", [at // 2 % 4 for at in range(64)])
+    for shown, is_told in (
+        (["query", "passage", "source", "cluster"], True),
+        (["query", "passage", "cluster"], False),
+    ):
+        caplog.clear()
+        sampler = ClusterBatchSampler.configure(strata=("cluster",), distinct=None)
+        make_trainer(tmp_path, rows.with_format(None, columns=shown), batch_sampler=sampler).train()
+        assert ("'source', of 2 values only, is trained on as text" in caplog.text) == is_told

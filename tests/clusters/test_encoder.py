@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, StaticEmbedding
 from tokenizers.normalizers import Lowercase
 
-from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
+from st_cluster_batches.clusters.encoder import Encoder, choose_batch_size, load_encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.evaluation.retrieval import load_evaluated
 
 
 def test_a_fingerprint_is_of_what_decides_the_embeddings(tiny_bert: Path) -> None:
@@ -136,3 +137,14 @@ def test_a_teacher_with_code_of_its_own_is_distilled_where_that_is_allowed(
     for allowed in (False, True):
         load_encoder(f"static:{tiny_bert}", tmp_path / str(allowed), allowed)
     assert given == [{"trust_remote_code": False}, {"trust_remote_code": True}]
+
+
+def test_a_model_of_transformers_alone_is_told_of(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Encoder(str(tiny_bert), tmp_path).model and load_evaluated(str(tiny_bert))
+    assert [f"{tiny_bert} is no model of sentence-transformers" in one for one in caplog.messages] == [True, True]
+    caplog.clear()
+    SentenceTransformer(str(tiny_bert)).save(str(tmp_path / "saved"))
+    assert Encoder(str(tmp_path / "saved"), tmp_path).model and load_evaluated(str(tmp_path / "saved"))
+    assert not caplog.messages

@@ -221,6 +221,27 @@ def test_only_a_sample_is_embedded(labelled: Dataset, monkeypatch: pytest.Monkey
     assert [one.batches for one in found.hardness.values()] == [2, 2]
 
 
+def test_columns_in_another_order_than_those_that_were_clustered_are_told_of(
+    pairs: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clustering = fit_clusters(pairs, make_static_model(), n_clusters=3, cache_dir=tmp_path)
+    labelled = clustering.attach(pairs, cache_dir=tmp_path)
+    for columns, is_told in ((("query", "passage"), False), (("passage", "query"), True)):
+        caplog.clear()
+        inspect(labelled, clustering=clustering, columns=columns, batch_size=16, show_progress_bar=False)
+        assert ("name query and passage, inspect(..., columns=(...)) or --columns" in caplog.text) == is_told
+
+
+def test_no_line_of_advice_undoes_another() -> None:
+    data = label_pairs(make_pairs(600))
+    topics = np.array(data["cluster"][:])
+    clusters = np.where(np.arange(600) % 4 == 0, 500, topics * 100 + np.arange(600) // 8)
+    advice = look(relabel(data, cluster=clusters.tolist()), batch_size=16, rows_per_stratum=8).advice
+    assert any("cluster again with cluster_size=128" in line for line in advice)
+    (line,) = [line for line in advice if "mixes topics" in line]
+    assert line.endswith("More clusters would part them, and make worse what is said above: leave that.")
+
+
 def test_a_clustering_brings_its_encoder_and_key(pairs: Dataset, tmp_path: Path) -> None:
     clustering = fit_clusters(pairs, make_static_model(), n_clusters=3, key="both", cache_dir=tmp_path)
     labelled = clustering.attach(pairs, cache_dir=tmp_path)
