@@ -157,7 +157,7 @@ def cluster_dataset(
         )
         if options.tuned is not None:
             check_sources(options.tuned, parts)
-            compare_choice(options, options.tuned, loaded, parts)
+            compare_choice(options.tuned, options.guide, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:

@@ -24,18 +24,17 @@ _hash = xxhash.xxh3_64_intdigest
 _FOLDED_BYTES = bytes(ord(" ") if chr(byte).isspace() and byte < 128 else byte for byte in bytes(range(256)).lower())
 
 
-def group_equal(dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True) -> npt.NDArray[np.int32]:
+def group_equal(dataset: Dataset, columns: Sequence[str]) -> npt.NDArray[np.int32]:
     """Group the rows that share a text of any of the columns, directly or through others.
 
     Args:
         dataset: The rows, checked to hold no missing text.
         columns: Text columns; texts of different columns are not compared.
-        show_progress_bar: Whether to show progress.
 
     Returns:
         (n,) int32 group numbers from 0, in the order of first rows.
     """
-    links = [_link_equal(hash_column(dataset, name, show_progress_bar)) for name in columns]
+    links = [_link_equal(hash_column(dataset, name, False)) for name in columns]
     starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
     linked, nodes = np.unique(np.concatenate((starts, ends)), return_inverse=True)
     edges = (np.ones(len(starts), dtype=np.int8), (nodes[: len(starts)], nodes[len(starts) :]))

@@ -17,31 +17,30 @@ if TYPE_CHECKING:
 _FEW = 20  # sources that any number of rows may have
 
 
-def read_sources(dataset: Dataset, column: str = SOURCE, prefix: str = "") -> tuple[list[str], npt.NDArray[np.int32]]:
+def read_sources(dataset: Dataset, prefix: str = "") -> tuple[list[str], npt.NDArray[np.int32]]:
     """Read the names of the sources, in alphabetical order, and the source of every row as a position in them.
 
     Args:
-        dataset: The rows.
-        column: The column of sources: texts, classes, integers, booleans or dates; their printed form is the name.
+        dataset: The rows; sources are texts, classes, integers, booleans or dates, whose printed form is the name.
         prefix: What stands before each name.
 
     Raises:
         ValueError: If a row has no source, the column cannot hold sources, or it holds as many as texts would be.
     """
-    feature = dataset.features[column]
+    feature = dataset.features[SOURCE]
     codes = np.zeros(len(dataset), dtype=np.int32)
     code_of_value: dict[Any, int] = {}
     first = 0
-    for table in iterate_tables(dataset, [column], "Reading sources", False):
-        values = table[column].combine_chunks()
+    for table in iterate_tables(dataset, [SOURCE], "Reading sources", False):
+        values = table[SOURCE].combine_chunks()
         if values.null_count:
             raise ValueError(
-                f"Column {column!r} has no value in row {first + values.is_null().index(True).as_py()}; every row "
+                f"Column {SOURCE!r} has no value in row {first + values.is_null().index(True).as_py()}; every row "
                 "needs a source, or pass source_column=None"
             )
         if not _can_be_source(values.type):
             raise ValueError(
-                f"Column {column!r} holds {values.type}, needed for a source are texts, integers, booleans or dates; "
+                f"Column {SOURCE!r} holds {values.type}, needed for a source are texts, integers, booleans or dates; "
                 "name another one, source_column=..., or none, source_column=None"
             )
         encoded = values.dictionary_encode()
