@@ -147,10 +147,7 @@ def hold_columns(dataset: Dataset) -> dict[str, str]:
 
 def describe_feature(feature: Any) -> str:
     """Say what a column of some type holds."""
-    inner = getattr(feature, "feature", None)
-    if isinstance(feature, list):
-        inner = feature[0]
-    if inner is not None:
+    if (inner := getattr(feature, "feature", None)) is not None:
         return f"lists of {describe_feature(inner)}"
     if isinstance(feature, dict):
         return "structs"
