@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from st_cluster_batches.column_values import is_text
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.texts import iterate_tables
 
@@ -68,5 +69,4 @@ def refuse_text(n_sources: int, n_rows: int, column: str, where: str = "The data
 
 
 def _can_be_source(kind: pa.DataType) -> bool:
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
-    return bool(is_text or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind))
+    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind))

@@ -5,6 +5,8 @@ import logging
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from st_cluster_batches.data.loading import Selection, load_data
@@ -175,6 +177,13 @@ def test_lists_of_negatives_are_spread_whatever_the_texts_beside_them_are_called
     assert rows.column_names == ["query", "positive", "negative_1", "negative_2"]
     assert rows.to_list()[1] == {"query": "qb", "positive": "pb", "negative_1": "nb", "negative_2": "mb"}
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_lists_of_any_type_of_text_are_spread(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"query": ["a"], "positive": ["p"], "negatives": pa.array([["n", "m"]], pa.list_(kind))})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert load_data(tmp_path / "rows.parquet").column_names == ["query", "positive", "negative_1", "negative_2"]
 
 
 @pytest.mark.parametrize("name", ["relevance", "is_relevant", "label", "fits"])
