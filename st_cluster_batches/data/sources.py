@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from st_cluster_batches.column_values import is_text
+from st_cluster_batches.column_values import count_sources_at_most, is_text
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.texts import iterate_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_FEW = 20  # sources that any number of rows may have
 
 
 def read_sources(dataset: Dataset, prefix: str = "") -> tuple[list[str], npt.NDArray[np.int32]]:
@@ -60,7 +58,7 @@ def refuse_text(n_sources: int, n_rows: int, column: str, where: str = "The data
     Raises:
         ValueError: If most of its values are different, with what to do.
     """
-    if n_sources > max(_FEW, n_rows // 2):
+    if n_sources > count_sources_at_most(n_rows):
         raise ValueError(
             f"{where} has {n_sources} values of {column!r} in {n_rows} rows: that is no source but text. Pass "
             f"source_column=None to train on it as text, or name the texts, columns=(...); to keep both, rename it: "
