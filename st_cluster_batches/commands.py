@@ -245,6 +245,7 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     with TemporaryDirectory() as temporary, checking_input():
         if arguments.create_pr and arguments.revision is not None:
             raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
+        from st_cluster_batches.publishing.dataset_card import DATA
         from st_cluster_batches.publishing.hub import bound_requests, push
         from st_cluster_batches.publishing.model_files import find_model
         from st_cluster_batches.publishing.staging import is_staged
@@ -254,7 +255,7 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
             names = ("scores", "comparison", "license", "language", "datasets", "base_model", "include-samples")
             refuse_given(arguments, names, "what `build` made, which is pushed as it is")
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
-        is_model = not (stage / "data").is_dir()
+        is_model = not (stage / DATA).is_dir()
         if is_model:
             # A folder with a card but no model, as in hub_cards of this project, would remove the model on the Hub.
             find_model(stage)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
+from st_cluster_batches.batches.refresh_folder import list_checkpoints
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
@@ -33,9 +34,6 @@ from st_cluster_batches.training.folder import (
 )
 
 logger = logging.getLogger(__name__)
-
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
-_TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def _find_run(model: Path) -> Path | None:
     for folder in (model, model.parent):
         is_trained = is_run(folder)
         # `train` names the folders of its models; what other folders beside them hold is not of this run.
-        is_own = folder == model or model.name == MODEL_FOLDER or _CHECKPOINT.fullmatch(model.name)
+        is_own = folder == model or model.name == MODEL_FOLDER or model in list_checkpoints(folder).values()
         if (is_trained and is_own) or (not is_trained and (folder / PLAN_FILE).exists()):
             return folder
     return None
@@ -155,9 +153,9 @@ def _find_run(model: Path) -> Path | None:
 
 def _read_steps(model: Path) -> tuple[int, int] | None:
     """Return at which step of how many a checkpoint was saved; None for the last, or for no checkpoint."""
-    if not (model / _TRAINER_STATE).is_file():
+    if not (model / TRAINER_STATE_NAME).is_file():
         return None
-    state = read_json(model / _TRAINER_STATE)
+    state = read_json(model / TRAINER_STATE_NAME)
     step, last = int(state["global_step"]), int(state["max_steps"])
     return (step, last) if step < last else None
 
