@@ -12,6 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from st_cluster_batches.batches.callers import find_inner_sampler
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.continuing import describe_clusters, describe_run, refuse_other_batches
@@ -247,8 +248,8 @@ def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:
         The sampler that has an epoch, ours or one for many datasets, or None; and our samplers in it that follow a
         plan.
     """
-    sampler = getattr(loader, "batch_sampler", None)
-    while sampler is not None and not (hasattr(sampler, "is_planned") or hasattr(sampler, "batch_samplers")):
-        sampler = getattr(sampler, "batch_sampler", None)
+    sampler = find_inner_sampler(loader)
+    if not (hasattr(sampler, "is_planned") or hasattr(sampler, "batch_samplers")):
+        return None, []
     parts = getattr(sampler, "batch_samplers", [sampler])
     return sampler, [one for one in parts if getattr(one, "is_planned", False)]

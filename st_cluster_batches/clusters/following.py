@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.choice import Choice, method_of
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import Pairs, sides_of
@@ -132,8 +132,7 @@ def tell_of_middles(manifest: Mapping[str, Any], sources: Sequence[str]) -> None
         manifest: That of the clustering.
         sources: Those of the clustering.
     """
-    method = manifest.get("method")
-    cut = [name for name in sources if (method.get(name) if isinstance(method, Mapping) else method) == "communities"]
+    cut = [name for name in sources if method_of(manifest.get("method"), name) == "communities"]
     if cut:
         logger.warning(
             "%d of %d sources of the clustering are cut into communities (%s). Rows that it labels, old ones too, go "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from st_cluster_batches.clusters.choice import method_of
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.naming import list_few
@@ -118,9 +119,9 @@ def warn_of_new_sizes(labelled: Iterable[tuple[Pairs, Dataset]], manifest: Mappi
 
 def _read_sizes(manifest: Mapping[str, Any], source: str) -> tuple[int | None, int | None]:
     """Return the rows of a cluster of a source that were asked for, on average and at most."""
-    mean, limit, method = (manifest.get(name) for name in ("cluster_size", "max_cluster_size", "method"))
+    mean, limit = manifest.get("cluster_size"), manifest.get("max_cluster_size")
     if isinstance(mean, Mapping) and (mean := mean.get(source)) is None:
         return None, None  # one stratum, of any size
-    if (method.get(source) if isinstance(method, Mapping) else method) == "communities":
+    if method_of(manifest.get("method"), source) == "communities":
         limit = mean  # they are about equal
     return mean, limit
