@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
+LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
 _FAR_LARGER = 2  # times the rows asked for: new rows never fill clusters quite as those did that were fitted
 _FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without rows
 
@@ -44,7 +44,7 @@ def warn_of_sizes(
             few.append(f"{source!r} {n_clusters:,} of {min(asked, n_rows):,}")
         if limit is not None and largest > limit:
             alike.append(f"{source!r} one of {largest:,} rows")
-        elif n_clusters > 2 and largest > _LARGE_SHARE * n_rows:
+        elif n_clusters > 2 and largest > LARGE_SHARE * n_rows:
             large.append(f"{source!r} {largest:,} of its {n_rows:,} rows in one of {n_clusters:,} clusters")
     asked_for = f"the {options.n_clusters or 'ten'} clusters asked for"
     limited = f"clusters of more than max_cluster_size={options.max_cluster_size} rows, too alike to be split"

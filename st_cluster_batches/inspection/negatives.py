@@ -9,7 +9,7 @@ import numpy as np
 from st_cluster_batches.inspection.findings import NearDuplicatePair, WorstPair
 from st_cluster_batches.inspection.sample import Ahead, Sample, split_batch
 
-_NEAR_DUPLICATE = 0.95  # similarity of passages from which on they count as near-duplicates
+NEAR_DUPLICATE = 0.95  # similarity of passages from which on they count as near-duplicates
 _WORST = 10
 
 
@@ -47,9 +47,9 @@ def find_near_duplicates(sample: Sample) -> dict[str, Any]:
             similarity = vectors[part] @ vectors.T
             rows = np.arange(len(similarity))
             similarity[rows, rows + part.start] = -1
-            n_rows, n_found = n_rows + len(rows), n_found + int((similarity.max(axis=1) > _NEAR_DUPLICATE).sum())
+            n_rows, n_found = n_rows + len(rows), n_found + int((similarity.max(axis=1) > NEAR_DUPLICATE).sum())
             # A family of form letters has millions of pairs: the best alone become Python objects.
-            at, others = np.nonzero(np.triu(similarity, part.start + 1) > _NEAR_DUPLICATE)
+            at, others = np.nonzero(np.triu(similarity, part.start + 1) > NEAR_DUPLICATE)
             values = similarity[at, others]
             best = np.argsort(-values, kind="stable")[:_WORST]
             numbers = batch[part.start + at[best]].tolist(), batch[others[best]].tolist()
