@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.storage.cache import make_folder
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import is_first_process
 from st_cluster_batches.usage import UsageError, checking_input, refuse_given
 
@@ -28,8 +29,8 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
     # The libraries read both at import. The demo needs nothing from the Hub, nor progress bars of small steps.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     with checking_input():
-        if arguments.seeds < 1 or arguments.pairs < 1000:
-            raise ValueError(f"--seeds {arguments.seeds} must be at least 1, and --pairs {arguments.pairs} 1000")
+        as_count("--seeds", arguments.seeds)
+        as_count("--pairs", arguments.pairs, least=1000)
         make_folder(arguments.output)
         from st_cluster_batches.batches.telling import tell_of_batches
         from st_cluster_batches.demo.comparison import gather_pairs, load_start, run_demo
@@ -188,8 +189,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
 def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Evaluate a model, keeping nDCG@10 of every query."""
     with checking_input():
-        if arguments.batch_size < 1:
-            raise ValueError(f"--batch_size {arguments.batch_size} must be at least 1")
+        as_count("--batch_size", arguments.batch_size)
         from st_cluster_batches.data.collection import Judging
         from st_cluster_batches.evaluation.retrieval import evaluate, load_evaluated
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
@@ -243,8 +243,6 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as temporary, checking_input():
-        if arguments.create_pr and arguments.revision is not None:
-            raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
         from st_cluster_batches.publishing.dataset_card import DATA
         from st_cluster_batches.publishing.hub import bound_requests, push
         from st_cluster_batches.publishing.model_files import find_model

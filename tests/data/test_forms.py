@@ -119,8 +119,12 @@ def test_ids_without_a_text_are_named(tmp_path: Path) -> None:
         load_data(tmp_path / "triples.tsv", choice)
 
 
-def test_ids_alone_are_refused_with_the_flags_that_help(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "t.jsonl", {"query_id": 1, "positive_id": 2, "negative_id": 3})
+@pytest.mark.parametrize(
+    "names",
+    [("query_id", "positive_id", "negative_id"), ("qid", "docno"), ("query-id", "document_id"), ("queryid", "pid")],
+)
+def test_ids_alone_are_refused_with_the_flags_that_help(tmp_path: Path, names: tuple[str, ...]) -> None:
+    path = write_lines(tmp_path / "t.jsonl", dict(zip(names, range(3), strict=False)))
     with pytest.raises(ValueError, match="--queries FILE --corpus FILE"):
         load_data(path)
 
