@@ -58,7 +58,7 @@ def hash_column(dataset: Dataset, name: str, show_progress_bar: bool = True) -> 
 
 
 def _hash_chunk(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
-    """Hash like `hash_texts`, at half the time: what is plain is folded for all texts at once.
+    """Hash like `hash_folded`, at half the time: what is plain is folded for all texts at once.
 
     Texts with a byte beyond ASCII or two blanks in a row are folded one by one.
     """
@@ -83,7 +83,7 @@ def _link_equal(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], n
     return rows[at], rows[at + 1]
 
 
-def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+def hash_folded(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return an (n,) hash of every text, equal for texts that count as equal."""
     return np.asarray([_hash(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64)
 

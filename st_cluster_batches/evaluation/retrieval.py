@@ -19,7 +19,7 @@ from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.prompts import tell_prompts
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
-from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
+from st_cluster_batches.evaluation.tasks import is_official, list_aggregated, load_tasks
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.reaching import probe_hub
@@ -124,7 +124,7 @@ def _aggregate(
     """Return the scores of a task that aggregates others: the mean of their means, as mteb has it."""
     from mteb import TaskResult
 
-    parts = list_parts(task)
+    parts = list_aggregated(task)
     combined = task.combine_task_results([TaskResult.model_validate(raw[part]) for part in parts])
     mean = fmean(scores[part].ndcg_at_10 for part in parts)
     per_query = {f"{part}/{query}": one for part in parts for query, one in scores[part].per_query.items()}

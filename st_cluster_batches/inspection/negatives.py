@@ -33,7 +33,7 @@ def find_worst_pairs(sample: Sample) -> list[WorstPair]:
     ]
 
 
-def find_near_duplicates(sample: Sample) -> dict[str, Any]:
+def find_near_pairs(sample: Sample) -> dict[str, Any]:
     """Find rows of the sampled cluster batches whose passages are near-duplicates.
 
     Returns:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scores:
+class ModelScores:
     """Results of `evaluate` for one model.
 
     Args:
@@ -72,7 +72,7 @@ class CardContents:
     plans: list[dict[str, Any]] = field(default_factory=list)
     clustering: dict[str, Any] | None = None
     clustering_folder: Path | None = None
-    scores: Scores | None = None
+    scores: ModelScores | None = None
     comparison: dict[str, Any] | None = None
     steps: tuple[int, int] | None = None
     guided: list[str] = field(default_factory=list)
@@ -176,7 +176,7 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
+def _read_scores(folder: Path, model: Path, run: Path | None) -> ModelScores:
     # It takes seconds to import, and is not needed where there are no scores.
     from st_cluster_batches.training.models import load_saved
 
@@ -190,7 +190,7 @@ def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
             f"those of {model} ({own}); evaluate it: st-cluster-batches evaluate {model} --tasks ... --output {folder}"
         )
     kept = {task: read_json(path) for task, path in wanted.items()}
-    return Scores(
+    return ModelScores(
         {
             task: {"ndcg_at_10": one["scores"]["ndcg_at_10"], "queries": len(one["scores"]["per_query"])}
             for task, one in kept.items()
