@@ -14,10 +14,10 @@ import numpy.typing as npt
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from st_cluster_batches.batches.callers import find_name
-from st_cluster_batches.batches.changes import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
+from st_cluster_batches.batches.refresh_effect import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.refresh_folder import RefreshFolder
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
