@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +143,8 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         TuneOptions(**given)  # checked before any row is read
         make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_selection(arguments))
-        given |= {name: getattr(arguments, name) for name in ("model", "trust_remote_code", "output_dir", "cache_dir")}
+        others = ("model", "truncate_dim", "trust_remote_code", "output_dir", "cache_dir")
+        given |= {name: getattr(arguments, name) for name in others}
         choice = tune_data(data, arguments.encoder, **given)
     described = choice.describe()
     lines = [describe_tuning(described), "", f"All of it is in {arguments.output_dir}, for attach --tuned"]
@@ -209,23 +211,22 @@ def compare(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Compare batch strategies over seeds, or draw the results of an earlier comparison again."""
     from st_cluster_batches.evaluation.report import describe_results, redraw
 
-    with checking_input():
-        beside = [arguments.recipe, arguments.output, arguments.seeds, *overrides]
-        if arguments.redraw is not None and any(one is not None for one in beside):
-            raise ValueError("compare --redraw DIR stands alone: it draws what is in DIR, and takes nothing else")
-        if arguments.recipe is None and arguments.redraw is None:
-            raise ValueError("compare takes either RECIPE.yaml with --output DIR, or --redraw DIR alone")
-        if arguments.redraw is not None:
-            results = redraw(arguments.redraw)
-            return results, describe_results(results)
-        if arguments.output is None:
-            raise ValueError("compare needs --output DIR")
-        make_folder(arguments.output)
-        from st_cluster_batches.evaluation.comparison import Comparison
+    with ExitStack() as stack:
+        with checking_input():
+            beside = [arguments.recipe, arguments.output, arguments.seeds, *overrides]
+            if arguments.redraw is not None and any(one is not None for one in beside):
+                raise ValueError("compare --redraw DIR stands alone: it draws what is in DIR, and takes nothing else")
+            if arguments.redraw is not None:
+                results = redraw(arguments.redraw)
+                return results, describe_results(results)
+            if arguments.recipe is None or arguments.output is None:
+                raise ValueError("compare takes either RECIPE.yaml with --output DIR, or --redraw DIR alone")
+            make_folder(arguments.output)
+            from st_cluster_batches.evaluation.comparison import Comparison
 
-        n_seeds = 3 if arguments.seeds is None else arguments.seeds
-        comparison = Comparison.prepare(arguments.recipe, arguments.output, n_seeds, overrides)
-    results = comparison.run()
+            n_seeds = 3 if arguments.seeds is None else arguments.seeds
+            comparison = stack.enter_context(Comparison.open(arguments.recipe, arguments.output, n_seeds, overrides))
+        results = comparison.run()
     if not results:
         return {}, ""  # not the main process
     return results, f"{describe_results(results)}\n\nAll of it is in {arguments.output}"

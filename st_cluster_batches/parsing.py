@@ -179,6 +179,7 @@ def _add_tune(add: _Add) -> None:
         help="rows among which the loss takes negatives: of one device, or of all if it gathers (128)",
     )
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
+    tune.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     _add_trust(tune)
     tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
@@ -233,7 +234,7 @@ def _add_training(add: _Add) -> None:
     train.epilog = "Any key of the recipe can be given as --key value, for instance --batch_sampler random."
 
     evaluate = add("evaluate", "evaluate retrieval with mteb, keeping nDCG@10 of every query")
-    evaluate.add_argument("model", metavar="MODEL", help="path or Hub id")
+    evaluate.add_argument("model", metavar="MODEL", help="path or Hub id, `static:` before it to distil it first")
     evaluate.add_argument(
         "--tasks", nargs="+", required=True, metavar="NAME_OR_DIR", help="mteb task or benchmark, or BEIR folder"
     )

@@ -9,6 +9,7 @@ import joblib
 import pytest
 from examples import make_pairs, make_tiny_bert
 
+from st_cluster_batches import attach_clusters, fit_clusters
 from st_cluster_batches.__main__ import main
 
 CODE = """from transformers import BertConfig, BertModel
@@ -32,6 +33,14 @@ def own_code(tmp_path: Path) -> str:
     (path / "config.json").write_text(json.dumps(config))
     (path / "own.py").write_text(CODE)
     return str(path)
+
+
+def test_code_of_an_encoder_runs_in_python_where_it_is_allowed(own_code: str, tmp_path: Path) -> None:
+    for call in (attach_clusters, fit_clusters):
+        options = {"n_clusters": 2, "cache_dir": tmp_path / call.__name__}
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            call(make_pairs(40), own_code, **options)
+        call(make_pairs(40), own_code, trust_remote_code=True, **options)
 
 
 def list_words(workspace: Path, model: str, command: str) -> list[str]:

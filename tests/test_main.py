@@ -184,7 +184,7 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["train", "{}/recipe.yaml", "--output_dir", "/proc/x"], "Nothing can be written to /proc/x"),
         (["attach", "{}/pairs.parquet", "/proc/x", "--encoder", "x"], "Nothing can be written to /proc"),
         (["inspect", "{}/pairs.parquet", "--output", "{}"], "is a folder; name a file"),
-        (["compare", "{}/recipe.yaml"], "compare needs --output DIR"),
+        (["compare", "{}/recipe.yaml"], "compare takes either RECIPE.yaml with --output DIR"),
         (["compare"], "compare takes either RECIPE.yaml"),
         (["compare", "--redraw", "here", "--seeds", "7"], "compare --redraw DIR stands alone"),
         (["compare", "--redraw", "{}"], "has no results.json"),

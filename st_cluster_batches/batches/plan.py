@@ -27,7 +27,7 @@ from st_cluster_batches.batches.options import check_chunks
 from st_cluster_batches.batches.quotas import choose_quotas
 from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
 
-PLAN_VERSION = 3  # to be raised by any change that makes other batches of the same labels and options
+PLAN_VERSION = 4  # to be raised by any change that makes other batches of the same labels and options
 
 # Small data are searched several times from the same start, the smaller the more often, and the best plan is taken.
 _SEARCHES, _SEARCHED_ROWS = 20, 4096
@@ -106,7 +106,8 @@ class BatchPlan:
         self.seed = seed
         self.global_size = batch_size * world_size
         self.random_fraction = random_fraction
-        self.rows_per_stratum = rows_per_stratum
+        # One chunk that is the whole batch is one stratum a batch.
+        self.rows_per_stratum = None if rows_per_stratum == self.global_size else rows_per_stratum
         self._full_batches = len(labels) // self.global_size
         self._keeps_rest = world_size == 1 and not drop_last
         self._gives_up = True  # pure batches whose rows would meet false negatives
@@ -155,7 +156,7 @@ class BatchPlan:
         Returns:
             The batches, with every row in at most one of them.
         """
-        if self.rows_per_stratum not in (None, self.global_size) and self._full_batches:
+        if self.rows_per_stratum is not None and self._full_batches:
             return self._join_chunks(epoch, self.rows_per_stratum)
         rng = np.random.default_rng([self.seed % (1 << 32), epoch, self.digest])
         layout = self._lay_out(rng)

@@ -36,7 +36,7 @@ def tell_of_batches(sampler: Any, trainer: Any) -> None:
         tell_of_epoch(sampler, sampler.epoch if epoch == now else epoch)
     share = sampler.options.random_fraction
     if share and not sampler.counts.random:
-        n_batches = len(sampler.plan)
+        n_batches = sampler.counts.pure + sampler.counts.pooled + sampler.counts.mixed  # global ones: these are drawn
         logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
 
 

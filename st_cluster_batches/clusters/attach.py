@@ -55,6 +55,7 @@ def attach_clusters(
     guide: bool = False,
     method: Method | Mapping[str, Method] = "kmeans",
     tuned: Choice | str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> AnyDataset:
     """Label every row with its cluster, and with keys that it shares with its false negatives.
 
@@ -82,6 +83,7 @@ def attach_clusters(
         guide: Whether to keep all vectors, and to give rows the keys by which a guided loss finds them.
         method: `kmeans`, or `communities`; of all sources or by source.
         tuned: What `tune` chose, or its output folder: sizes and method by source, and a guide if it masks.
+        trust_remote_code: Whether code that comes with the encoder may run.
 
     Returns:
         The dataset with two columns after its own: `cluster`, an int64 number, and `false_negative_keys`, a list of
@@ -110,6 +112,7 @@ def attach_clusters(
         show_progress_bar=show_progress_bar,
         guide=guide,
         tuned=choice,
+        trust_remote_code=trust_remote_code,
     )
     tell_of_chunks(options.tuned)
     return cluster_dataset(dataset, encoder, options)[0]
@@ -164,7 +167,7 @@ def cluster_dataset(
             _warn_of_clusters(clustering, options.clusters)
         unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
         keeps_vectors, centroids = options.keeps_vectors, clustering.centroids
-        labelled, report = label_rows(vectors, centroids, key, threshold, cache, keeps_vectors, unmasked)
+        labelled, report = label_rows(vectors, centroids, key, threshold, keeps_vectors, unmasked)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
             about["tuned"] = options.tuned.describe()
@@ -208,6 +211,7 @@ def fit_clusters(
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
+    trust_remote_code: bool = False,
 ) -> Clustering:
     """Find the clusters of every source by spherical k-means, to be kept, shared, and attached to rows old and new.
 
@@ -228,6 +232,7 @@ def fit_clusters(
         overwrite: Whether the dataset may have label columns already.
         cache_dir: Where embeddings and centroids are kept.
         show_progress_bar: Whether to show progress.
+        trust_remote_code: Whether code that comes with the encoder may run.
 
     Returns:
         The clustering; `attach` labels a dataset with it, `save` keeps it.
@@ -257,7 +262,9 @@ def fit_clusters(
     with SharedCache.open(cache_dir, show_progress_bar, "fit_clusters") as cache:
         parts = prepare_parts(dataset, options.pairs, cache.show_progress_bar)
         clusters.refuse_strange(name for part in parts for name in part.sources)
-        loaded = Encoder(encoder, cache.folder, options.truncate_dim, options.batch_size)
+        loaded = Encoder(
+            encoder, cache.folder, options.truncate_dim, options.batch_size, trust_remote_code=trust_remote_code
+        )
         clustering = fit_vectors([PairVectors(part, loaded, cache) for part in parts], clusters, cache)
         if cache.processes.is_main:
             _warn_of_clusters(clustering, clusters)

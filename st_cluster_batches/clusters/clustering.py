@@ -142,7 +142,7 @@ class Clustering:
             vectors = [PairVectors(self._name_sources(part), encoder, cache) for part in parts]
             unmasked = frozenset() if self.tuned is None else self.tuned.unmasked_sources
             threshold = options.false_negative_threshold
-            labelled, _ = label_rows(vectors, self.centroids, key, threshold, cache, guide, unmasked)
+            labelled, _ = label_rows(vectors, self.centroids, key, threshold, guide, unmasked)
             if cache.processes.is_main:
                 warn_of_new_sizes(zip((one.pairs for one in vectors), labelled, strict=True), self.manifest)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}

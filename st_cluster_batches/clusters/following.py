@@ -50,7 +50,7 @@ def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequ
     if tuned.encoder_hash != encoder.fingerprint:
         logger.warning(
             "The choice was tuned with clusters of %s, these are of %s%s: its sizes may not be the best here; tune "
-            "with this encoder",
+            "with this encoder, its truncate_dim included",
             tuned.encoder,
             encoder.name,
             "" if encoder.truncate_dim is None else f" with truncate_dim={encoder.truncate_dim}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from st_cluster_batches.columns import (
 )
 from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
-from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.storage.chunks import ChunkedArray
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +58,6 @@ def label_rows(
     centroids: Mapping[str, Centroids],
     key: Key,
     threshold: float | None,
-    cache: SharedCache,
     guide: bool = False,
     unmasked: Collection[str] = (),
 ) -> tuple[list[Dataset], dict[str, Any]]:
@@ -68,7 +68,6 @@ def label_rows(
         centroids: Centroids by source, in the order in which clusters are numbered.
         key: The text that decides the cluster.
         threshold: Similarity from which on passages count as nearly equal; None for equal texts alone.
-        cache: Where labels are kept, and who shares the work.
         guide: Whether rows get their keys, and the vectors of all columns are indexed by these.
         unmasked: The sources whose rows get keys by which a guided loss masks nothing.
 
@@ -79,17 +78,8 @@ def label_rows(
         for one in vectors:
             write_guide(one)
     marked = sorted({name for one in vectors for name in one.pairs.sources} & set(unmasked)) if guide else None
-    name = _name_labels(vectors, centroids, key, threshold, marked)
-    paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(vectors))]
-    seal_path = cache.folder / f"{name}.json"
-    report = cache.processes.decide(lambda: read_seal(paths, seal_path))
-    if report is None:
-        _make_labels(vectors, centroids, key, threshold, cache, marked, paths, seal_path)
-        report = read_seal(paths, seal_path)
-        assert report is not None, "labels that were just written are there"
-    else:
-        logger.info("Labels of the same texts, encoder and centroids are in the cache: %s", seal_path)
-    if cache.processes.is_main:
+    paths, report = _Labelling(vectors, centroids, key, threshold, marked).make()
+    if vectors[0].cache.processes.is_main:
         for one, own in zip(vectors, report.values(), strict=True):
             tell_of_keys(one.pairs, own)
     labelled = [
@@ -105,58 +95,70 @@ def label_rows(
     return labelled, report
 
 
-def _name_labels(
-    vectors: Sequence[PairVectors],
-    centroids: Mapping[str, Centroids],
-    key: Key,
-    threshold: float | None,
-    marked: Sequence[str] | None,
-) -> str:
-    """Return a name of labels in the cache, by all that decides them."""
-    hashes = (
-        [(one.pairs.data_hash, one.pairs.targets) for one in vectors],
-        {name: digest_array(one) for name, one in centroids.items()},
-    )
-    guided = [] if marked is None else ["guide", *marked]
-    guided += [digest_array(one.communities) for one in vectors if one.communities is not None]
-    faiss_version, fingerprint = require_faiss().__version__, vectors[0].encoder.fingerprint
-    return f"labels-{hash_values(*hashes, fingerprint, key, threshold, faiss_version, _LABEL_VERSION, *guided)}"
+@dataclass(frozen=True)
+class _Labelling:
+    """All that decides the labels of some pairs; see `label_rows`.
 
+    Args:
+        marked: The sources whose row keys are marked, sorted; None if rows get no keys.
+    """
 
-def _make_labels(
-    vectors: Sequence[PairVectors],
-    centroids: Mapping[str, Centroids],
-    key: Key,
-    threshold: float | None,
-    cache: SharedCache,
-    marked: Sequence[str] | None,
-    paths: Sequence[Path],
-    seal_path: Path,
-) -> None:
-    """Assign all rows together with the other processes, then find keys and write all in the first one."""
-    nearest = [assign_rows(one, key, centroids) for one in vectors]
-    for one in vectors:
-        if threshold is not None and not one.pairs.targets:
-            one.embed("passage")
+    vectors: Sequence[PairVectors]
+    centroids: Mapping[str, Centroids]
+    key: Key
+    threshold: float | None
+    marked: Sequence[str] | None
 
-    def write() -> None:
+    def make(self) -> tuple[list[Path], dict[str, Any]]:
+        """Make the labels together with the other processes, unless they are in the cache.
+
+        Returns:
+            The file of each dataset, and by dataset a report on its false negatives.
+        """
+        cache, name = self.vectors[0].cache, self._name()
+        paths = [cache.folder / f"{name}-{at}.arrow" for at in range(len(self.vectors))]
+        seal_path = cache.folder / f"{name}.json"
+        report = cache.processes.decide(lambda: read_seal(paths, seal_path))
+        if report is not None:
+            logger.info("Labels of the same texts, encoder and centroids are in the cache: %s", seal_path)
+            return paths, report
+        nearest = [assign_rows(one, self.key, self.centroids) for one in self.vectors]
+        for one in self.vectors:
+            if self.threshold is not None and not one.pairs.targets:
+                one.embed("passage")
+        cache.processes.once(lambda: seal(paths, seal_path, self._write(nearest, paths)), None)
+        report = read_seal(paths, seal_path)
+        assert report is not None, "labels that were just written are there"
+        return paths, report
+
+    def _name(self) -> str:
+        """Return a name of the labels in the cache, by all that decides them."""
+        hashes = (
+            [(one.pairs.data_hash, one.pairs.targets) for one in self.vectors],
+            {name: digest_array(one) for name, one in self.centroids.items()},
+        )
+        guided = [] if self.marked is None else ["guide", *self.marked]
+        guided += [digest_array(one.communities) for one in self.vectors if one.communities is not None]
+        decided = (self.vectors[0].encoder.fingerprint, self.key, self.threshold, require_faiss().__version__)
+        return f"labels-{hash_values(*hashes, *decided, _LABEL_VERSION, *guided)}"
+
+    def _write(self, nearest: Sequence[ChunkedArray], paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+        """Find the keys of all rows and write their labels; return what is known of their false negatives."""
         reports: dict[str, dict[str, Any]] = {}
-        first_cluster = number_clusters(centroids)
-        for one, assigned, path in zip(vectors, nearest, paths, strict=True):
+        first_cluster = number_clusters(self.centroids)
+        for one, assigned, path in zip(self.vectors, nearest, paths, strict=True):
             read = partial(read_clusters, one.pairs, assigned, first_cluster)
             columns: dict[str, Any] = {CLUSTER: lambda low, high, read=read: pa.array(read(low, high))}
             report: dict[str, Any] = {}
             if not one.pairs.targets:
-                clusters = None if threshold is None else read(0, len(one))
-                keys, report = find_keys(one, clusters, threshold)
+                clusters = None if self.threshold is None else read(0, len(one))
+                keys, report = find_keys(one, clusters, self.threshold)
                 columns[FALSE_NEGATIVE_KEYS] = keys.to_arrow
-            if marked is not None:
-                columns[ROW_KEY] = partial(_read_row_keys, one, marked)
+            if self.marked is not None:
+                columns[ROW_KEY] = partial(_read_row_keys, one, self.marked)
             write_labels(path, len(one), columns)
             reports[one.pairs.name or "all"] = report
-        seal(list(paths), seal_path, reports)
-
-    cache.processes.once(write, None)
+        return reports
 
 
 def _read_row_keys(vectors: PairVectors, marked: Sequence[str], low: int, high: int) -> pa.Array:

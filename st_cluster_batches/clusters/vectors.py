@@ -203,10 +203,11 @@ class PairVectors:
         bad = [row for row, norm in zip(rows, norms, strict=True) if not (np.isfinite(norm) and norm > 0)]
         if bad:
             text = self.pairs.dataset.with_format(None)[bad[0]][column]
+            without = f"dataset.filter(lambda row: any(map(str.isalnum, row[{column!r}])))"
             raise ValueError(
                 f"Column {column!r} has no token for the encoder in {len(bad)} rows: {', '.join(map(str, bad[:10]))}. "
-                f"Row {bad[0]} is {text[:80]!r}; its vector is zero. Remove these rows, or take an encoder that knows "
-                f"their words: dataset.select([at for at in range(len(dataset)) if at not in {bad[:10]}])"
+                f"Row {bad[0]} is {text[:80]!r}; its vector is zero. Remove these rows, as {without} does where they "
+                "have neither letters nor digits, or take an encoder that knows their words"
             )
 
     def _folder_name(self, position: int) -> str:

@@ -19,6 +19,7 @@ _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
 # that does not divide the batch, the next larger number that does.
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
+Measured = tuple[dict[Candidate, Scores], dict[str, Any]]  # of a source: by candidate its scores; what is known of it
 LEVEL = 0.05  # recipes/in_domain/rules.py compares it with others, on queries that nothing was chosen on
 
 
@@ -147,3 +148,22 @@ def _choose(
 def sum_promises(verdicts: Mapping[str, Verdict], weights: Mapping[str, int]) -> float:
     """Return what can be counted on of the ways to take, over all rows of the sources."""
     return sum(weights[name] * one.promise for name, one in verdicts.items())
+
+
+def judge_measured(measured: Mapping[str, Measured]) -> tuple[dict[str, Candidate], dict[str, Any], float]:
+    """Choose for all sources, those without scores among them, which get one stratum.
+
+    Args:
+        measured: By source what was measured of it.
+
+    Returns:
+        By source what is chosen and what is known of it, and the gain of a row that can be counted on.
+    """
+    evidence = {name: own for name, (_, own) in measured.items()}
+    weights = {name: evidence[name]["rows"] for name, (scores, _) in measured.items() if scores}
+    verdicts = judge_sources({name: measured[name][0] for name in weights}, weights)
+    for name, verdict in verdicts.items():
+        evidence[name] |= {"differences": verdict.describe(), "chosen": str(verdict.chosen), "why": verdict.why}
+    chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in measured}
+    n_rows = sum(one["rows"] for one in evidence.values())
+    return chosen, evidence, sum_promises(verdicts, weights) / max(1, n_rows)

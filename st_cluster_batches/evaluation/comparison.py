@@ -7,8 +7,8 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,26 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
-from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.hardness import BatchHardness, measure_loader
-from st_cluster_batches.batches.run_length import count_updates
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.columns import CLUSTER, SOURCE
+from st_cluster_batches.columns import SOURCE, list_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
+from st_cluster_batches.evaluation.prepared import Variant, choose_starts, prepare_variant
 from st_cluster_batches.evaluation.runs import (
     Record,
-    identify_guide,
     measure_run,
     remove_damaged,
     report_runs,
     run_variants,
 )
 from st_cluster_batches.evaluation.tasks import identify_task, load_tasks
-from st_cluster_batches.evaluation.variant_labels import Labelled, hash_marks, hash_texts, label_variants
+from st_cluster_batches.evaluation.variant_labels import hash_texts, label_variants
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, read_json, write_atomically
 from st_cluster_batches.storage.claims import claim
@@ -59,8 +56,6 @@ RUNS = "runs"
 TUNED = "tuned"
 
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "transformers", "accelerate", "datasets", "mteb", "torch")
-# How the names of training arguments begin that affect no result: they say where files lie and what is shown.
-_WITHOUT_EFFECT = ("output_dir", "run_name", "report_to", "disable_tqdm", "resume_from", "logging_", "save_")
 
 
 def compare(
@@ -83,28 +78,10 @@ def compare(
 
     Raises:
         ValueError: If recipe, data and tasks do not fit; before any training.
+        OSError: If another comparison is at work in the same folder; before any work.
     """
-    return Comparison.prepare(recipe, Path(output_dir), n_seeds, overrides).run()
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One batch strategy, with the pairs labelled for it.
-
-    Args:
-        recipe: Its parameters.
-        labelled: The pairs, labelled for it, and how long that took. Variants that need the same embeddings share
-            them, and their time is that of the first one; labels from an earlier call cost nothing.
-        tune_seconds: Wall time of tuning, for `tuned: auto`.
-        steps: Optimiser steps of the whole training.
-        fingerprint: Hash of model, labels, loss and training arguments, but for the seed.
-    """
-
-    recipe: Recipe
-    labelled: Labelled
-    tune_seconds: float
-    steps: int
-    fingerprint: str
+    with Comparison.open(recipe, Path(output_dir), n_seeds, overrides) as comparison:
+        return comparison.run()
 
 
 @dataclass(frozen=True)
@@ -126,21 +103,32 @@ class Comparison:
     about: dict[str, Any]
 
     @classmethod
+    @contextmanager
+    def open(cls, path: str | Path, output: Path, n_seeds: int, overrides: Sequence[str] = ()) -> Iterator[Comparison]:
+        """Prepare a comparison in a folder that is its own; see `compare` for arguments and errors.
+
+        Two of them would hold other queries out there, and train in one working folder.
+        """
+        with ExitStack() as stack:
+            output.mkdir(parents=True, exist_ok=True)
+            ProcessGroup.current("compare").once(lambda: stack.enter_context(claim(output)), None)
+            yield cls.prepare(path, output, n_seeds, overrides)
+
+    @classmethod
     def prepare(cls, path: str | Path, output: Path, n_seeds: int, overrides: Sequence[str] = ()) -> Comparison:
         """Check everything and label the pairs for every variant; see `compare` for arguments and errors."""
-        n_seeds = as_count("n_seeds", n_seeds)
+        n_seeds, values = as_count("n_seeds", n_seeds), read_values(path)
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         baseline = next(iter(recipes.values()))
         pairs, tasks = load_pairs(baseline, output / HELD_OUT_FOLDER)
-        columns = baseline.data.columns
-        if VARIANTS not in read_values(path) and SOURCE not in find_labels(pairs, columns):
+        if VARIANTS not in values and SOURCE not in find_labels(pairs, baseline.data.columns):
             logger.info("The pairs have no column %r: nothing to compare single-source batches on", SOURCE)
             del recipes["source"]
         if not tasks:
             raise ValueError(
                 f"{path} names no eval_tasks; give some, or held_out_queries to hold them out of the data"
             )
-        tell_of_idle_variants(recipes, read_values(path).get(VARIANTS, {}))
+        tell_of_idle_variants(recipes, values.get(VARIANTS, {}))
         for one in recipes.values():
             check_pairs(one, pairs)
         load_checked_model(baseline, pairs)  # all variants have this model
@@ -148,43 +136,25 @@ class Comparison:
         inputs = {
             # The stock order has no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
-            "data": hash_texts(pairs, columns),
+            "data": hash_texts(pairs, baseline.data.columns),
             "tasks": [identify_task(task) for task in load_tasks(tasks, baseline.data.judging).values()],
             "versions": versions,
         }
         tuned = {name: tune_recipe(one, pairs, output / TUNED / name) for name, one in recipes.items()}
         recipes = {name: recipe for name, (recipe, _) in tuned.items()}
         labelled = label_variants(pairs, recipes)
-        looked_at = _choose_starts(recipes)
+        looked_at = choose_starts(recipes)
         variants = {
-            name: _prepare_variant(recipe, labelled[name], seconds, inputs, name in looked_at)
+            name: prepare_variant(recipe, labelled[name], seconds, inputs, name in looked_at)
             for name, (recipe, seconds) in tuned.items()
         }
-        hub_ids = sorted({one for recipe in recipes.values() for one in find_hub_ids(recipe)})
-        about = {
-            "recipe": publish_values(read_values(path), hub_ids),
-            "overrides": publish_words(overrides, hub_ids),
-            "hub_ids": hub_ids,
-            "pairs": sum(map(len, pairs.values())) if isinstance(pairs, DatasetDict) else len(pairs),
-            "steps": min(variant.steps for variant in variants.values()),
-            "versions": versions,
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "gpus": torch.cuda.device_count()},
-        }
-        return cls(output, variants, tasks, n_seeds, about)
+        return cls(output, variants, tasks, n_seeds, _describe(values, overrides, pairs, variants, versions))
 
     def run(self) -> dict[str, Any]:
-        """Do the runs that have not been done, and report; see `compare`.
-
-        Raises:
-            OSError: If another comparison is at work in the same folder; before any training.
-        """
-        with ExitStack() as stack:
-            # Two of them would train in one working folder, and each remove that of the other.
-            processes = ProcessGroup.current("compare")
-            processes.once(lambda: stack.enter_context(claim(self.output)), None)
-            processes.once(lambda: remove_damaged(self.output / RUNS), None)
-            records = run_variants(list(self.variants), self.n_seeds, self._get_record)
-            return report_runs(records, self.about, self.output)
+        """Do the runs that have not been done, and report; see `compare`."""
+        ProcessGroup.current("compare").once(lambda: remove_damaged(self.output / RUNS), None)
+        records = run_variants(list(self.variants), self.n_seeds, self._get_record)
+        return report_runs(records, self.about, self.output)
 
     def _get_record(self, name: str, seed: int) -> Record | None:
         """Return the record of a finished run, or run it; None on processes that do not see the record."""
@@ -253,48 +223,32 @@ class Comparison:
     def _encoder(self) -> Encoder:
         """What measures how hard the batches of all variants are."""
         baseline = next(iter(self.variants.values())).recipe
-        name = baseline.clusters.encoder or baseline.model.model_name_or_path
-        folder = Path(baseline.clusters.cache_dir or default_cache_dir())
-        return Encoder(name, folder, trust_remote_code=baseline.model.trust_remote_code)
+        clusters = baseline.clusters
+        name = clusters.encoder or baseline.model.model_name_or_path
+        return Encoder(
+            name,
+            Path(clusters.cache_dir or default_cache_dir()),
+            clusters.truncate_dim,
+            clusters.encoder_batch_size,
+            trust_remote_code=baseline.model.trust_remote_code,
+        )
 
 
-def _choose_starts(recipes: dict[str, Recipe]) -> set[str]:
-    """Return one variant of all that start with the same choice and the same guide: warnings of them are the same."""
-    chosen: dict[tuple[Any, ...], str] = {}
-    for name in sorted(recipes, key=lambda name: recipes[name].training.strategy != CLUSTER):  # tells more
-        clusters, model = recipes[name].clusters, recipes[name].model
-        chosen.setdefault((clusters.tuned, clusters.encoder, model.is_guided), name)
-    return {*chosen.values()}
-
-
-def _prepare_variant(
-    recipe: Recipe, labelled: Labelled, tune_seconds: float, inputs: dict[str, Any], is_looked_at: bool
-) -> Variant:
-    """Take the fingerprint of all that affects the results of a variant.
-
-    Args:
-        recipe: The variant.
-        labelled: The training pairs, labelled for it.
-        tune_seconds: How long tuning took.
-        inputs: What affects the results of all variants.
-        is_looked_at: Whether to warn of a start that its batches were not tuned for, as `train` does.
-    """
-    run = build_run(recipe, labelled.dataset, labelled.clustering)
-    if is_looked_at:
-        run.look_at_start(labelled.dataset)
-    arguments = {key: value for key, value in recipe.training.to_dict().items() if not key.startswith(_WITHOUT_EFFECT)}
-    loader = run.trainer.get_train_dataloader()
-    steps = recipe.training.max_steps
-    if steps <= 0:
-        steps = round(count_updates(len(loader), recipe.training) * recipe.training.num_train_epochs)
-    model = {key: value for key, value in asdict(recipe.model).items() if key != "model_name_or_path"}
-    fingerprint = hash_values(
-        inputs,
-        fingerprint_model(run.trainer.model),
-        model,
-        {**arguments, "strategy": recipe.training.strategy},
-        [sampler.describe() for sampler in find_samplers(loader)[1]],
-        identify_guide(run.trainer.loss),
-        *hash_marks(labelled.dataset),
-    )
-    return Variant(recipe, labelled, tune_seconds, steps, fingerprint)
+def _describe(
+    values: dict[str, Any],
+    overrides: Sequence[str],
+    pairs: Dataset | DatasetDict,
+    variants: dict[str, Variant],
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """Return what `results.json` says of a whole comparison, as anyone may read it."""
+    hub_ids = sorted({one for variant in variants.values() for one in find_hub_ids(variant.recipe)})
+    return {
+        "recipe": publish_values(values, hub_ids),
+        "overrides": publish_words(overrides, hub_ids),
+        "hub_ids": hub_ids,
+        "pairs": sum(map(len, list_parts(pairs))),
+        "steps": min(variant.steps for variant in variants.values()),
+        "versions": versions,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "gpus": torch.cuda.device_count()},
+    }

@@ -15,7 +15,7 @@ from st_cluster_batches.storage.cache import write_atomically
 RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
 
-_NEEDED = {"baseline", "queries", "results", "seeds", "spread"}  # what no results lack
+_NEEDED = {"baseline", "contrasts", "pairs", "queries", "results", "seeds", "spread", "steps"}  # what no results lack
 _HARDNESS = {"negatives": "negative", "hardest": "hardest", "false negatives": "false_negative_rate"}
 
 

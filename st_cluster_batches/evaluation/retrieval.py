@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.clusters.saved import is_classifier, naming_model, read_kind
 from st_cluster_batches.data.collection import Judging
@@ -20,6 +21,7 @@ from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.prompts import tell_prompts
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
 from st_cluster_batches.evaluation.tasks import is_official, list_aggregated, load_tasks
+from st_cluster_batches.storage.cache import default_cache_dir
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.reaching import probe_hub
@@ -35,7 +37,7 @@ def load_evaluated(name: str, trust_remote_code: bool = False) -> SentenceTransf
     """Load a model to be evaluated as what it was saved as: made another kind, it would get the scores of another.
 
     Args:
-        name: Its folder or Hub id.
+        name: Its folder or Hub id; with `static:` before it, it is distilled first, as `train` and `attach` do.
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
@@ -44,6 +46,8 @@ def load_evaluated(name: str, trust_remote_code: bool = False) -> SentenceTransf
     """
     from sentence_transformers import SentenceTransformer, SparseEncoder
 
+    if name.startswith(STATIC_PREFIX):
+        return load_encoder(name, default_cache_dir(), trust_remote_code)
     with naming_model(name):
         kind = read_kind(name) or ("CrossEncoder" if is_classifier(name) else None)
         if kind in ("CrossEncoder", "MultiVectorEncoder"):

@@ -31,7 +31,8 @@ Record = dict[str, Any]  # JSON values
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = {"steps", "ndcg_at_10", "per_query"}  # what no record lacks
+# What a summary reads of every record.
+_NEEDED = {"steps", "ndcg_at_10", "per_query", "attach_seconds", "train_seconds", "counts", "hardness"}
 _SECONDS_FILE = "seconds.json"
 
 
@@ -65,8 +66,8 @@ def remove_damaged(folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            fault = "" if isinstance(record, dict) and record.keys() >= _NEEDED else "it has no scores"
-        except ValueError as error:
+            fault = f"it has no {', '.join(missing)}" if (missing := sorted(_NEEDED - {*record})) else ""
+        except (ValueError, TypeError) as error:
             fault = str(error)
         if fault:
             size = path.stat().st_size

@@ -56,7 +56,7 @@ class Start:
         if isinstance(model, SentenceTransformer) and not isinstance(model[0], StaticEmbedding):
             with tempfile.TemporaryDirectory() as folder:
                 model.save(folder, create_model_card=False)
-                return cls.load(folder, cache_dir)
+                return cls.load(folder, cache_dir, trust_remote_code)
         if not isinstance(model, SentenceTransformer):
             name = STATIC_PREFIX + str(model).removeprefix(STATIC_PREFIX)
             model = load_encoder(name, cache_dir, trust_remote_code)

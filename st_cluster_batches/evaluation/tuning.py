@@ -19,10 +19,9 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates, sum_promises
+from st_cluster_batches.evaluation.candidates import Measured, judge_measured, list_candidates
 from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
 from st_cluster_batches.evaluation.problem import TOO_FEW_QUERIES, Problem, prepare_problem
-from st_cluster_batches.evaluation.significance import Scores
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
@@ -40,8 +39,6 @@ logger = logging.getLogger(__name__)
 KEYS_FOLDER = "keys"
 _TOO_FEW_ROWS = "the rows are too few for two clusters"
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "torch")
-
-Measured = tuple[dict[Candidate, Scores], Record]  # by candidate its scores, if any; and what is known of a source
 
 
 def tune(
@@ -67,6 +64,7 @@ def tune(
     bf16: bool = False,
     learning_rate: float | None = None,
     communities: bool = False,
+    truncate_dim: int | None = None,
     trust_remote_code: bool = False,
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
@@ -102,6 +100,7 @@ def tune(
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
         communities: Whether to try communities too (B3); needs `guide` and METIS.
+        truncate_dim: Keep the first so many dimensions of the encoder's vectors.
         trust_remote_code: Whether code that comes with encoder and model may run.
         output_dir: Folder for `choice.json`, its figure, and `runs/`; in the cache by default. What would be chosen by
             another key is in a folder of that name below `keys/`.
@@ -150,7 +149,7 @@ def tune(
                 warn_of_trials_without_prompts(start.model)
         else:
             start = Start.load(model or encoder, cache.folder, trust_remote_code)
-        embedder = Encoder(encoder, cache.folder, trust_remote_code=trust_remote_code)
+        embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
         return Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
 
 
@@ -198,7 +197,7 @@ class Tuning:
                 for key, found in self._measure_source(name, rows, part).items():
                     measured[key][name] = found
         self._tell_of_untried(next(iter(measured.values())))
-        judged = {key: _judge(own) for key, own in measured.items()}
+        judged = {key: judge_measured(own) for key, own in measured.items()}
         promises = {key: promise for key, (*_, promise) in judged.items()}
         choices = {key: self._describe(key, *judged[key][:2], promises) for key in judged}
         best = max(promises, key=lambda key: promises[key])
@@ -286,15 +285,3 @@ class Tuning:
 def _list_candidates(problem: Problem, options: TuneOptions) -> list[Candidate]:
     margin = options.margin if options.guide else None
     return list_candidates(options.batch_size, len(problem), margin, options.communities)
-
-
-def _judge(measured: Mapping[str, Measured]) -> tuple[dict[str, Candidate], Record, float]:
-    """Return what is chosen for each source, what is known of them, and the gain of a row that can be counted on."""
-    evidence = {name: own for name, (_, own) in measured.items()}
-    weights = {name: evidence[name]["rows"] for name, (scores, _) in measured.items() if scores}
-    verdicts = judge_sources({name: measured[name][0] for name in weights}, weights)
-    for name, verdict in verdicts.items():
-        evidence[name] |= {"differences": verdict.describe(), "chosen": str(verdict.chosen), "why": verdict.why}
-    chosen = {name: verdicts[name].chosen if name in verdicts else Candidate() for name in measured}
-    n_rows = sum(one["rows"] for one in evidence.values())
-    return chosen, evidence, sum_promises(verdicts, weights) / max(1, n_rows)

@@ -20,7 +20,7 @@ from st_cluster_batches.columns import (
 from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.storage.cache import hash_values
-from st_cluster_batches.training.pairs import find_labels, label_pairs
+from st_cluster_batches.training.pairs import find_labels, label_pairs, tell_of_idle_threshold
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def label_variants(pairs: Dataset | DatasetDict, recipes: dict[str, Recipe]) -> 
     first = next(
         (name for name, recipe in recipes.items() if recipe.training.strategy == CLUSTER), next(iter(recipes))
     )
+    unlabelled = (recipe for recipe in recipes.values() if recipe.training.strategy != CLUSTER)
+    if (one := next(unlabelled, None)) is not None:
+        tell_of_idle_threshold(pairs, one)
     labelled: dict[str, Labelled] = {}
     for name in sorted(recipes, key=lambda name: name != first):
         recipe, start = recipes[name], time.perf_counter()

@@ -28,7 +28,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     "cluster": {"batch_sampler": "cluster"},
 }
 
-_ALLOWED = {
+ALLOWED = {
     "batch_sampler",
     "cluster_first",
     "random_fraction",
@@ -68,10 +68,10 @@ def read_variants(
     for name, own in variants.items():
         if not re.fullmatch(r"[\w.-]+", str(name)):
             raise ValueError(f"{name!r} cannot name a variant: files are called after it; use letters and digits")
-        if others := sorted(set(own) - _ALLOWED):
+        if others := sorted(set(own) - ALLOWED):
             raise ValueError(
                 f"Variant {name!r} sets {others[0]!r}; variants may differ only in their batch strategy: "
-                f"{', '.join(sorted(_ALLOWED))}"
+                f"{', '.join(sorted(ALLOWED))}"
             )
         try:
             recipes[str(name)] = parse_values({**values, **words, **own, **(common or {})})
@@ -147,6 +147,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         guide=model.is_guided,
         margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,
         output_dir=folder,
+        truncate_dim=clusters.truncate_dim,
         trust_remote_code=model.trust_remote_code,
         cache_dir=clusters.cache_dir,
         show_progress_bar=not training.disable_tqdm,

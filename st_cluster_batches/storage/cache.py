@@ -18,6 +18,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
+from safetensors import SafetensorError
 
 logger = logging.getLogger(__name__)
 
@@ -72,19 +73,23 @@ def write_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)  # another process was faster; a folder cannot replace one
         else:
             os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         _remove(temporary)
-        if error.errno in NO_ROOM:
+        if (number := _find_lack_of_room(error)) is not None:
             raise OSError(
-                error.errno,
-                f"No room to write ({os.strerror(error.errno)}). What is finished is kept: free some space and call "
-                "again, or pass a cache_dir= on a larger disk",
+                number,
+                f"No room to write ({os.strerror(number)}). What is finished is kept: free some space and call again, "
+                "or pass a cache_dir= on a larger disk",
                 str(path),
             ) from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+
+
+def _find_lack_of_room(error: BaseException) -> int | None:
+    """Return the number of the error by which the system says that there is no room; safetensors hides it in text."""
+    numbers = [error.errno] if isinstance(error, OSError) else []
+    numbers += [one for one in NO_ROOM if isinstance(error, SafetensorError) and f"(os error {one})" in str(error)]
+    return next((one for one in numbers if one in NO_ROOM), None)
 
 
 @contextmanager

@@ -43,6 +43,5 @@ class SharedCache:
         Raises:
             OSError: If the folder cannot be written.
         """
-        folder = open_cache(cache_dir)
         with ProcessGroup.current(call) as processes:
-            yield cls(folder, processes, show_progress_bar and processes.is_main)
+            yield cls(open_cache(cache_dir), processes, show_progress_bar and processes.is_main)

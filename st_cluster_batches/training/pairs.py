@@ -153,13 +153,6 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
         )
     if strategy == "stock" and "keep_false_negatives_apart" in recipe.given:
         logger.warning("batch_sampler: stock knows no keys, so keep_false_negatives_apart decides nothing here")
-    if clusters.false_negative_threshold is not None and strategy == "random" and _have(dataset, FALSE_NEGATIVE_KEYS):
-        logger.warning(
-            "The pairs have keys of false negatives already, so false_negative_threshold: %g decides nothing here; "
-            "attach them anew with it, or save them without the column %r",
-            clusters.false_negative_threshold,
-            FALSE_NEGATIVE_KEYS,
-        )
     clustering = None
     # Near-duplicates are searched within clusters, also where batches are of random rows.
     needs_near = (
@@ -179,6 +172,24 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     elif strategy == CLUSTER:
         _tell_of_labels(recipe)
     return (_attach_missing_keys(dataset, recipe) if needs_keys else dataset), clustering
+
+
+def tell_of_idle_threshold(dataset: Dataset | DatasetDict, recipe: Recipe) -> None:
+    """Warn of a threshold that finds no near-duplicates, since the pairs have the keys of false negatives already.
+
+    Args:
+        dataset: The training pairs, as they were loaded.
+        recipe: All parameters.
+    """
+    threshold = recipe.clusters.false_negative_threshold
+    is_read = recipe.training.strategy in ("random", SOURCE) and recipe.training.keep_false_negatives_apart
+    if threshold is not None and is_read and _have(dataset, FALSE_NEGATIVE_KEYS):
+        logger.warning(
+            "The pairs have keys of false negatives already, so false_negative_threshold: %g decides nothing here; "
+            "attach them anew with it, or save them without the column %r",
+            threshold,
+            FALSE_NEGATIVE_KEYS,
+        )
 
 
 def find_manifests(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _ELSEWHERE = {"data_dir", "eval_tasks", "qrels", "missing"}  # of the data, but not what is trained on
 # A resumed optimizer and schedule keep what they were made with, so another value would decide nothing.
-_OPTIMIZED = (
+OPTIMIZED = (
     *("learning_rate", "learning_rate_mapping", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed"),
 )
@@ -104,7 +104,7 @@ def _is_whole(checkpoint: Path) -> bool:
 def _describe(recipe: Recipe) -> dict[str, Any]:
     """Return the parameters that a run cannot change on the way, as JSON values."""
     data = {name: value for name, value in asdict(recipe.data).items() if name not in _ELSEWHERE}
-    training = {name: getattr(recipe.training, name) for name in (*_OPTIMIZED, "prompts")}
+    training = {name: getattr(recipe.training, name) for name in (*OPTIMIZED, "prompts")}
     described: dict[str, Any] = json.loads(json.dumps({**data, **asdict(recipe.model), **training}, default=str))
     return described
 

@@ -55,7 +55,7 @@ from st_cluster_batches.training.folder import (
 from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss
-from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs
+from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs, tell_of_idle_threshold
 from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.resuming import begin, find_resumed
@@ -162,6 +162,7 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
     model = load_checked_model(recipe, dataset)
+    tell_of_idle_threshold(dataset, recipe)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering, model)
     run.look_at_start(labelled)

@@ -160,3 +160,13 @@ def test_chunks_stay_pure_where_giving_it_up_would_part_no_false_negatives() -> 
     labels = make_labels([0] * 240, strata.tolist(), group_keys(texts))
     counts = BatchPlan(labels, 32, rows_per_stratum=8).plan_epoch(0).counts
     assert (counts.pure, counts.given_up, counts.repeats) == (7, 0, 144)
+
+
+@pytest.mark.parametrize("n_rows", [600, 12_000])  # the larger is parted by exchanges alone
+def test_one_chunk_that_is_the_whole_batch_is_one_stratum_a_batch(n_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    keys = group_keys(rng.integers(0, n_rows // 3, n_rows))
+    labels = make_labels([0] * n_rows, rng.integers(0, n_rows // 60, n_rows).tolist(), keys)
+    whole, chunked = (BatchPlan(labels, 32, rows_per_stratum=number).plan_epoch(0) for number in (None, 32))
+    assert (whole.rows == chunked.rows).all() and whole.counts == chunked.counts
+    assert whole.counts.repeats == 0

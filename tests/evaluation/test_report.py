@@ -73,7 +73,8 @@ def test_results_survive_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"), [("{", "Expecting"), ("{}", "it has no baseline, queries"), ("7", "not iterable")]
+    ("content", "fault"),
+    [("{", "Expecting"), ("{}", "it has no baseline, contrasts, pairs, queries"), ("7", "not iterable")],
 )
 def test_damaged_results_are_named_with_what_writes_them_again(tmp_path: Path, content: str, fault: str) -> None:
     (tmp_path / "results.json").write_text(content)

@@ -16,6 +16,7 @@ import torch
 from examples import make_pairs, make_static_model
 from loopback_hub import LoopbackHub, open_black_hole
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from st_cluster_batches.__main__ import main
@@ -265,3 +266,10 @@ def test_numbered_queries_and_documents_are_not_taken_for_one_another(
     Collection(texts, corpus, {"0": {"0": 1}, "1": {"1": 1}}).write(tmp_path / "numbered")
     assert evaluate(make_static_model(), [tmp_path / "numbered"], show_progress_bar=False)["numbered"].ndcg_at_10 == 1
     assert "they were numbered apart" in caplog.text
+
+
+def test_a_model_is_distilled_where_its_name_says_so(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("st_cluster_batches.evaluation.retrieval.default_cache_dir", lambda: tmp_path)
+    assert isinstance(load_evaluated(f"static:{tiny_bert}")[0], StaticEmbedding)

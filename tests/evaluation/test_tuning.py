@@ -253,3 +253,13 @@ def test_bad_options_end_with_usage(pairs: Dataset, tmp_path: Path, words: list[
     make_planted_model(True).save(str(tmp_path / "encoder"))
     given = ["tune", str(tmp_path / "pairs.parquet"), "--output", str(tmp_path / "out")]
     assert main([*given, "--encoder", str(tmp_path / "encoder"), *words]) == 2
+
+
+def test_the_dimensions_that_were_tuned_with_are_those_that_are_clustered(
+    pairs: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice, model = run(pairs, tmp_path, truncate_dim=8), make_planted_model(True)
+    for kept, is_other in ((8, False), (None, True)):
+        caplog.clear()
+        attach_clusters(pairs, model, tuned=choice, truncate_dim=kept, cache_dir=tmp_path / "cache")
+        assert ("its truncate_dim included" in caplog.text) == is_other

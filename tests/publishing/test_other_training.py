@@ -52,4 +52,24 @@ def test_other_training_is_told_key_by_key(changed: dict[str, Any], said: str) -
 def test_the_nearest_variant_is_one_of_the_same_kind_of_batches() -> None:
     variants = {"random": {"batch_sampler": "random"}, "fine": {"cluster_size": 20, "rows_per_stratum": 4}}
     found = list_differences(RECIPE, {**COMPARED, "recipe": {**COMPARED["recipe"], "variants": variants}})
-    assert [one.split(" ")[0] for one in found] == ["n_clusters", "cluster_size", "rows_per_stratum"]
+    assert {one.split(" ")[0] for one in found} == {"n_clusters", "cluster_size", "rows_per_stratum"}
+
+
+def test_every_key_that_decides_what_is_learned_is_looked_at() -> None:
+    told = {
+        "method": "communities",
+        "key": "passage",
+        "encoder": "other",
+        "keep_false_negatives_apart": False,
+        "truncate_dim": 8,
+        "source_alpha": 0.5,
+        "gather_across_devices": True,
+        "max_seq_length": 64,
+        "gradient_accumulation_steps": 2,
+        "max_rows_per_source": 50,
+        "warmup_steps": 5,
+    }
+    found = list_differences({**RECIPE, **told}, COMPARED)
+    assert sorted(one.split(" ")[0] for one in found) == sorted(told)
+    silent = {"cache_dir": "x", "seed": 7, "logging_steps": 3, "eval_tasks": ["x"], "attn_implementation": "eager"}
+    assert list_differences({**RECIPE, **silent}, COMPARED) == []

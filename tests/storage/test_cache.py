@@ -61,3 +61,24 @@ def test_a_damaged_seal_is_named_and_vouches_for_nothing(tmp_path: Path, caplog:
         assert read_seal(paths, seal_path) is None
         assert caplog.messages.pop().startswith(f"{seal_path} is damaged")
         caplog.clear()
+
+
+# A limit on the size of files stands for a full disk, and needs no root.
+FILL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save_file
+from st_cluster_batches.storage.cache import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+with write_whole(Path(sys.argv[1]) / "model") as temporary:
+    temporary.mkdir()
+    save_file({"x": np.zeros(1 << 16)}, temporary / "model.safetensors")
+"""
+
+
+def test_a_disk_that_is_full_while_tensors_are_written_is_told_of_as_any_other(tmp_path: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=False)
+    last = found.stderr.splitlines()[-1]
+    assert "OSError: [Errno 27] No room to write (File too large). What is finished is kept" in last
+    assert not list(tmp_path.iterdir())

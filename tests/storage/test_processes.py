@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from workers import launch
 
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -112,3 +113,27 @@ def test_one_process_waits_for_nobody() -> None:
     with ProcessGroup.current() as processes:
         assert list(processes.share(3)) == [0, 1, 2]
         assert processes.once(lambda: 1, 2) == processes.decide(lambda: 1) == 1
+
+
+UNWRITABLE = """
+import os, sys
+from pathlib import Path
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+(folder / "file").touch()
+try:
+    with SharedCache.open(folder / ("file" if os.environ["RANK"] == "1" else "cache")) as cache:
+        cache.processes.wait()
+except Exception as error:
+    sys.stderr.write(f"{os.environ['RANK']} {type(error).__name__} {error}\\n")
+    os._exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_write_its_cache_stops_the_others(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(UNWRITABLE)
+    done = launch(tmp_path / "script.py", tmp_path / "folder")
+    assert "0 RuntimeError Process 1 of 2 failed" in done.stderr and "1 FileExistsError" in done.stderr

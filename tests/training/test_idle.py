@@ -3,8 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from examples import make_pairs
 
+from st_cluster_batches import attach_keys
 from st_cluster_batches.evaluation.comparison import Comparison
+from st_cluster_batches.training.recipe import read_recipe
+from st_cluster_batches.training.run import prepare_run
 
 
 def test_what_train_warns_of_compare_warns_of_too(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -28,3 +32,18 @@ def test_what_no_variant_reads_is_told_of_once(workspace: Path, caplog: pytest.L
         recipe.write("variants: {random: {batch_sampler: random}, stock: {batch_sampler: stock}}\n")
     Comparison.prepare(workspace / "recipe.yaml", workspace / "out", 1)
     assert [one.rpartition(" ")[2] for one in caplog.messages if "takes no clusters" in one] == ["n_clusters"]
+
+
+def test_a_threshold_is_idle_where_pairs_have_keys_and_not_where_a_comparison_makes_them(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = make_pairs(120).add_column("source", ["web"] * 120)
+    pairs.to_parquet(str(workspace / "pairs.parquet"))
+    words = ["--false_negative_threshold", "0.99", "--n_clusters", "2"]
+    Comparison.prepare(workspace / "recipe.yaml", workspace / "out", 1, words)
+    assert "keys of false negatives already" not in caplog.text
+    attach_keys(pairs).to_parquet(str(workspace / "pairs.parquet"))
+    for strategy in ("random", "source"):
+        caplog.clear()
+        prepare_run(read_recipe(workspace / "recipe.yaml", ["--batch_sampler", strategy, *words[:2]]))
+        assert caplog.text.count("keys of false negatives already, so false_negative_threshold: 0.99") == 1
