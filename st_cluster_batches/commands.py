@@ -191,8 +191,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
 def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
     """Evaluate a model, keeping nDCG@10 of every query."""
     with checking_input():
-        if arguments.batch_size < 1:
-            raise ValueError(f"--batch_size {arguments.batch_size} must be at least 1")
+        as_count("--batch_size", arguments.batch_size)
         from st_cluster_batches.data.collection import Judging
         from st_cluster_batches.evaluation.retrieval import evaluate, load_evaluated
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
@@ -245,8 +244,7 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as temporary, checking_input():
-        if arguments.create_pr and arguments.revision is not None:
-            raise ValueError("--create-pr and --revision exclude one another: a pull request goes to `main`")
+        from st_cluster_batches.publishing.dataset_card import DATA
         from st_cluster_batches.publishing.hub import bound_requests, push
         from st_cluster_batches.publishing.model_files import find_model
         from st_cluster_batches.publishing.staging import is_staged
@@ -256,7 +254,7 @@ def publish(arguments: argparse.Namespace, _: list[str]) -> Result:
             names = ("scores", "comparison", "license", "language", "datasets", "base_model", "include-samples")
             refuse_given(arguments, names, "what `build` made, which is pushed as it is")
         stage = arguments.folder if staged else _build(arguments, Path(temporary) / "stage")
-        is_model = not (stage / "data").is_dir()
+        is_model = not (stage / DATA).is_dir()
         if is_model:
             # A folder with a card but no model, as in hub_cards of this project, would remove the model on the Hub.
             find_model(stage)

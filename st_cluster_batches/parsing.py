@@ -265,8 +265,9 @@ def _add_publishing(add: _Add) -> None:
     publish.add_argument("folder", metavar="MODEL", type=Path, help="as for `build`, or its output")
     publish.add_argument("repo_id", metavar="REPO_ID", help="user/name")
     publish.add_argument("--private", action="store_true", help="refuse to publish where everyone can read it")
-    publish.add_argument("--create-pr", action="store_true", help="open a pull request")
-    publish.add_argument("--revision", metavar="R", help="branch to push to; made if it is not there")
+    where = publish.add_mutually_exclusive_group()
+    where.add_argument("--create-pr", action="store_true", help="open a pull request, which goes to `main`")
+    where.add_argument("--revision", metavar="R", help="branch to push to; made if it is not there")
     publish.add_argument("--dry-run", action="store_true", help="only say what would be pushed")
     for command in (build, publish):
         command.add_argument("--scores", type=Path, metavar="DIR", help="output of `evaluate`, if not of the training")

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "st_cluster_batches"
 # From the lowest wing to the highest; those on one line may not import each other.
 ORDER = [
     ["storage"],
-    ["columns"],
+    ["columns", "column_values"],
     ["data"],
     ["clusters"],
     ["batches"],

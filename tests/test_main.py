@@ -190,7 +190,9 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["compare", "--redraw", "{}"], "has no results.json"),
         (["compare", "{}/recipe.yaml", "--output", "{}/out", "--seeds", "0"], "n_seeds=0 must be at least 1"),
         (["compare", "{}/recipe.yaml", "--output", "{}/out", "--learning_rat", "1"], "did you mean 'learning_rate'"),
-        (["demo", "--seeds", "0", "--output", "{}/demo"], "must be at least 1"),
+        (["demo", "--seeds", "0", "--output", "{}/demo"], "--seeds=0 must be at least 1"),
+        (["demo", "--pairs", "10", "--output", "{}/demo"], "--pairs=10 must be at least 1000"),
+        (["publish", "{}/encoder", "a/b", "--create-pr", "--revision", "v1"], "not allowed with argument --create-pr"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -12,9 +12,10 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from st_cluster_batches.batches.callers import find_inner_sampler
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
-from st_cluster_batches.batches.continuing import describe_clusters, describe_run, refuse_other_batches
+from st_cluster_batches.batches.continuing import describe_run, hash_clusters, refuse_other_batches
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan import BatchPlan
@@ -98,7 +99,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
-        clusters = describe_clusters(self._refreshed)
+        clusters = hash_clusters(self._refreshed)
         attributes = {"plans": self.plans, "run": self.run, "clusters": clusters, "steps": self._steps}
         return {"args": {}, "attributes": attributes}
 
@@ -216,7 +217,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             if sampler.refreshed_at == epoch and self.trainer.is_world_process_zero():
                 tell_of_epoch(sampler, epoch)
         self._refreshed = samplers
-        now, kept = describe_clusters(samplers), self._clusters
+        now, kept = hash_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:
             raise StartError(
                 f"The clusters in {self.refresher.folder.path} are not those that the checkpoint was trained on "
@@ -247,8 +248,8 @@ def find_samplers(loader: Any) -> tuple[Any, list[PlannedSampler]]:
         The sampler that has an epoch, ours or one for many datasets, or None; and our samplers in it that follow a
         plan.
     """
-    sampler = getattr(loader, "batch_sampler", None)
-    while sampler is not None and not (hasattr(sampler, "is_planned") or hasattr(sampler, "batch_samplers")):
-        sampler = getattr(sampler, "batch_sampler", None)
+    sampler = find_inner_sampler(loader)
+    if not (hasattr(sampler, "is_planned") or hasattr(sampler, "batch_samplers")):
+        return None, []
     parts = getattr(sampler, "batch_samplers", [sampler])
     return sampler, [one for one in parts if getattr(one, "is_planned", False)]

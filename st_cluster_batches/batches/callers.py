@@ -50,9 +50,8 @@ class Caller:
         return "the dataset" if own is None else f"the dataset {own!r}"
 
     def gathers(self, dataset: Any) -> bool:
-        """Whether the loss of a dataset, or one within it, takes negatives from the batches of all devices."""
-        loss = find_loss(self.trainer, dataset)
-        return any(getattr(part, "gather_across_devices", False) for part in loss.modules())
+        """Whether the loss of a dataset takes negatives from the batches of all devices."""
+        return gathers(find_loss(self.trainer, dataset))
 
     def refuse_dispatching(self) -> None:
         """Check that each process of several reads its own batches.
@@ -87,6 +86,19 @@ def find_name(trainer: Any, dataset: Any) -> str | None:
 def find_loss(trainer: Any, dataset: Any) -> Any:
     """Return the loss that a trainer has for one of its training datasets."""
     return trainer.loss[find_name(trainer, dataset)] if isinstance(trainer.loss, dict) else trainer.loss
+
+
+def gathers(loss: Any) -> bool:
+    """Whether a loss, or one within it, takes negatives from the batches of all devices."""
+    return any(getattr(part, "gather_across_devices", False) for part in loss.modules())
+
+
+def find_inner_sampler(loader: Any) -> Any:
+    """Return what gives a DataLoader its batches, without the wrappers of accelerate; None if nothing does."""
+    sampler: Any = getattr(loader, "batch_sampler", None)
+    while hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler
+    return sampler
 
 
 def find_caller(dataset: Any) -> Caller:

@@ -57,7 +57,7 @@ def describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:
     return described
 
 
-def describe_clusters(samplers: Sequence[Any]) -> dict[str, str]:
+def hash_clusters(samplers: Sequence[Any]) -> dict[str, str]:
     """Return, by dataset and epoch at whose start they were made, a hash of the clusters that batches are of."""
     return {
         f"dataset {number}, epoch {one.refreshed_at}": xxhash.xxh3_64_hexdigest(one.clusters.tobytes())

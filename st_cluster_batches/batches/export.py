@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Hidden, so that `load_dataset(directory)` sees nothing but parquet.
-PLAN_FILE = ".batch_plan.json"
+EXPORT_FILE = ".batch_plan.json"
 
 _ROW_GROUP = 10_000  # rows that a reader holds at once
 _HASHED = 10_000  # rows that are hashed at once
@@ -154,7 +154,7 @@ def _write(
         with write_whole(path) as temporary:
             pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
     content = {**described, "steps": steps, "counts": asdict(counts)}
-    write_atomically(directory / PLAN_FILE, json.dumps(content, indent=2))
+    write_atomically(directory / EXPORT_FILE, json.dumps(content, indent=2))
     return int(epochs * steps)
 
 
@@ -198,7 +198,7 @@ def _hash_rows(shown: Dataset, show_progress_bar: bool) -> str:
 
 def _claim(directory: Path, described: dict[str, object]) -> None:
     """Write what the folder is to hold, or check that it is the same."""
-    path = directory / PLAN_FILE
+    path = directory / EXPORT_FILE
     if path.exists():
         kept = read_json(path)
         if changed := [name for name, value in described.items() if kept.get(name) != value]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from st_cluster_batches.batches.callers import find_inner_sampler
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
 from st_cluster_batches.data.pairs import Side
@@ -100,10 +101,7 @@ def measure_loader(loader: DataLoader[Any], encoder: Encoder, cache: SharedCache
     Returns:
         The means over all queries of these batches.
     """
-    sampler: Any = loader.batch_sampler
-    while hasattr(sampler, "batch_sampler"):  # the wrappers of accelerate
-        sampler = sampler.batch_sampler
-    batches = list(islice(sampler, _MEASURED_BATCHES))
+    batches = list(islice(find_inner_sampler(loader), _MEASURED_BATCHES))
     rows = [loader.dataset[int(row)] for batch in batches for row in batch]
     # The collator takes columns by position: query, positive, negatives.
     columns = [name for name, value in rows[0].items() if isinstance(value, str)]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from st_cluster_batches.batches.sorting import CHUNK, Integers, find_starts, row_dtype, stable_order
+from st_cluster_batches.column_values import is_text
 
 # An odd number: multiplying by it is one to one, and spreads any values over the leading bits.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -103,7 +104,7 @@ def _flatten(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Integers | None]
 def _read_values(column: pa.ChunkedArray, name: str) -> Integers:
     column = column.cast(pa.large_string()) if column.type == pa.string_view() else column
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         codes: Integers = column.dictionary_encode().unify_dictionaries().combine_chunks().indices.to_numpy()
         return codes
     if pa.types.is_null(kind):

@@ -14,6 +14,7 @@ import xxhash
 
 from st_cluster_batches.batches.keys import Keys, join_keys, read_keys
 from st_cluster_batches.batches.sorting import CHUNK, Integers
+from st_cluster_batches.column_values import is_text
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _check_own_keys(column: pa.ChunkedArray) -> None:
             f"{column.null_count:,} of {len(column):,} rows have no {FALSE_NEGATIVE_KEYS!r}, the first of them row "
             f"{row}, as where labelled rows are joined with others; false negatives would meet. Label all: {again}"
         )
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         raise ValueError(
             f"Column {FALSE_NEGATIVE_KEYS!r} holds text such as {column[0].as_py()!r}, as after a CSV file, which "
             f"keeps no lists; no two rows would share a key. Write parquet or JSON lines, or label again: {again}"
@@ -223,7 +224,7 @@ def _to_integers(table: pa.Table, name: str) -> Integers:
         column = column.cast(pa.int8())
     elif pa.types.is_temporal(column.type):
         column = column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         # Codes first: the strings of all rows together may be more than Arrow can address.
         encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
         # Alphabetical, so that the codes do not depend on which row happens to come first.

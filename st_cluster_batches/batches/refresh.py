@@ -109,12 +109,12 @@ class Refresh:
 
 
 class RefreshedSampler(Protocol):
-    """What a refresh needs of a `ClusterBatchSampler`."""
+    """What a refresh needs of a `ClusterBatchSampler` that is to be refreshed."""
 
     dataset: Any
     options: PlanOptions
     hidden_columns: list[str]
-    refresh: Refresh | None
+    refresh: Refresh
     refreshed_at: int | None
 
     @property

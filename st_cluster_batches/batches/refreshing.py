@@ -14,10 +14,10 @@ import numpy.typing as npt
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from st_cluster_batches.batches.callers import find_name
-from st_cluster_batches.batches.changes import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
+from st_cluster_batches.batches.refresh_effect import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.refresh_folder import RefreshFolder
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
@@ -82,16 +82,16 @@ class Refresher:
             )
         for number, sampler in enumerate(samplers):
             pairs = self._read_pairs(sampler, number)
-            if sampler.refresh is not None and sampler.refresh.mine and pairs.targets:
+            if sampler.refresh.mine and pairs.targets:
                 raise StartError(
                     f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
-            if sampler.refresh is not None and self.trainer.is_world_process_zero():
+            if self.trainer.is_world_process_zero():
                 rows = np.bincount(pairs.source_of_row, minlength=len(pairs.sources)).tolist()
                 sizes = dict(zip(pairs.sources, rows, strict=True))
                 warn_of_whole_sources(sizes, _choose_clusters(sampler.refresh), "Refresh")
-            if sampler.refresh is not None and sampler.refresh.guide:
+            if sampler.refresh.guide:
                 _read_row_keys(sampler.dataset)
                 self._find_guided()
         with ProcessGroup.current("refreshing clusters") as processes:
@@ -132,9 +132,7 @@ class Refresher:
     def _make(self, sampler: RefreshedSampler, number: int, epoch: int, cache: SharedCache) -> None:
         """Embed, cluster and assign together with the other processes, and write down what has come of it."""
         started = time.perf_counter()
-        assert sampler.refresh is not None, "only samplers that are to be refreshed are"
-        refresh = sampler.refresh
-        pairs = self._read_pairs(sampler, number)
+        refresh, pairs = sampler.refresh, self._read_pairs(sampler, number)
         folder = self.folder.at(epoch, number)
         last, last_vectors = self.folder.find_last(sampler.find_refresh(epoch - 1), number)
         encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
@@ -177,8 +175,7 @@ class Refresher:
             dataset = sampler.dataset
             texts = tuple(name for name in hold_columns(dataset) if name not in NO_TEXT_COLUMNS)
             has_sources = SOURCE in sampler.hidden_columns and SOURCE in dataset.column_names
-            key = "query" if sampler.refresh is None else sampler.refresh.key
-            mine = 0 if sampler.refresh is None else sampler.refresh.mine
+            key, mine = sampler.refresh.key, sampler.refresh.mine
             option = f"mine={mine}" if mine else f"key={key!r}"
             needs_passages = f"refresh=Refresh({option})" if mine or key != "query" else None
             options = PairOptions(

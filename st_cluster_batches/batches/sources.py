@@ -5,21 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from st_cluster_batches.batches.callers import Caller
+from st_cluster_batches.column_values import FEW_SOURCES, ROWS_OF_A_SOURCE, count_sources_at_most, sample_rows
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-
-_SAMPLE = 4096  # rows that are looked at
-_FEW = 20  # sources that any number of rows may have
-_ROWS_OF_A_SOURCE = 10  # at least, of a column that stands before texts
 
 
 def has_source_labels(dataset: Dataset, gets_clusters: bool = False) -> bool:
@@ -36,7 +32,7 @@ def has_source_labels(dataset: Dataset, gets_clusters: bool = False) -> bool:
     labels = [name for name in (CLUSTER, FALSE_NEGATIVE_KEYS) if name in dataset.column_names]
     if SOURCE not in dataset.column_names or not (labels or gets_clusters) or not len(dataset):
         return False
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
+    rows = sample_rows(len(dataset))
     table = dataset.with_format("arrow", columns=[SOURCE, *labels[:1]])[rows]
     if labels[:1] != [CLUSTER]:
         table = table.select([SOURCE]).append_column(CLUSTER, table[SOURCE])
@@ -72,12 +68,12 @@ def tell_of_source_texts(dataset: Dataset) -> None:
 
 def _count_few_values(dataset: Dataset) -> int:
     """Return how many values the column has; 0 if as many as texts have."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
+    rows = sample_rows(len(dataset))
     column = dataset.with_format("arrow", columns=[SOURCE])[rows][SOURCE]
-    if pa.types.is_nested(column.type) or len(rows) <= 2 * _FEW:
+    if pa.types.is_nested(column.type) or len(rows) <= 2 * FEW_SOURCES:
         return 0
     n_values = int(pc.count_distinct(column).as_py())
-    return n_values if n_values <= _FEW else 0
+    return n_values if n_values <= FEW_SOURCES else 0
 
 
 def _count_sources_at_most(columns: list[str], n_rows: int) -> int:
@@ -88,8 +84,8 @@ def _count_sources_at_most(columns: list[str], n_rows: int) -> int:
     """
     after = columns[columns.index(SOURCE) + 1 :]
     if after[:1] == [CLUSTER] or all(name in (CLUSTER, FALSE_NEGATIVE_KEYS, *NO_TEXT_COLUMNS) for name in after):
-        return 1 if n_rows == 1 else min(max(_FEW, n_rows // 2), n_rows - 1)
-    return n_rows // _ROWS_OF_A_SOURCE
+        return 1 if n_rows == 1 else min(count_sources_at_most(n_rows), n_rows - 1)
+    return n_rows // ROWS_OF_A_SOURCE
 
 
 def is_source_hidden(dataset: Dataset, caller: Caller, gets_clusters: bool) -> bool:

@@ -11,7 +11,7 @@ from sentence_transformers.cross_encoder import losses as cross_encoder
 from sentence_transformers.multi_vector_encoder import losses as multi_vector
 from sentence_transformers.sentence_transformer import losses
 
-from st_cluster_batches.batches.callers import find_loss
+from st_cluster_batches.batches.callers import find_loss, gathers
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, list_targets
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
     loss = _find_in_batch_loss(trainer, dataset)
     if loss is None:
         return
-    if any(getattr(part, "gather_across_devices", False) for part in loss.modules()):
+    if gathers(loss):
         size *= sampler.world_size
     if explanation := explain_no_negatives(len(dataset), len(sampler.shown_columns), sampler.batch_size, size):
         logger.warning("%s: %s", type(loss).__name__, explanation)

@@ -13,7 +13,7 @@ from st_cluster_batches.columns import SOURCE
 
 logger = logging.getLogger(__name__)
 
-_WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative, or are in no batch
+WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative, or are in no batch
 WORTH_A_WARNING_OF_PURITY = 0.05  # share of the batches that are not pure on their account
 
 
@@ -52,9 +52,9 @@ def tell_of_epoch(sampler: Any, epoch: int) -> None:
     is_like_others = sampler.refresh is None and len(sampler.options.schedule) == 1
     which = "one epoch" if is_like_others else f"epoch {epoch}"
     logger.info("Batches of %s, by %s: %s", which, columns[-1] if columns else "random", counts)
-    if counts.repeats > _WORTH_A_WARNING * len(sampler.dataset):
+    if counts.repeats > WORTH_A_WARNING * len(sampler.dataset):
         logger.warning("In %s %s", which, explain_repeats(plan, sampler.dataset, counts))
-    if counts.dropped > _WORTH_A_WARNING * len(sampler.dataset):
+    if counts.dropped > WORTH_A_WARNING * len(sampler.dataset):
         logger.warning(
             "In %s %d of %d rows are in no batch: they fill no whole global batch of %d = %d rows x %d devices. "
             "Smaller batches or fewer devices leave fewer out",

@@ -40,13 +40,13 @@ def attach_clusters(
     n_clusters: int | Literal["auto"] | None = None,
     cluster_size: int | Mapping[str, int | None] | None = None,
     max_cluster_size: int | None = None,
-    global_batch_size: int = 1024,
+    global_batch_size: int = ClusterOptions.global_batch_size,
     key: Key | None = None,
     columns: Columns | None = None,
     source_column: str | None = SOURCE,
     false_negative_threshold: float | None = None,
     seed: int = 0,
-    niter: int = 20,
+    niter: int = ClusterOptions.niter,
     truncate_dim: int | None = None,
     batch_size: int | None = None,
     overwrite: bool = False,
@@ -160,7 +160,7 @@ def cluster_dataset(
         )
         if options.tuned is not None:
             check_sources(options.tuned, parts)
-            compare_choice(options, options.tuned, loaded, parts)
+            compare_choice(options.tuned, options.guide, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
@@ -200,12 +200,12 @@ def fit_clusters(
     n_clusters: int | Literal["auto"] | None = None,
     cluster_size: int | Mapping[str, int | None] | None = None,
     max_cluster_size: int | None = None,
-    global_batch_size: int = 1024,
+    global_batch_size: int = ClusterOptions.global_batch_size,
     key: Key = "query",
     columns: Columns | None = None,
     source_column: str | None = SOURCE,
     seed: int = 0,
-    niter: int = 20,
+    niter: int = ClusterOptions.niter,
     truncate_dim: int | None = None,
     batch_size: int | None = None,
     overwrite: bool = False,

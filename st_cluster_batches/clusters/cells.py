@@ -43,7 +43,8 @@ def fit_in_cells(
         show_progress_bar: Whether to show progress.
 
     Returns:
-        (k, d) float32 unit rows in path order, or a few less, as by `fit_centroids`.
+        (k, d) float32 unit rows in path order; fewer where a cell has too few different rows, as by `fit_centroids`,
+        and more where cells are of so few rows that they would share one, since each cell has one at least.
     """
     n_cells = isqrt(n_clusters)
     coarse = fit_centroids(take(sample_positions(n_rows, n_cells, seed)), n_cells, seed=seed, niter=niter)

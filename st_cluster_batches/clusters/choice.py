@@ -174,6 +174,12 @@ class Choice:
         return cls(sources, **{one.name: values[one.name] for one in fields(cls) if one.name != "sources"})
 
 
+def method_of(given: Method | Mapping[str, Method] | None, source: str) -> Method:
+    """Return how the clusters of a source are made, as options or a manifest say; k-means where they do not."""
+    method = given.get(source) if isinstance(given, Mapping) else given
+    return "kmeans" if method is None else method
+
+
 def find_choice(tuned: Choice | str | Path | None) -> Choice | None:
     """Return a choice that is given as such or by its folder."""
     return tuned if tuned is None or isinstance(tuned, Choice) else Choice.load(tuned)

@@ -49,8 +49,6 @@ def find_communities(
     passages: Vectors,
     size: int,
     *,
-    skip: int | None = None,
-    neighbours: int | None = None,
     seed: int = 0,
     show_progress_bar: bool = False,
 ) -> Labels:
@@ -60,17 +58,13 @@ def find_communities(
         queries: (n, d) unit rows.
         passages: (n, d) unit rows; passage i is the positive of query i.
         size: Rows of a community; METIS keeps them about equal.
-        skip: p, the ranks that are left out because they are likely positives; 30 by default, and fewer in a source
-            of less than 2,000 rows.
-        neighbours: m, the ranks after these that are neighbours; 100 by default, and fewer likewise.
         seed: Seed of the coarse clusters that a large source is searched in.
         show_progress_bar: Whether to show progress.
 
     Returns:
         (n,) the community of every row, from 0; communities of one coarse cluster are consecutive.
     """
-    window = choose_window(len(queries))
-    skip, neighbours = (window[0] if skip is None else skip), (window[1] if neighbours is None else neighbours)
+    skip, neighbours = choose_window(len(queries))
     groups = _split_coarsely(queries, seed)
     labels = np.empty(len(queries), dtype=np.int64)
     first = 0
@@ -82,7 +76,10 @@ def find_communities(
 
 
 def choose_window(n_rows: int) -> tuple[int, int]:
-    """Return p and m for a source: the likely positives of a query are as large a share of a small one."""
+    """Return p and m for a source: the ranks that are left out as likely positives, and the neighbours after them.
+
+    They are B3's 30 and 100, and in a source of less than 2,000 rows as large a share of it.
+    """
     share = min(1.0, n_rows / _WHOLE_WINDOW_ROWS)
     return round(_SKIP * share), max(_LEAST_NEIGHBOURS, round(_NEIGHBOURS * share))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.choice import Candidate, method_of
 from st_cluster_batches.data.naming import escape_cell, list_few, quote_code, show_line
 
 _MAX_SHOWN_SOURCES = 10
@@ -46,9 +46,7 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
 
 def _describe_method(manifest: dict[str, Any]) -> str:
     """Return how clusters were made, source by source where that differs."""
-    method = manifest.get("method", "kmeans")
-    by_source = method if isinstance(method, dict) else dict.fromkeys(manifest["statistics"], method)
-    cut = [name for name in manifest["statistics"] if by_source.get(name) == "communities"]
+    cut = [name for name in manifest["statistics"] if method_of(manifest.get("method"), name) == "communities"]
     if not cut:
         return "by spherical k-means"
     communities = "as communities, which METIS cut out of the graph of near queries and passages,"

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.column_values import sample_rows
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.storage.chunks import ChunkedArray
 
 _SAMPLE = 1024  # rows that are looked for in a dataset before all are
-
 
 TextHashes = npt.NDArray[np.uint64]
 
@@ -64,7 +64,7 @@ class EarlierRows:
         found = cls([], np.full(len(keys), -1, dtype=np.int16), np.zeros(len(keys), dtype=np.int64))
         if not len(keys):
             return found
-        sample = np.sort(keys[np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE)).astype(np.int64)])
+        sample = np.sort(keys[sample_rows(len(keys), _SAMPLE)])
         order: npt.NDArray[np.intp] | None = None
         for path in sorted(folder.glob(f"{_index_prefix(encoder_hash)}*.json")):
             index = read_json(path)

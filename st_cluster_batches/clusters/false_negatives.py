@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from st_cluster_batches.clusters.near_duplicates import find_near_duplicates
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.data.duplicates import combine_hashes, hash_column, hash_texts
+from st_cluster_batches.data.duplicates import combine_hashes, hash_column, hash_folded
 from st_cluster_batches.data.pairs import Pairs
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def list_keys(columns: Sequence[Sequence[str]]) -> list[list[int]]:
     Args:
         columns: n queries, n positives, then n texts of every further column.
     """
-    rows = zip(*(column.tolist() for column in _salt([hash_texts(texts) for texts in columns])), strict=True)
+    rows = zip(*(column.tolist() for column in _salt([hash_folded(texts) for texts in columns])), strict=True)
     return [list(row) for row in rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -168,8 +169,8 @@ def _refine_sources(
             for cluster in np.flatnonzero(sizes).tolist():
                 piece = centroids[name][cluster : cluster + 1]
                 if is_oversized[code][cluster]:
-                    previous = pieces[-1][-1] if pieces else None
-                    piece = _split(piece, rows_of[code, cluster], own, options, previous)
+                    previous, rows = pieces[-1][-1] if pieces else None, rows_of[code, cluster]
+                    piece = _split(piece, rows, math.ceil(len(rows) / limits[code]), own, options, previous)
                 pieces.append(piece)
             refined[name] = np.concatenate(pieces)
     return refined
@@ -178,12 +179,12 @@ def _refine_sources(
 def _split(
     centroid: Centroids,
     rows: npt.NDArray[np.int64],
+    n_parts: int,
     vectors: PairVectors,
     options: ClusterOptions,
     previous: npt.NDArray[np.float32] | None,
 ) -> Centroids:
     """Return the centroids of the parts of a cluster, in the direction of the path."""
-    n_parts = -(-len(rows) // int(options.max_cluster_size or 1))
     sample = vectors.take_sample(options.key, rows[sample_positions(len(rows), n_parts, options.seed)])
     split = fit_centroids(sample, n_parts, seed=options.seed, niter=options.niter)
     if len(split) == 1:

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.clusters.choice import Choice, method_of
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.options import AttachOptions
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import Pairs, sides_of
 
@@ -27,8 +26,15 @@ def check_sources(tuned: Choice, parts: Sequence[Pairs]) -> None:
         )
 
 
-def compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, parts: Sequence[Pairs]) -> None:
-    """Warn where what was tuned is not what is done."""
+def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequence[Pairs]) -> None:
+    """Warn where what was tuned is not what is done.
+
+    Args:
+        tuned: What was chosen.
+        has_guide: Whether a guide is asked for besides.
+        encoder: The model whose vectors are clustered.
+        parts: The data.
+    """
     counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
     tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
     sized = [name for name in counts if tuned.sources[name].cluster_size is not None]
@@ -49,7 +55,7 @@ def compare_choice(options: AttachOptions, tuned: Choice, encoder: Encoder, part
             encoder.name,
             "" if encoder.truncate_dim is None else f" with truncate_dim={encoder.truncate_dim}",
         )
-    if tuned.masked_sources and not options.guide:  # whoever asks for a guide knows what for
+    if tuned.masked_sources and not has_guide:  # whoever asks for a guide knows what for
         logger.warning(
             "The choice masks false negatives of %s%s, and the rows get the keys that a guide needs. The gain that "
             "was measured needs a guided loss: GuidedMultipleNegativesRankingLoss(model, guide=train, margin=%g), or "
@@ -129,8 +135,7 @@ def tell_of_middles(manifest: Mapping[str, Any], sources: Sequence[str]) -> None
         manifest: That of the clustering.
         sources: Those of the clustering.
     """
-    method = manifest.get("method")
-    cut = [name for name in sources if (method.get(name) if isinstance(method, Mapping) else method) == "communities"]
+    cut = [name for name in sources if method_of(manifest.get("method"), name) == "communities"]
     if cut:
         logger.warning(
             "%d of %d sources of the clustering are cut into communities (%s). Rows that it labels, old ones too, go "

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from st_cluster_batches.clusters.choice import METHODS, Choice, Method
+from st_cluster_batches.clusters.choice import METHODS, Choice, Method, method_of
 from st_cluster_batches.clusters.metis import require_metis
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import list_few
@@ -155,7 +155,7 @@ class ClusterOptions:
 
     def find_method(self, source: str) -> Method:
         """Return how the clusters of a source are made."""
-        return self.method if isinstance(self.method, str) else self.method[source]
+        return method_of(self.method, source)
 
     def find_limit(self, source: str) -> int | None:
         """Return the rows of a cluster of a source at most; None where it is one stratum, or there is no limit."""

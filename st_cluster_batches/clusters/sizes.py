@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from st_cluster_batches.clusters.choice import method_of
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.naming import list_few
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
+LARGE_SHARE = 0.5  # of its source: a cluster that holds more, of three or more clusters, is warned of
 _FAR_LARGER = 2  # times the rows asked for: new rows never fill clusters quite as those did that were fitted
 _FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without rows
 
@@ -43,7 +44,7 @@ def warn_of_sizes(
             few.append(f"{source!r} {n_clusters:,} of {min(asked, n_rows):,}")
         if limit is not None and largest > limit:
             alike.append(f"{source!r} one of {largest:,} rows")
-        elif n_clusters > 2 and largest > _LARGE_SHARE * n_rows:
+        elif n_clusters > 2 and largest > LARGE_SHARE * n_rows:
             large.append(f"{source!r} {largest:,} of its {n_rows:,} rows in one of {n_clusters:,} clusters")
     asked_for = f"the {options.n_clusters or 'ten'} clusters asked for"
     limited = f"clusters of more than max_cluster_size={options.max_cluster_size} rows, too alike to be split"
@@ -118,9 +119,9 @@ def warn_of_new_sizes(labelled: Iterable[tuple[Pairs, Dataset]], manifest: Mappi
 
 def _read_sizes(manifest: Mapping[str, Any], source: str) -> tuple[int | None, int | None]:
     """Return the rows of a cluster of a source that were asked for, on average and at most."""
-    mean, limit, method = (manifest.get(name) for name in ("cluster_size", "max_cluster_size", "method"))
+    mean, limit = manifest.get("cluster_size"), manifest.get("max_cluster_size")
     if isinstance(mean, Mapping) and (mean := mean.get(source)) is None:
         return None, None  # one stratum, of any size
-    if (method.get(source) if isinstance(method, Mapping) else method) == "communities":
+    if method_of(manifest.get("method"), source) == "communities":
         limit = mean  # they are about equal
     return mean, limit

@@ -89,14 +89,11 @@ def measure_parts(parts: Iterable[Pairs], encoder: Encoder, cache: SharedCache) 
     return found
 
 
-def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Strength]) -> list[str]:
+def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Strength]) -> None:
     """Say where the model that is to be trained is better than its guide from the start, or no other.
 
     A mask takes away what the guide finds near. Where it knows less than the model, that is what the model has right;
     where it knows the same, it is what the model has yet to learn. Sources with few queries tell nothing.
-
-    Returns:
-        The sources that are warned of.
     """
     ahead = {
         name: one.ndcg_at_10 - guide[name].ndcg_at_10
@@ -125,7 +122,6 @@ def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Streng
             "by the mask, and half of what its clusters gained; take a stronger encoder, or train without: loss: mnrl",
             "; ".join(shown[name] for name in same),
         )
-    return [*weak, *same]
 
 
 def describe_strength(strengths: dict[str, Strength]) -> list[str]:

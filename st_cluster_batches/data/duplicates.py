@@ -24,18 +24,17 @@ _hash = xxhash.xxh3_64_intdigest
 _FOLDED_BYTES = bytes(ord(" ") if chr(byte).isspace() and byte < 128 else byte for byte in bytes(range(256)).lower())
 
 
-def group_equal(dataset: Dataset, columns: Sequence[str], show_progress_bar: bool = True) -> npt.NDArray[np.int32]:
+def group_equal(dataset: Dataset, columns: Sequence[str]) -> npt.NDArray[np.int32]:
     """Group the rows that share a text of any of the columns, directly or through others.
 
     Args:
         dataset: The rows, checked to hold no missing text.
         columns: Text columns; texts of different columns are not compared.
-        show_progress_bar: Whether to show progress.
 
     Returns:
         (n,) int32 group numbers from 0, in the order of first rows.
     """
-    links = [_link_equal(hash_column(dataset, name, show_progress_bar)) for name in columns]
+    links = [_link_equal(hash_column(dataset, name, False)) for name in columns]
     starts, ends = (np.concatenate(side) for side in zip(*links, strict=True))
     linked, nodes = np.unique(np.concatenate((starts, ends)), return_inverse=True)
     edges = (np.ones(len(starts), dtype=np.int8), (nodes[: len(starts)], nodes[len(starts) :]))
@@ -59,7 +58,7 @@ def hash_column(dataset: Dataset, name: str, show_progress_bar: bool = True) -> 
 
 
 def _hash_chunk(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
-    """Hash like `hash_texts`, at half the time: what is plain is folded for all texts at once.
+    """Hash like `hash_folded`, at half the time: what is plain is folded for all texts at once.
 
     Texts with a byte beyond ASCII or two blanks in a row are folded one by one.
     """
@@ -84,7 +83,7 @@ def _link_equal(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], n
     return rows[at], rows[at + 1]
 
 
-def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+def hash_folded(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return an (n,) hash of every text, equal for texts that count as equal."""
     return np.asarray([_hash(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64)
 

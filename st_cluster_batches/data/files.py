@@ -66,7 +66,7 @@ def strip_ending(name: str) -> str:
     return name
 
 
-def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+def list_data_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """List the files of a folder but for hidden ones and those whose name starts with `_`.
 
     Where it holds no rows itself, those of the folders below are taken, but for what `save_to_disk` wrote.

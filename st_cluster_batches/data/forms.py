@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from st_cluster_batches.columns import SOURCE, TARGET_COLUMNS
 from st_cluster_batches.data.collection import Judging, read_collection
 from st_cluster_batches.data.role_names import find_rank
-from st_cluster_batches.data.roles import list_texts
+from st_cluster_batches.data.roles import TEXT, describe_feature, list_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -174,7 +174,7 @@ def _is_list(rows: Dataset, name: str | None) -> bool:
     inner = None if name is None else getattr(rows.features[name], "feature", None)
     if isinstance(inner, dict):
         inner = inner.get("text")
-    return getattr(inner, "dtype", "") in ("string", "large_string")
+    return describe_feature(inner) == TEXT
 
 
 def keep_positive(rows: Dataset, label: str, where: str) -> Dataset:

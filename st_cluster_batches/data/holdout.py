@@ -66,8 +66,8 @@ def hold_out(
     names, source_of_row = ["held_out"], np.zeros(len(dataset), dtype=np.int32)
     if has_sources:
         names, source_of_row = read_sources(dataset)
-    groups = group_equal(read, texts, show_progress_bar=False)
-    queries = group_equal(read, texts[:1], show_progress_bar=False)
+    groups = group_equal(read, texts)
+    queries = group_equal(read, texts[:1])
     rng = np.random.default_rng(seed)
     is_held_out = np.zeros(len(dataset), dtype=bool)
     collections = {}

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.data.files import find_dialect, find_kind, open_text, read_file
-from st_cluster_batches.data.records import CORPUS, QUERIES, TRIPLES, Table, find_columns, is_header, read_records
+from st_cluster_batches.data.records import (
+    CORPUS,
+    QUERIES,
+    TRIPLES,
+    Table,
+    find_columns,
+    fold_name,
+    is_header,
+    read_records,
+)
+from st_cluster_batches.data.role_names import has_role_name
 from st_cluster_batches.storage.cache import hash_values
 
 if TYPE_CHECKING:
@@ -72,14 +82,16 @@ def join_texts(ids: Dataset, queries: Mapping[str, str], corpus: Mapping[str, st
 
 def refuse_ids(rows: Dataset, where: str) -> None:
     """Raise a ValueError if rows hold ids in the place of texts."""
-    folded = {name.lower().replace("-", "_") for name in rows.column_names}
-    if {"query_id", "qid"} & folded and {"positive_id", "pos_id", "pid", "docid", "doc_id", "corpus_id"} & folded:
-        texts = {name for name in folded if name in ("query", "question", "text", "passage", "positive")}
-        if not texts:
-            raise ValueError(
-                f"{where} holds ids, {rows.column_names}, and no texts; give the files that do: --queries FILE "
-                "--corpus FILE (in a recipe `queries:` and `corpus:`)"
-            )
+    names = {fold_name(name) for name in rows.column_names}
+    # Some of the names that stand for ids in triples are those of texts elsewhere: `pos`, `positive`.
+    named = {name for name in names if has_role_name(name) or name in CORPUS.aliases["text"]}
+    texts = {name for name in named if not name.endswith("id")}
+    queries, positives = ({field, *TRIPLES.aliases[field]} & names - texts for field in ("query_id", "positive_id"))
+    if queries and positives and not texts:
+        raise ValueError(
+            f"{where} holds ids, {rows.column_names}, and no texts; give the files that do: --queries FILE "
+            "--corpus FILE (in a recipe `queries:` and `corpus:`)"
+        )
 
 
 def read_texts(place: str, table: Table, load: Callable[[str], Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import yaml
 
 from st_cluster_batches.columns import SOURCE, map_parts
 from st_cluster_batches.data.collection import is_collection
-from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_files, read_file
+from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_data_files, read_file
 from st_cluster_batches.data.forms import keep_positive, read_judged_pairs, spread_lists
 from st_cluster_batches.data.ids import join_ids, read_ids, refuse_ids
 from st_cluster_batches.data.joining import join_parts, join_places
@@ -135,7 +135,7 @@ def _load_rows(name: str | Path, selection: Selection) -> Dataset | DatasetDict:
 
 def _load_folder(folder: Path, selection: Selection) -> Dataset:
     """Load the files of a folder: those of one split, of all kinds."""
-    files, others = list_files(folder)
+    files, others = list_data_files(folder)
     if not files:
         raise FileNotFoundError(f"{folder} holds neither a save_to_disk dataset nor files of rows: {KINDS}")
     splits = sort_files([file.relative_to(folder) for file in files])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from st_cluster_batches.column_values import ROWS_OF_A_SOURCE, sample_rows
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.role_names import has_role_name
 from st_cluster_batches.data.roles import explain_fault
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS_OF_A_CODE = 3  # rows for each different value, from which on single words are codes
-_ROWS_OF_A_SOURCE = 10  # likewise, of a column called `source`
 _MAX_CODES = 1000
-_SAMPLE = 4096  # rows of a column `source` that are looked at
 
 
 class _Suspicions:
@@ -96,9 +94,9 @@ def check_text_called_source(dataset: Dataset, columns: Sequence[str], where: st
     """
     if SOURCE not in columns:
         return
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
+    rows = sample_rows(len(dataset))
     values = dataset.with_format("arrow", columns=[SOURCE])[rows][SOURCE]
-    if _ROWS_OF_A_SOURCE * pc.count_distinct(values).as_py() <= len(rows):
+    if ROWS_OF_A_SOURCE * pc.count_distinct(values).as_py() <= len(rows):
         raise ValueError(explain_fault(where, SOURCE, "holds few different values, as sources are", columns))
 
 

@@ -219,16 +219,18 @@ def _hint_at_spaces(row: Sequence[str], table: Table, path: Path) -> str:
 
 def is_header(row: Sequence[str], table: Table) -> bool:
     """Return whether a row names the columns of a table."""
-    names = {name for aliases in table.aliases.values() for name in aliases} | {_fold(name) for name in table.aliases}
-    return sum(_fold(cell) in names for cell in row) > len(table.aliases) // 2
+    names = {name for aliases in table.aliases.values() for name in aliases} | {
+        fold_name(name) for name in table.aliases
+    }
+    return sum(fold_name(cell) in names for cell in row) > len(table.aliases) // 2
 
 
 def find_columns(row: dict[str, Any], table: Table, place: str) -> dict[str, str]:
     """Find the column of every field."""
-    folded = {_fold(str(column)): column for column in reversed(row)}
+    folded = {fold_name(str(column)): column for column in reversed(row)}
     found = {}
     for field, aliases in table.aliases.items():
-        column = next((folded[name] for name in (_fold(field), *aliases) if name in folded), None)
+        column = next((folded[name] for name in (fold_name(field), *aliases) if name in folded), None)
         if column is not None:
             found[column] = field
         elif field not in table.optional:
@@ -239,7 +241,8 @@ def find_columns(row: dict[str, Any], table: Table, place: str) -> dict[str, str
     return found
 
 
-def _fold(name: str) -> str:
+def fold_name(name: str) -> str:
+    """Return the name of a column as the aliases of a table are written."""
     return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.column_values import is_text
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, TARGET_COLUMNS
 from st_cluster_batches.data.role_names import ROLES, explain_guess, find_rank, has_role_name, order_by_name
 from st_cluster_batches.storage.processes import is_first_process
@@ -21,7 +22,6 @@ Columns = Sequence[str]
 
 TEXT = "texts"  # what a column holds that can be embedded
 
-_TEXT_TYPES = ("string", "large_string", "string_view")
 _IDS = re.compile(r"(.*_)?(id|ids|idx)|uuid|guid|__index_level_\d+__")
 
 
@@ -147,17 +147,14 @@ def hold_columns(dataset: Dataset) -> dict[str, str]:
 
 def describe_feature(feature: Any) -> str:
     """Say what a column of some type holds."""
-    inner = getattr(feature, "feature", None)
-    if isinstance(feature, list):
-        inner = feature[0]
-    if inner is not None:
+    if (inner := getattr(feature, "feature", None)) is not None:
         return f"lists of {describe_feature(inner)}"
     if isinstance(feature, dict):
         return "structs"
     kind = type(feature).__name__
     if kind != "Value":
         return {"ClassLabel": "classes"}.get(kind, f"values of type {kind}")
-    return TEXT if feature.dtype in _TEXT_TYPES else f"values of type {feature.dtype}"
+    return TEXT if is_text(feature.pa_type) else f"values of type {feature.dtype}"
 
 
 def hold_first_row(row: Mapping[str, Any]) -> dict[str, str]:

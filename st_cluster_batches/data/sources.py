@@ -8,40 +8,38 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from st_cluster_batches.column_values import count_sources_at_most, is_text
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.texts import iterate_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_FEW = 20  # sources that any number of rows may have
 
-
-def read_sources(dataset: Dataset, column: str = SOURCE, prefix: str = "") -> tuple[list[str], npt.NDArray[np.int32]]:
+def read_sources(dataset: Dataset, prefix: str = "") -> tuple[list[str], npt.NDArray[np.int32]]:
     """Read the names of the sources, in alphabetical order, and the source of every row as a position in them.
 
     Args:
-        dataset: The rows.
-        column: The column of sources: texts, classes, integers, booleans or dates; their printed form is the name.
+        dataset: The rows; sources are texts, classes, integers, booleans or dates, whose printed form is the name.
         prefix: What stands before each name.
 
     Raises:
         ValueError: If a row has no source, the column cannot hold sources, or it holds as many as texts would be.
     """
-    feature = dataset.features[column]
+    feature = dataset.features[SOURCE]
     codes = np.zeros(len(dataset), dtype=np.int32)
     code_of_value: dict[Any, int] = {}
     first = 0
-    for table in iterate_tables(dataset, [column], "Reading sources", False):
-        values = table[column].combine_chunks()
+    for table in iterate_tables(dataset, [SOURCE], "Reading sources", False):
+        values = table[SOURCE].combine_chunks()
         if values.null_count:
             raise ValueError(
-                f"Column {column!r} has no value in row {first + values.is_null().index(True).as_py()}; every row "
+                f"Column {SOURCE!r} has no value in row {first + values.is_null().index(True).as_py()}; every row "
                 "needs a source, or pass source_column=None"
             )
         if not _can_be_source(values.type):
             raise ValueError(
-                f"Column {column!r} holds {values.type}, needed for a source are texts, integers, booleans or dates; "
+                f"Column {SOURCE!r} holds {values.type}, needed for a source are texts, integers, booleans or dates; "
                 "name another one, source_column=..., or none, source_column=None"
             )
         encoded = values.dictionary_encode()
@@ -60,7 +58,7 @@ def refuse_text(n_sources: int, n_rows: int, column: str, where: str = "The data
     Raises:
         ValueError: If most of its values are different, with what to do.
     """
-    if n_sources > max(_FEW, n_rows // 2):
+    if n_sources > count_sources_at_most(n_rows):
         raise ValueError(
             f"{where} has {n_sources} values of {column!r} in {n_rows} rows: that is no source but text. Pass "
             f"source_column=None to train on it as text, or name the texts, columns=(...); to keep both, rename it: "
@@ -69,5 +67,4 @@ def refuse_text(n_sources: int, n_rows: int, column: str, where: str = "The data
 
 
 def _can_be_source(kind: pa.DataType) -> bool:
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
-    return bool(is_text or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind))
+    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind))

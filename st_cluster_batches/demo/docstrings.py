@@ -111,9 +111,8 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
         "passage": [one.rest for one in pairs],
         _PACKAGE: [one.package for one in pairs],
     }
-    n_queries = min(_HELD_OUT_QUERIES, len(pairs) // 10)
-    texts = ["query", "passage"]
-    left, near = hold_out(Dataset.from_dict(columns), n_queries, _HELD_OUT_DOCUMENTS, columns=texts, warns=False)
+    rows, texts = Dataset.from_dict(columns), ["query", "passage"]
+    left, near = hold_out(rows, _HELD_OUT_QUERIES, _HELD_OUT_DOCUMENTS, columns=texts, warns=False)
     if len(left) < _LEAST_PAIRS:
         raise ValueError(
             f"The {len(sources)} packages {sources} leave {len(left)} docstrings to train on, and {_LEAST_PAIRS} are "

@@ -31,7 +31,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def fit_encoder(tokenizer: Tokenizer, texts: list[str], dimensions: int = _DIMENSIONS) -> SentenceTransformer:
+def fit_encoder(tokenizer: Tokenizer, texts: list[str]) -> SentenceTransformer:
     """Fit static token embeddings by latent semantic analysis: TF-IDF, then a truncated SVD (scikit-learn).
 
     Unsupervised, and in seconds: a start for those who have no pretrained weights at hand.
@@ -39,7 +39,6 @@ def fit_encoder(tokenizer: Tokenizer, texts: list[str], dimensions: int = _DIMEN
     Args:
         tokenizer: Splits texts into the tokens to be embedded.
         texts: The documents of the analysis.
-        dimensions: Length of a vector.
 
     Returns:
         A model whose embedding of a text is the mean of its tokens' vectors.
@@ -55,6 +54,6 @@ def fit_encoder(tokenizer: Tokenizer, texts: list[str], dimensions: int = _DIMEN
     )
     counts.sum_duplicates()
     tfidf = TfidfTransformer(sublinear_tf=True)
-    svd = TruncatedSVD(dimensions, random_state=0).fit(tfidf.fit_transform(counts))
+    svd = TruncatedSVD(_DIMENSIONS, random_state=0).fit(tfidf.fit_transform(counts))
     weights = (tfidf.idf_[:, None] * svd.components_.T).astype(np.float32)
     return build_static_model(tokenizer, weights)

@@ -36,9 +36,7 @@ def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
     """
     columns = ["query", "passage"]
     named = pairs.with_format(None).rename_column(SOURCE, _PACKAGE)
-    left, collections = hold_out(
-        named, min(_QUERIES, len(named) // 10), start.n_documents, columns=columns, warns=False
-    )
+    left, collections = hold_out(named, _QUERIES, start.n_documents, columns=columns, warns=False)
     (held_out,) = collections.values()
     documents = [text for _, text in held_out.corpus.values()]
     judged = judge_collection(held_out, {text: at for at, text in enumerate(documents)}, start)

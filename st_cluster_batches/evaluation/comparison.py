@@ -36,6 +36,7 @@ from st_cluster_batches.evaluation.variant_labels import hash_texts, label_varia
 from st_cluster_batches.evaluation.variants import derive_recipe, read_variants, tune_recipe
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, read_json, write_atomically
 from st_cluster_batches.storage.claims import claim
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.checks import check_pairs, load_checked_model
@@ -116,9 +117,7 @@ class Comparison:
     @classmethod
     def prepare(cls, path: str | Path, output: Path, n_seeds: int, overrides: Sequence[str] = ()) -> Comparison:
         """Check everything and label the pairs for every variant; see `compare` for arguments and errors."""
-        if n_seeds < 1:
-            raise ValueError(f"n_seeds={n_seeds} must be at least 1")
-        values = read_values(path)
+        n_seeds, values = as_count("n_seeds", n_seeds), read_values(path)
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         baseline = next(iter(recipes.values()))
         pairs, tasks = load_pairs(baseline, output / HELD_OUT_FOLDER)

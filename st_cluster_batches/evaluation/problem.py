@@ -165,12 +165,12 @@ def _hold_out_twice(
     numbered = rows.add_column(_ROW, np.arange(len(rows)))
     if SOURCE not in columns:
         numbered = numbered.add_column(SOURCE, [name] * len(rows))  # for messages
-    left, measured_on = _hold_out(numbered, _MEASURED_QUERIES, n_documents, seed, columns)
-    left, tuned_on = _hold_out(left, _TUNED_QUERIES, n_documents, seed, columns)
-    if measured_on is None or tuned_on is None:
+    left, measured_on = hold_out(numbered, _MEASURED_QUERIES, n_documents, seed, columns, warns=False)
+    left, tuned_on = hold_out(left, _TUNED_QUERIES, n_documents, seed, columns, warns=False)
+    collections = [*measured_on.values(), *tuned_on.values()]  # one each, where anything could be held out
+    if len(collections) < 2 or min(len(one.queries) for one in collections) < _LEAST_QUERIES:
         return None
-    fewest = min(len(measured_on.queries), len(tuned_on.queries))
-    return (left, measured_on, tuned_on) if fewest >= _LEAST_QUERIES else None
+    return left, *collections
 
 
 def _score_guide(
@@ -180,14 +180,6 @@ def _score_guide(
     texts = zip(sides, rows.column_names, (asked, documents), strict=True)
     queries, found = (torch.from_numpy(side[_find(rows[name][:], own)]).float() for side, name, own in texts)
     return float(rank_documents(queries, found, judged).mean())
-
-
-def _hold_out(
-    rows: Dataset, n_queries: int, n_documents: int, seed: int, columns: list[str]
-) -> tuple[Dataset, Collection | None]:
-    n_queries = max(1, min(n_queries, len(rows) // 10))  # a tenth is what `hold_out` takes at most, and warns of
-    left, collections = hold_out(rows, n_queries, n_documents, seed, columns, warns=False)
-    return left, next(iter(collections.values()), None)
 
 
 def judge_collection(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:

@@ -20,8 +20,9 @@ from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.prompts import tell_prompts
 from st_cluster_batches.evaluation.scores import ScoreStore, TaskScores
-from st_cluster_batches.evaluation.tasks import is_official, list_parts, load_tasks
+from st_cluster_batches.evaluation.tasks import is_official, list_aggregated, load_tasks
 from st_cluster_batches.storage.cache import default_cache_dir
+from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.reaching import probe_hub
 from st_cluster_batches.training.finite import check_weights, checking_vectors
@@ -88,10 +89,11 @@ def evaluate(
         The scores by task name; nothing on processes other than the main one.
 
     Raises:
-        ValueError: If a task is at fault; before anything is encoded.
+        ValueError: If a task or the size is at fault; before anything is encoded.
         DivergedError: If a weight or a vector of the model is not finite.
         ConnectionError: If the data of a named task cannot be had; at the first such task.
     """
+    batch_size = as_count("batch_size", batch_size)
     loaded = tasks if isinstance(tasks, Mapping) else load_tasks(tasks, judging)
 
     def evaluate_all() -> dict[str, TaskScores]:
@@ -127,7 +129,7 @@ def _aggregate(
     """Return the scores of a task that aggregates others: the mean of their means, as mteb has it."""
     from mteb import TaskResult
 
-    parts = list_parts(task)
+    parts = list_aggregated(task)
     combined = task.combine_task_results([TaskResult.model_validate(raw[part]) for part in parts])
     mean = fmean(scores[part].ndcg_at_10 for part in parts)
     per_query = {f"{part}/{query}": one for part in parts for query, one in scores[part].per_query.items()}

@@ -46,11 +46,11 @@ def load_tasks(tasks: Sequence[str | Path], judging: Judging | None = None) -> d
                     f"Two tasks are called {one.metadata.name!r}; their results would overwrite one another"
                 )
             loaded[one.metadata.name] = one
-            parts.update(list_parts(one))
+            parts.update(list_aggregated(one))
     return loaded
 
 
-def list_parts(task: Any) -> list[str]:
+def list_aggregated(task: Any) -> list[str]:
     """Return the names of the tasks that a task aggregates; none for most."""
     return [part.metadata.name for part in task.tasks] if task.is_aggregate else []
 

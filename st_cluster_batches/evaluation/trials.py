@@ -18,6 +18,7 @@ from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.communities import find_communities
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import Guide, as_bags, embed_all, rank_documents, train_embeddings
 from st_cluster_batches.evaluation.start import Proxy
@@ -28,8 +29,6 @@ from st_cluster_batches.evaluation.tune_options import TuneOptions
 _RATES: dict[Proxy, tuple[float, ...]] = {"static": (0.0125, 0.025, 0.05), "model": (2e-5, 8e-5, 3.2e-4)}
 _SPAN = 8
 TRIAL_VERSION = 3  # to be raised by any change that changes scores
-
-_NITER = 20  # iterations of k-means, as for `attach`
 
 Record = dict[str, Any]  # JSON values
 
@@ -148,6 +147,6 @@ def label_problem(problem: Problem, candidate: Candidate, seed: int) -> Labels:
         return Labels(strata, np.zeros(int(strata.max()) + 1, dtype=np.int64), problem.keys)
     n_clusters = max(1, round(len(problem) / candidate.cluster_size))
     seen = problem.vectors if problem.sample is None else problem.sample
-    centroids = fit_centroids(seen, n_clusters, seed=seed, niter=_NITER)
+    centroids = fit_centroids(seen, n_clusters, seed=seed, niter=ClusterOptions.niter)  # as for `attach`
     distinct, strata = np.unique(NearestCentroid(centroids).find(problem.vectors)[0], return_inverse=True)
     return Labels(strata, np.zeros(len(distinct), dtype=np.int64), problem.keys)

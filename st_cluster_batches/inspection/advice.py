@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from st_cluster_batches.batches.options import find_divisor
-from st_cluster_batches.batches.telling import WORTH_A_WARNING_OF_PURITY
+from st_cluster_batches.batches.telling import WORTH_A_WARNING, WORTH_A_WARNING_OF_PURITY
 from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice
+from st_cluster_batches.clusters.sizes import LARGE_SHARE
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.inspection.findings import Inspection
+from st_cluster_batches.inspection.negatives import NEAR_DUPLICATE
 
 # The values from which on a figure gives rise to advice.
 _PURE = 0.5  # share of global batches that should be of one cluster
-_GIANT = 0.5  # share of a source in one of three or more clusters
 _MIXED = 0.8  # coherence of a cluster, as a share of the median in its source
 _NEARER = 0.01  # how much nearer negatives should be than those of one source alone
 _FALSE = 0.01  # share of negatives that are nearer than the positive
@@ -91,7 +92,7 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
             "too few different texts for that: to keep false negatives apart their rows are packed with those of "
             f"neighbours. {_advise_larger(inspection, 16 * plan.global_batch_size)}"
         )
-    if plan.dropped > 0.01 * inspection.rows:
+    if plan.dropped > WORTH_A_WARNING * inspection.rows:
         yield (
             f"{plan.dropped:,} rows ({plan.dropped / inspection.rows:.1%}) are in no batch: they fill no whole global "
             f"batch of {plan.global_batch_size:,}. Lower batch_size."
@@ -107,7 +108,7 @@ def _advise_larger(inspection: Inspection, size: int) -> str:
 
 def _on_giants(inspection: Inspection) -> Iterator[str]:
     for source in inspection.sources:
-        if source.clusters >= 3 and source.largest > _GIANT * source.rows:
+        if source.clusters >= 3 and source.largest > LARGE_SHARE * source.rows:
             giant = max((one for one in inspection.clusters if one.source == source.name), key=lambda one: one.rows)
             yield (
                 f"Cluster {giant.cluster}{_quote(giant.words)} holds {giant.rows / source.rows:.0%} of the rows of "
@@ -136,7 +137,7 @@ def _on_duplicates(inspection: Inspection) -> Iterator[str]:
             f"Rows {worst.row} and {worst.other} say nearly the same (similarity {worst.similarity:.2f}: "
             f"{worst.passage!r} and {worst.other_passage!r}) and meet as negatives, and they are not the only ones "
             f"({inspection.near_duplicate_rate:.2%} of the rows looked at). Attach again with "
-            "false_negative_threshold=0.95."
+            f"false_negative_threshold={NEAR_DUPLICATE:g}."
         )
 
 

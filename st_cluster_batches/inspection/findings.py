@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from st_cluster_batches.batches.filling import PlanCounts
-from st_cluster_batches.batches.hardness import BatchHardness
+from st_cluster_batches.batches.hardness import NEAR_POSITIVE, BatchHardness
 from st_cluster_batches.clusters.strength import Strength, describe_strength
 from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import Key
@@ -208,7 +208,7 @@ class Inspection:
             cells = "".join(f"{getattr(one, name):>10,.0f}" for name in names)
             lines.append(f"{show_line(one.name, 23):<24}{cells}{one.effective_clusters:>11.1f}{one.coherence:>11.3f}")
         lines += [f"{name} batches: {plan}" for name, plan in self.plans.items()]
-        heads = ("negatives", "hardest", "positive", "nearer", "> 0.95 of")
+        heads = ("negatives", "hardest", "positive", "nearer", f"> {NEAR_POSITIVE:g} of")
         lines.append(f"{'similarity':<24}" + "".join(f"{name:>11}" for name in heads))
         for name, found in self.hardness.items():
             means = "".join(f"{value:>11.3f}" for value in (found.negative, found.hardest, found.positive))

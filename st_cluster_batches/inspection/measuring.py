@@ -25,7 +25,7 @@ from st_cluster_batches.inspection.advice import give_advice
 from st_cluster_batches.inspection.findings import ClusterTopic, Inspection, SharedKeys, SourceSizes
 from st_cluster_batches.inspection.labelled import LabelledPairs
 from st_cluster_batches.inspection.masking import measure_masks
-from st_cluster_batches.inspection.negatives import find_near_duplicates, find_worst_pairs
+from st_cluster_batches.inspection.negatives import find_near_pairs, find_worst_pairs
 from st_cluster_batches.inspection.sample import Sample
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
 from st_cluster_batches.storage.cache import open_cache
@@ -120,7 +120,7 @@ def inspect(
         hardness=_measure_hardness(sample),
         shared=_describe_keys(pairs),
         worst_pairs=find_worst_pairs(sample),
-        **find_near_duplicates(sample),
+        **find_near_pairs(sample),
         masks=measure_masks(sample),
         unmasked_sources=[pairs.source_names[at] for at in np.unique(pairs.source_of_row[pairs.is_unmasked])],
         strength=_measure_strength(pairs, loaded, cache) if _has_guide(dataset) else {},

@@ -7,30 +7,19 @@ from typing import Any
 import numpy as np
 
 from st_cluster_batches.inspection.findings import NearDuplicatePair, WorstPair
-from st_cluster_batches.inspection.sample import Sample, split_batch
+from st_cluster_batches.inspection.sample import Ahead, Sample, split_batch
 
-_NEAR_DUPLICATE = 0.95  # similarity of passages from which on they count as near-duplicates
+NEAR_DUPLICATE = 0.95  # similarity of passages from which on they count as near-duplicates
 _WORST = 10
 
 
 def find_worst_pairs(sample: Sample) -> list[WorstPair]:
     """Find the negatives of the sampled cluster batches that exceed the positive most; one at most for each query."""
-    found: list[tuple[float, float, float, int, int]] = []
+    found: list[Ahead] = []
     for batch in sample.batches["cluster"]:
-        at = sample.find(batch)
-        passages = sample.passage_vectors[at]
-        for part in split_batch(len(batch)):
-            similarity = sample.query_vectors[at[part]] @ passages.T
-            rows = np.arange(len(similarity))
-            own = similarity[rows, rows + part.start].copy()
-            similarity[rows, rows + part.start] = -np.inf
-            nearest = similarity.argmax(axis=1)
-            ahead = similarity[rows, nearest] - own
-            for row in np.argsort(-ahead, kind="stable")[:_WORST].tolist():
-                if ahead[row] > 0:
-                    other = int(nearest[row])
-                    values = (float(ahead[row]), float(own[row]), float(similarity[row, other]))
-                    found.append((*values, int(batch[part.start + row]), int(batch[other])))
+        for rows, lead in sample.measure_leads(batch):
+            distance = np.where(lead > 0, -lead, np.inf)
+            found.extend(sample.choose_nearest(rows, batch, lead, distance, _WORST))
     found = sorted(found, key=lambda one: (-one[0], one[3]))[:_WORST]
     if not found:
         return []
@@ -44,7 +33,7 @@ def find_worst_pairs(sample: Sample) -> list[WorstPair]:
     ]
 
 
-def find_near_duplicates(sample: Sample) -> dict[str, Any]:
+def find_near_pairs(sample: Sample) -> dict[str, Any]:
     """Find rows of the sampled cluster batches whose passages are near-duplicates.
 
     Returns:
@@ -58,9 +47,9 @@ def find_near_duplicates(sample: Sample) -> dict[str, Any]:
             similarity = vectors[part] @ vectors.T
             rows = np.arange(len(similarity))
             similarity[rows, rows + part.start] = -1
-            n_rows, n_found = n_rows + len(rows), n_found + int((similarity.max(axis=1) > _NEAR_DUPLICATE).sum())
+            n_rows, n_found = n_rows + len(rows), n_found + int((similarity.max(axis=1) > NEAR_DUPLICATE).sum())
             # A family of form letters has millions of pairs: the best alone become Python objects.
-            at, others = np.nonzero(np.triu(similarity, part.start + 1) > _NEAR_DUPLICATE)
+            at, others = np.nonzero(np.triu(similarity, part.start + 1) > NEAR_DUPLICATE)
             values = similarity[at, others]
             best = np.argsort(-values, kind="stable")[:_WORST]
             numbers = batch[part.start + at[best]].tolist(), batch[others[best]].tolist()

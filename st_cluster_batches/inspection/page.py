@@ -16,7 +16,7 @@ from st_cluster_batches.evaluation.figures import SIZES_FIGURE, draw_cluster_siz
 from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.storage.cache import write_atomically
 
-HARDNESS_FIGURE = "batch_hardness.png"
+_HARDNESS_FILE = "batch_hardness.png"
 
 _KINDS = {PURE: "pure", POOLED: "pooled", MIXED: "mixed", RANDOM: "random"}
 _VIEWED_ROWS = 10_000  # whose texts the page holds
@@ -54,7 +54,7 @@ def draw_inspection(inspection: Inspection, folder: Path) -> list[Path]:
     size = inspection.batch_size * inspection.world_size
     return [
         draw_cluster_sizes(_sizes_by_source(inspection), folder / SIZES_FIGURE, size),
-        draw_negatives(inspection.hardness, folder / HARDNESS_FIGURE),
+        draw_negatives(inspection.hardness, folder / _HARDNESS_FILE),
     ]
 
 

@@ -29,6 +29,9 @@ _MIN_TOPIC_ROWS = 6  # and for each at least
 _MAP_ROWS = 1500
 _BLOCK = 1 << 22  # similarities that are held at once: a global batch of 32,768 rows has a billion
 
+Leads = npt.NDArray[np.float32]
+Ahead = tuple[float, float, float, int, int]  # how far; similarity of positive and negative; their rows
+
 
 @dataclass
 class Sample:
@@ -119,6 +122,46 @@ class Sample:
     def find(self, rows: Integers) -> Integers:
         """Return where rows of the dataset are among `rows`."""
         return np.searchsorted(self.rows, rows)
+
+    def measure_leads(self, batch: Integers, counts_unmasked: bool = True) -> Iterator[tuple[Integers, Leads]]:
+        """Yield, part by part of a batch, its rows, and how much nearer each passage is to them than their own.
+
+        It is -inf for their own.
+
+        Args:
+            batch: Rows of the dataset.
+            counts_unmasked: Whether queries count for which nothing is to be masked; else it is -inf for them, too.
+        """
+        at = self.find(batch)
+        passages = self.passage_vectors[at]
+        for part in split_batch(len(batch)):
+            lead: Leads = self.query_vectors[at[part]] @ passages.T
+            rows = np.arange(len(lead))
+            lead -= lead[rows, rows + part.start][:, None]
+            lead[rows, rows + part.start] = -np.inf
+            if not counts_unmasked:
+                lead[self.pairs.is_unmasked[batch[part]]] = -np.inf
+            yield batch[part], lead
+
+    def choose_nearest(
+        self, rows: Integers, batch: Integers, lead: Leads, distance: Leads, n_chosen: int
+    ) -> Iterator[Ahead]:
+        """Yield the negatives at the least distance, one at most for each query.
+
+        Args:
+            rows: From `measure_leads`, of a batch.
+            batch: Rows of the dataset.
+            lead: From `measure_leads`.
+            distance: Of each; infinite where it is not to be chosen.
+            n_chosen: Negatives at most.
+        """
+        nearest, smallest = distance.argmin(axis=1), distance.min(axis=1)
+        for at in np.argsort(smallest, kind="stable")[:n_chosen].tolist():
+            if np.isfinite(smallest[at]):
+                place = self.find(rows[at])
+                positive = float(self.query_vectors[place] @ self.passage_vectors[place])
+                ahead = float(lead[at, nearest[at]])
+                yield ahead, positive, positive + ahead, int(rows[at]), int(batch[nearest[at]])
 
 
 def _sum_counts(samplers: Sequence[ClusterBatchSampler]) -> PlanCounts:

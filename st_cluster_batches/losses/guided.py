@@ -213,11 +213,11 @@ class GuidedMultipleNegativesRankingLoss(Guided, MultipleNegativesRankingLoss): 
     """The in-batch negatives loss, with false negatives masked by vectors that were stored before training.
 
     Negative j of query i is taken out of the softmax where `sim(q_i, p_j) > sim(q_i, p_i) + margin` under the guide,
-    or `> margin * sim(q_i, p_i)` if the margin is relative. Explicit negatives are judged by their own vectors, and
-    the other `directions` likewise. The mask is GISTEmbed's (arXiv 2402.16829), where the guide embeds every batch
-    anew; here attaching clusters has embedded all rows. Works for static, dense and Router models, within SpladeLoss
-    (`similarity_fct=dot_score`) and MatryoshkaLoss, and with any batch sampler; a stock one takes label columns for
-    texts, so leave them out: `train.remove_columns(["cluster", "false_negative_keys"])`.
+    or `> sim(q_i, p_i) - (1 - margin) * |sim(q_i, p_i)|` if the margin is relative. Explicit negatives are judged by
+    their own vectors, and the other `directions` likewise. The mask is GISTEmbed's (arXiv 2402.16829), where the guide
+    embeds every batch anew; here attaching clusters has embedded all rows. Works for static, dense and Router models,
+    within SpladeLoss (`similarity_fct=dot_score`) and MatryoshkaLoss, and with any batch sampler; a stock one takes
+    label columns for texts, so leave them out: `train.remove_columns(["cluster", "false_negative_keys"])`.
 
     Args:
         model: The model to train.

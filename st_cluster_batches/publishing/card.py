@@ -24,6 +24,7 @@ from st_cluster_batches.batches.card_block import (
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, TARGET_COLUMNS
 from st_cluster_batches.data.naming import escape_cell
+from st_cluster_batches.evaluation.figures import SIZES_FIGURE
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
@@ -122,13 +123,13 @@ def render_block(contents: CardContents, figures: Sequence[str] = (), own: Seque
     if contents.clustering is not None:
         lines += describe_clustering(contents.clustering)
     lines += contents.guided
-    lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" in one]
+    lines += [f"![{_caption(one)}]({one})\n" for one in figures if one.endswith(SIZES_FIGURE)]
     lines += _describe_scores(contents)
     if contents.comparison is not None:
         lines += ["### Compared with random batches", "", describe_results(contents.comparison), ""]
         if contents.other_training:
             lines += [f"The recipe of this model is not that of these runs: {'; '.join(contents.other_training)}.", ""]
-        lines += [f"![{_caption(one)}]({one})\n" for one in figures if "cluster_sizes" not in one]
+        lines += [f"![{_caption(one)}]({one})\n" for one in figures if not one.endswith(SIZES_FIGURE)]
     return wrap_block([*lines, *describe_recipe(contents.recipe)])
 
 

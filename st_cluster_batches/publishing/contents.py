@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
+from st_cluster_batches.batches.refresh_folder import list_checkpoints
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
@@ -34,12 +35,9 @@ from st_cluster_batches.training.folder import (
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
-_TRAINER_STATE = "trainer_state.json"
-
 
 @dataclass(frozen=True)
-class Scores:
+class ModelScores:
     """Results of `evaluate` for one model.
 
     Args:
@@ -74,7 +72,7 @@ class CardContents:
     plans: list[dict[str, Any]] = field(default_factory=list)
     clustering: dict[str, Any] | None = None
     clustering_folder: Path | None = None
-    scores: Scores | None = None
+    scores: ModelScores | None = None
     comparison: dict[str, Any] | None = None
     steps: tuple[int, int] | None = None
     guided: list[str] = field(default_factory=list)
@@ -147,7 +145,7 @@ def _find_run(model: Path) -> Path | None:
     for folder in (model, model.parent):
         is_trained = is_run(folder)
         # `train` names the folders of its models; what other folders beside them hold is not of this run.
-        is_own = folder == model or model.name == MODEL_FOLDER or _CHECKPOINT.fullmatch(model.name)
+        is_own = folder == model or model.name == MODEL_FOLDER or model in list_checkpoints(folder).values()
         if (is_trained and is_own) or (not is_trained and (folder / PLAN_FILE).exists()):
             return folder
     return None
@@ -155,9 +153,9 @@ def _find_run(model: Path) -> Path | None:
 
 def _read_steps(model: Path) -> tuple[int, int] | None:
     """Return at which step of how many a checkpoint was saved; None for the last, or for no checkpoint."""
-    if not (model / _TRAINER_STATE).is_file():
+    if not (model / TRAINER_STATE_NAME).is_file():
         return None
-    state = read_json(model / _TRAINER_STATE)
+    state = read_json(model / TRAINER_STATE_NAME)
     step, last = int(state["global_step"]), int(state["max_steps"])
     return (step, last) if step < last else None
 
@@ -178,7 +176,7 @@ def _read_comparison(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
+def _read_scores(folder: Path, model: Path, run: Path | None) -> ModelScores:
     # It takes seconds to import, and is not needed where there are no scores.
     from st_cluster_batches.training.models import load_saved
 
@@ -192,7 +190,7 @@ def _read_scores(folder: Path, model: Path, run: Path | None) -> Scores:
             f"those of {model} ({own}); evaluate it: st-cluster-batches evaluate {model} --tasks ... --output {folder}"
         )
     kept = {task: read_json(path) for task, path in wanted.items()}
-    return Scores(
+    return ModelScores(
         {
             task: {"ndcg_at_10": one["scores"]["ndcg_at_10"], "queries": len(one["scores"]["per_query"])}
             for task, one in kept.items()

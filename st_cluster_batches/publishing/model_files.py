@@ -6,8 +6,13 @@ import logging
 import re
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
+from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE
 from st_cluster_batches.publishing.built_files import list_files
 from st_cluster_batches.storage.cache import read_json
 from st_cluster_batches.training.folder import (
@@ -31,16 +36,19 @@ _SUFFIXES = {
     ".safetensors", ".spm", ".tiktoken", ".txt", ".vocab", ".xml", ".yaml", ".yml",
 }  # fmt: skip
 _FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
-_OF_RUNS = (MANIFEST_FILE, CENTROIDS_FILE, GUIDED_FILE, HUB_IDS_FILE, RECIPE_FILE, STARTED_FILE)
+_OF_RUNS = (
+    *(MANIFEST_FILE, CENTROIDS_FILE, GUIDED_FILE, HUB_IDS_FILE, RECIPE_FILE, STARTED_FILE),
+    *(PLAN_FILE, RESULTS_FILE, TABLE_FILE, TRAINER_STATE_NAME),
+)
 # By whole names: modules with code of their own may well be called state_pooling.py.
 _TRAINING_FILE = re.compile(
     r"training_args\.bin|(optimizer|scheduler|scaler)(_\d+)?\.(pt|bin)|rng_state(_\d+)?\.pth|random_states_\d+\.pkl"
-    r"|pytorch_model_fsdp(_\d+)?\.bin|(trainer_state|batch_plan|((all|train|eval|predict|test)_)?results)\.json"
-    r"|(dataset_info|state)\.json|.*\.arrow|results\.md|events\.out\.tfevents\..*"
+    r"|pytorch_model_fsdp(_\d+)?\.bin|(all|train|eval|predict|test)_results\.json"
+    r"|(dataset_info|state)\.json|.*\.arrow|events\.out\.tfevents\..*"
     rf"|{'|'.join(map(re.escape, _OF_RUNS))}"
 )
 _TRAINING_FOLDER = re.compile(
-    r"checkpoint-\d+|runs|wandb|eval|__pycache__|optimizer(_\d+)?|pytorch_model_fsdp(_\d+)?"
+    rf"{PREFIX_CHECKPOINT_DIR}-\d+|runs|wandb|eval|__pycache__|optimizer(_\d+)?|pytorch_model_fsdp(_\d+)?"
     rf"|{'|'.join((CLUSTERING_FOLDER, EVALUATION_FOLDER, HELD_OUT_FOLDER, MODEL_FOLDER))}"
 )
 

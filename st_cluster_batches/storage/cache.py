@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 logger = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OLD = ".old"  # a folder whose place is being taken; its name is that of a temporary one, too
 
 
 def default_cache_dir() -> Path:
@@ -103,7 +104,7 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
         OSError: If the disk is full; the old folder is left as it was.
     """
     recover_folder(path, is_own)
-    old = temporary_name(path.with_name(f"{path.name}.old"))
+    old = temporary_name(path.with_name(f"{path.name}{_OLD}"))
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -168,16 +169,19 @@ def read_seal(paths: list[Path], seal_path: Path) -> dict[str, Any] | None:
 
 
 def _digest_file(path: Path) -> str:
-    state = xxhash.xxh3_64()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 
 
 def temporary_name(path: Path) -> Path:
     """Name a temporary file or folder after this machine and process."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def _read_temporary_name(name: str) -> tuple[str, int] | None:
+    """Return what a name stands for, and the process that gave it; None if it is none that this machine has given."""
+    found = re.fullmatch(rf"(.*)\.{re.escape(socket.gethostname())}\.(\d+)\.tmp", name, re.DOTALL)
+    return None if found is None else (found[1], int(found[2]))
 
 
 def make_folder(path: Path) -> None:
@@ -218,12 +222,11 @@ def recover_folder(path: Path, is_own: Callable[[Path], bool] | None = None) -> 
         is_own: As `replace_folder` takes it. If it is not known, an old folder beside the new one stays, since it may
             hold what is to be kept.
     """
-    host = re.escape(socket.gethostname())
     for one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
-        found = re.fullmatch(rf"\.(old\.)?{host}\.(\d+)\.tmp", one.name[len(path.name) :])
-        if found is None or _is_alive(int(found[2])):
+        name, process = _read_temporary_name(one.name) or ("", 0)
+        if name not in (path.name, f"{path.name}{_OLD}") or _is_alive(process):
             continue
-        if not found[1]:
+        if name == path.name:
             _remove(one)
         elif not path.exists():
             one.rename(path)
@@ -233,8 +236,9 @@ def recover_folder(path: Path, is_own: Callable[[Path], bool] | None = None) -> 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of processes that ran on this machine and are dead."""
-    for path in folder.glob(f"*.{socket.gethostname()}.*.tmp"):
-        if not _is_alive(int(path.name.split(".")[-2])):
+    for path in folder.glob("*.tmp"):
+        found = _read_temporary_name(path.name)
+        if found is not None and not _is_alive(found[1]):
             _remove(path)
 
 

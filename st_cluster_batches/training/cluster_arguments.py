@@ -29,7 +29,10 @@ class ClusterArguments:
     )
     tuned: str | None = field(default=None, metadata={"help": "Output of `tune`; `auto` lets `compare` tune."})
     max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
-    global_batch_size: int = field(default=1024, metadata={"help": "Rows of a global batch, for `n_clusters: auto`."})
+    global_batch_size: int = field(
+        default=ClusterOptions.global_batch_size,
+        metadata={"help": "Rows of a global batch, for `n_clusters: auto`."},
+    )
     false_negative_threshold: float | None = field(
         default=None, metadata={"help": "Similarity from which on passages count as false negatives of one another."}
     )

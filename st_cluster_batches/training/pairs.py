@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from st_cluster_batches.batches.sources import has_source_labels
@@ -33,6 +32,7 @@ from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
 
@@ -75,9 +75,12 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
     dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
     folders = name_files(collections)
-    with PartialState().main_process_first():
+
+    def write() -> None:
         for name, collection in collections.items():
             collection.write(held_out / folders[name], name)
+
+    ProcessGroup.current("holding out queries").once(write, None)
     return dataset, [str(held_out / folders[name]) for name in collections]
 
 

@@ -63,21 +63,25 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         metadata={"help": "Make clusters anew of the model as it is then, before every so many epochs."},
     )
     refresh_first: int = field(
-        default=1, metadata={"help": "First epoch with such clusters; before it batches are as batch_sampler says."}
+        default=Refresh.first,
+        metadata={"help": "First epoch with such clusters; before it batches are as batch_sampler says."},
     )
-    refresh_cluster_size: int = field(default=100, metadata={"help": "Mean rows of such a cluster."})
-    refresh_key: Key = field(default="query", metadata={"help": "Text that decides it."})
+    refresh_cluster_size: int = field(default=Refresh.cluster_size, metadata={"help": "Mean rows of such a cluster."})
+    refresh_key: Key = field(default=Refresh.key, metadata={"help": "Text that decides it."})
     refresh_sample: float = field(
-        default=1.0,
+        default=Refresh.sample,
         metadata={"help": "Share of the rows to embed anew; the others keep their vectors."},
     )
-    refresh_guide: bool = field(default=False, metadata={"help": "Let a guided loss have the new vectors as guide."})
+    refresh_guide: bool = field(
+        default=Refresh.guide, metadata={"help": "Let a guided loss have the new vectors as guide."}
+    )
     refresh_mine: int = field(
-        default=0,
+        default=Refresh.mine,
         metadata={"help": "Write so many explicit negatives of each row beside the clusters, for a next run."},
     )
     refresh_mine_margin: float = field(
-        default=0.05, metadata={"help": "Share of the positive's similarity by which they are to stay below it."}
+        default=Refresh.mine_margin,
+        metadata={"help": "Share of the positive's similarity by which they are to stay below it."},
     )
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 

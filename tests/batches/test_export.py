@@ -12,7 +12,7 @@ from trainers import make_trainer
 from workers import launch
 
 from st_cluster_batches import ClusterBatchSampler, export_batches
-from st_cluster_batches.batches.export import PLAN_FILE
+from st_cluster_batches.batches.export import EXPORT_FILE
 
 
 def export(dataset: Dataset, directory: Path, world_size: int = 1, epochs: int = 1, **options: object) -> int:
@@ -48,7 +48,7 @@ def test_load_dataset_takes_the_folder_as_it_is(tmp_path: Path, labelled: Datase
     rows = list(stream)
     assert len(rows) == steps * 8
     assert all(set(row) == {"query", "passage"} for row in rows), "labels are left out"
-    counts = json.loads((tmp_path / "out" / PLAN_FILE).read_text())["counts"]
+    counts = json.loads((tmp_path / "out" / EXPORT_FILE).read_text())["counts"]
     assert counts["pure"] + counts["pooled"] + counts["mixed"] == steps
 
 

@@ -21,12 +21,12 @@ def test_a_guide_is_judged_as_far_as_its_queries_tell(
     caplog: pytest.LogCaptureFixture, guide: float, start: float, queries: int, said: str | None
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        warned = warn_of_weak_guide({"web": Strength(guide, queries, 900)}, {"web": Strength(start, queries, 900)})
-    assert warned == (["web"] if said else [])
+        warn_of_weak_guide({"web": Strength(guide, queries, 900)}, {"web": Strength(start, queries, 900)})
     assert (said is None and not caplog.text) or (said is not None and f"The guide {said}" in caplog.text)
 
 
 def test_many_sources_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     same = {f"source {at}": Strength(0.5, 500, 900) for at in range(9)}
-    assert len(warn_of_weak_guide(same, same)) == 9
-    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
+    warn_of_weak_guide(same, same)
+    (warning,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert all(f"{name!r}: " in warning.getMessage() for name in same)

@@ -5,6 +5,8 @@ import logging
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from st_cluster_batches.data.loading import Selection, load_data
@@ -117,8 +119,12 @@ def test_ids_without_a_text_are_named(tmp_path: Path) -> None:
         load_data(tmp_path / "triples.tsv", choice)
 
 
-def test_ids_alone_are_refused_with_the_flags_that_help(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "t.jsonl", {"query_id": 1, "positive_id": 2, "negative_id": 3})
+@pytest.mark.parametrize(
+    "names",
+    [("query_id", "positive_id", "negative_id"), ("qid", "docno"), ("query-id", "document_id"), ("queryid", "pid")],
+)
+def test_ids_alone_are_refused_with_the_flags_that_help(tmp_path: Path, names: tuple[str, ...]) -> None:
+    path = write_lines(tmp_path / "t.jsonl", dict(zip(names, range(3), strict=False)))
     with pytest.raises(ValueError, match="--queries FILE --corpus FILE"):
         load_data(path)
 
@@ -175,6 +181,13 @@ def test_lists_of_negatives_are_spread_whatever_the_texts_beside_them_are_called
     assert rows.column_names == ["query", "positive", "negative_1", "negative_2"]
     assert rows.to_list()[1] == {"query": "qb", "positive": "pb", "negative_1": "nb", "negative_2": "mb"}
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_lists_of_any_type_of_text_are_spread(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"query": ["a"], "positive": ["p"], "negatives": pa.array([["n", "m"]], pa.list_(kind))})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert load_data(tmp_path / "rows.parquet").column_names == ["query", "positive", "negative_1", "negative_2"]
 
 
 @pytest.mark.parametrize("name", ["relevance", "is_relevant", "label", "fits"])

@@ -13,7 +13,7 @@ from matplotlib.testing.compare import compare_images
 
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.publishing.card import MARK, make_card
-from st_cluster_batches.publishing.contents import CardContents, Scores
+from st_cluster_batches.publishing.contents import CardContents, ModelScores
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.staging import draw_comparison, draw_sizes, refuse_private_content
 
@@ -35,7 +35,7 @@ def read_contents(folder: Path) -> CardContents:
         read(results / "batch_plan.json", []),
         read(folder / "clustering.json", None),
         None,
-        Scores(summary, per_query, {}),
+        ModelScores(summary, per_query, {}),
         read(results / "comparison" / "results.json", None),
     )
 

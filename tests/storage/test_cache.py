@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from st_cluster_batches.storage.cache import read_seal, seal, write_atomically
+from st_cluster_batches.storage.cache import read_seal, remove_leftovers, seal, temporary_name, write_atomically
 
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -15,6 +15,17 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomically(tmp_path / "x", "new")
     assert (tmp_path / "x").read_text() == "new"
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node[1].local")  # no pattern, though it looks like one
+    alive = temporary_name(tmp_path / "x")
+    dead = alive.with_name(alive.name.replace(str(os.getpid()), "999999999"))
+    others = ["x.node1.local.999999999.tmp", "x.node[1].local.y.tmp", "x.tmp", "x"]
+    for path in (alive, dead, *(tmp_path / name for name in others)):
+        path.write_text("x")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {alive.name, *others}
 
 
 # Root may write anywhere, so whoever runs the tests as root becomes another user first; with all imported before.
