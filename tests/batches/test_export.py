@@ -166,4 +166,4 @@ def test_a_place_that_is_no_folder_or_in_the_home_is_known(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     export(labelled, Path("~/out"))
-    assert (tmp_path / "out" / PLAN_FILE).is_file() and not (tmp_path / "~").exists()
+    assert (tmp_path / "out" / EXPORT_FILE).is_file() and not (tmp_path / "~").exists()
