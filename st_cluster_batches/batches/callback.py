@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
@@ -16,10 +16,8 @@ from st_cluster_batches.batches.callers import find_inner_sampler
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.continuing import describe_run, hash_clusters, refuse_other_batches
-from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.options import StartError
-from st_cluster_batches.batches.plan import BatchPlan
-from st_cluster_batches.batches.refresh import Refresh
+from st_cluster_batches.batches.planned import PlannedSampler, RefreshedSampler
 from st_cluster_batches.batches.run_length import (
     count_epochs,
     count_passes,
@@ -35,30 +33,6 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from st_cluster_batches.batches.refreshing import Refresher
-
-
-class PlannedSampler(Protocol):
-    """What the callback needs of a `ClusterBatchSampler`, whose module imports this one."""
-
-    dataset: Any
-    world_size: int
-    hidden_columns: list[str]
-    refresh: Refresh | None
-
-    @property
-    def plan(self) -> BatchPlan:
-        """The plan of the current epoch."""
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether batches follow a plan."""
-
-    @property
-    def counts(self) -> PlanCounts:
-        """What the current epoch is made of."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return what decides the plan, as JSON values."""
 
 
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
@@ -203,9 +177,9 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                     f"alpha={outer.alpha} passes through large datasets in more than one epoch, and refreshed "
                     "clusters serve whole epochs: rows would come twice, or not at all. Take alpha=1, or no refresh="
                 )
-            self._refresh(args, refreshed, epoch, step == 0)
+            self._refresh(args, cast("list[RefreshedSampler]", refreshed), epoch, step == 0)
 
-    def _refresh(self, args: TrainingArguments, samplers: list[Any], epoch: int, is_start: bool) -> None:
+    def _refresh(self, args: TrainingArguments, samplers: list[RefreshedSampler], epoch: int, is_start: bool) -> None:
         """Give samplers the clusters of the model as it is now, and write down what that cost."""
         from st_cluster_batches.batches.refreshing import Refresher  # with all that embeds and clusters
 

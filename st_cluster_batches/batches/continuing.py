@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from st_cluster_batches.batches.options import StartError
+from st_cluster_batches.batches.planned import PlannedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,10 +58,10 @@ def describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:
     return described
 
 
-def hash_clusters(samplers: Sequence[Any]) -> dict[str, str]:
+def hash_clusters(samplers: Sequence[PlannedSampler]) -> dict[str, str]:
     """Return, by dataset and epoch at whose start they were made, a hash of the clusters that batches are of."""
     return {
         f"dataset {number}, epoch {one.refreshed_at}": xxhash.xxh3_64_hexdigest(one.clusters.tobytes())
         for number, one in enumerate(samplers)
-        if one.refreshed_at is not None
+        if one.refreshed_at is not None and one.clusters is not None
     }

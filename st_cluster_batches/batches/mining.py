@@ -17,7 +17,8 @@ import torch
 from scipy.sparse import csc_array, csr_array
 
 from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
+from st_cluster_batches.batches.planned import RefreshedSampler
+from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.clusters.false_negatives import hash_pairs, list_keys
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS

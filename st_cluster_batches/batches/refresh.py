@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.storage.numbers import as_count
 
 if TYPE_CHECKING:
     from st_cluster_batches.batches.options import PlanOptions
-    from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
-    from st_cluster_batches.batches.sorting import Integers
     from st_cluster_batches.data.pairs import Key
 
 
@@ -106,33 +104,3 @@ class Refresh:
         """
         latest = epoch - (epoch - self.first) % self.every
         return next((one for one in range(latest, self.first - 1, -self.every) if self.is_used(options, one)), None)
-
-
-class RefreshedSampler(Protocol):
-    """What a refresh needs of a `ClusterBatchSampler` that is to be refreshed."""
-
-    dataset: Any
-    options: PlanOptions
-    hidden_columns: list[str]
-    refresh: Refresh
-    refreshed_at: int | None
-
-    @property
-    def plan(self) -> BatchPlan:
-        """The plan of the current epoch."""
-
-    @property
-    def clusters(self) -> Integers | None:
-        """(n,) the clusters that the current epoch's batches are of."""
-
-    def find_refresh(self, epoch: int) -> int | None:
-        """Return the epoch at whose start the clusters of an epoch are made; None before the first, or without any."""
-
-    def plan_epoch(self) -> EpochPlan:
-        """Return the batches of the current epoch."""
-
-    def make_plan(self, strata: tuple[str, ...], clusters: Integers | None) -> BatchPlan:
-        """Make a plan of batches that share some columns, perhaps with other clusters than those of the dataset."""
-
-    def relabel(self, epoch: int, clusters: Integers) -> None:
-        """Fill batches from other clusters from now on."""

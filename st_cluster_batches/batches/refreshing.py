@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from st_cluster_batches.batches.callers import find_name
 from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.options import StartError
-from st_cluster_batches.batches.refresh import Refresh, RefreshedSampler
+from st_cluster_batches.batches.planned import RefreshedSampler
+from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.refresh_effect import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.batches.refresh_folder import RefreshFolder
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt

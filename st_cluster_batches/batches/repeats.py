@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,6 +12,7 @@ from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.plan import BatchPlan
+from st_cluster_batches.batches.planned import PlannedSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, list_targets
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> st
     )
 
 
-def tell_of_missing_keys(sampler: Any) -> None:
+def tell_of_missing_keys(sampler: PlannedSampler) -> None:
     """Warn of equal texts that nothing keeps apart, since the rows have no keys, though batches are to heed them.
 
     Args:

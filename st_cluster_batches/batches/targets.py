@@ -12,6 +12,7 @@ from sentence_transformers.multi_vector_encoder import losses as multi_vector
 from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.callers import find_loss, gathers
+from st_cluster_batches.batches.planned import PlannedSampler
 from st_cluster_batches.columns import ROW_KEY, has_row_keys, list_targets
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def explain_no_negatives(n_rows: int, n_texts: int, batch_size: int, n_compared:
     )
 
 
-def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
+def tell_of_no_negatives(trainer: Any, sampler: PlannedSampler) -> None:
     """Warn where batches are of one row: a loss of in-batch negatives then learns nothing from pairs.
 
     Args:
@@ -141,7 +142,7 @@ def tell_of_no_negatives(trainer: Any, sampler: Any) -> None:
         logger.warning("%s: %s", type(loss).__name__, explanation)
 
 
-def tell_of_idle_batches(trainer: Any, sampler: Any) -> None:
+def tell_of_idle_batches(trainer: Any, sampler: PlannedSampler) -> None:
     """Warn of a loss that looks at each row by itself, to which it makes no difference who shares a batch.
 
     Where there are several datasets, each perhaps with a loss of its own, this may be meant, and is no warning.

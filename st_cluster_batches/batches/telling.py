@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.planned import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts
 from st_cluster_batches.batches.targets import tell_of_idle_batches, tell_of_no_negatives, tell_of_targets
@@ -17,7 +18,7 @@ WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative, or are i
 WORTH_A_WARNING_OF_PURITY = 0.05  # share of the batches that are not pure on their account
 
 
-def tell_of_batches(sampler: Any, trainer: Any) -> None:
+def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     """Log what epochs are made of, and warn of what is likely to be a mistake, before the first step.
 
     Args:
@@ -40,7 +41,7 @@ def tell_of_batches(sampler: Any, trainer: Any) -> None:
         logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
 
 
-def tell_of_epoch(sampler: Any, epoch: int) -> None:
+def tell_of_epoch(sampler: PlannedSampler, epoch: int) -> None:
     """Log what an epoch is made of, and warn of false negatives that meet, and of purity that is given up for them.
 
     Args:
