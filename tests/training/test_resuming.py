@@ -91,10 +91,10 @@ def test_checkpoints_of_other_programs_are_resumed_from(workspace: Path, output:
 
 
 def test_what_cannot_change_is_a_parameter_of_the_trainer() -> None:
-    from st_cluster_batches.training.resuming import _OPTIMIZED
+    from st_cluster_batches.training.resuming import OPTIMIZED
     from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
-    assert set(_OPTIMIZED) <= set(TrainingArguments.__dataclass_fields__)
+    assert set(OPTIMIZED) <= set(TrainingArguments.__dataclass_fields__)
 
 
 def test_a_model_is_not_published_as_that_of_a_run_that_was_cut_off(workspace: Path, output: Path) -> None:
