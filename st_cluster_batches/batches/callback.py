@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -119,8 +120,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         # Of all datasets the most: a card says nothing of what batches of none of them had.
         run = {**alpha, "epochs": max(count_passes(outer, count_epochs(args, state, len(train_dataloader))))}
         content = [{**plan, **run, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
+        _write_plans(args, content)
         model = extract_model_from_parallel(model)
         if self.trainer is not None:
             names = {name for sampler in samplers for name in sampler.hidden_columns}
@@ -132,12 +132,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Claim no stage that a run which another callback has ended did not reach, and show the labels again."""
-        path = Path(args.output_dir) / PLAN_FILE
-        if self.plans and state.is_world_process_zero and state.global_step < state.max_steps and path.is_file():
+        if self.plans and state.is_world_process_zero and state.global_step < state.max_steps:
             passes = max(count_passes(self._outer, math.ceil(state.epoch or 0)))
-            content = [{**plan, "epochs": passes} for plan in read_json(path)]
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
-            _tell_card(extract_model_from_parallel(model), content)
+            if content := _amend_plans(args, lambda _: {"epochs": passes}):
+                _tell_card(extract_model_from_parallel(model), content)
         self._show_labels()
 
     def _show_labels(self) -> None:
@@ -199,12 +197,23 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                 "start anew with resume_from_checkpoint=None"
             )
         self._clusters = {}
-        path = Path(args.output_dir) / PLAN_FILE
-        if self.trainer.is_world_process_zero() and path.is_file():
-            content = read_json(path)
-            for number, plan in enumerate(content):
-                plan["refreshes"] = self.refresher.folder.list_records(number)
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
+        if self.trainer.is_world_process_zero():
+            folder = self.refresher.folder
+            _amend_plans(args, lambda number: {"refreshes": folder.list_records(number)})
+
+
+def _write_plans(args: TrainingArguments, content: list[dict[str, Any]]) -> None:
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _amend_plans(args: TrainingArguments, amend: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write more of each plan, by its number, into the file of all; return them, or none where there is no file."""
+    path = Path(args.output_dir) / PLAN_FILE
+    content = [plan | amend(number) for number, plan in enumerate(read_json(path))] if path.is_file() else []
+    if content:
+        _write_plans(args, content)
+    return content
 
 
 def _tell_card(model: Any, content: list[dict[str, Any]]) -> None:

@@ -41,18 +41,17 @@ def give_advice(inspection: Inspection, tuned: Choice | None = None) -> list[str
     """
     size = inspection.batch_size * inspection.world_size
     is_tuned = tuned is not None and tuned.batch_size == size
-    rules = (
-        _on_sizes,
-        _on_giants,
-        _on_duplicates,
-        _on_false_negatives,
-        _on_mixed_topics,
-        _on_hardness,
-        _on_stability,
-        _on_short_passages,
-    )
-    skipped = (_on_hardness, _on_short_passages) if is_tuned else ()
-    advice = [line for rule in rules if rule not in skipped for line in rule(inspection)]
+    sizes, false_negatives = list(_on_sizes(inspection)), list(_on_false_negatives(inspection))
+    advice = [
+        *sizes,
+        *_on_giants(inspection),
+        *_on_duplicates(inspection),
+        *false_negatives,
+        *_on_mixed_topics(inspection, is_coarser_advised=bool(sizes or false_negatives)),
+        *([] if is_tuned else _on_hardness(inspection)),
+        *_on_stability(inspection),
+        *([] if is_tuned else _on_short_passages(inspection)),
+    ]
     if tuned is not None and is_tuned:
         return [*advice, _describe_choice(tuned)]
     if tuned is not None:
@@ -153,8 +152,7 @@ def _on_false_negatives(inspection: Inspection) -> Iterator[str]:
         )
 
 
-def _on_mixed_topics(inspection: Inspection) -> Iterator[str]:
-    is_coarser_advised = any(any(rule(inspection)) for rule in (_on_sizes, _on_false_negatives))
+def _on_mixed_topics(inspection: Inspection, is_coarser_advised: bool) -> Iterator[str]:
     for source in inspection.sources:
         own = [one for one in inspection.clusters if one.source == source.name]
         median = float(np.median([one.coherence for one in own])) if own else 0.0

@@ -287,6 +287,7 @@ def test_negatives_are_those_of_all_devices_where_the_loss_gathers(
     ("lines", "words", "message"),
     [
         ("cluster_size: 30", "", "the key 'cluster_size' stands twice, in lines 4 and 10"),
+        ("? [a, b]\n: 30", "", "is no YAML: .* found unhashable key"),
         ("max_cluster_size: [20, 30]", "", "max_cluster_size takes one value, and not 20, 30"),
         ("model: x", "", "'model'; did you mean 'model_name_or_path'"),
         ("batch_size: 8", "", "did you mean 'per_device_train_batch_size'"),
