@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "st_cluster_batches"
 # From the lowest wing to the highest; those on one line may not import each other.
 ORDER = [
     ["storage"],
+    ["row_keys"],
     ["columns", "column_values"],
     ["data"],
     ["clusters"],

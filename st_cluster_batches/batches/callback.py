@@ -27,7 +27,8 @@ from st_cluster_batches.batches.run_length import (
     tell_of_other_length,
 )
 from st_cluster_batches.batches.telling import tell_of_batches, tell_of_epoch, tell_of_stock
-from st_cluster_batches.columns import ROW_KEY, has_row_keys, show_labels
+from st_cluster_batches.columns import show_labels
+from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 from st_cluster_batches.storage.cache import read_json, write_atomically
 
 if TYPE_CHECKING:

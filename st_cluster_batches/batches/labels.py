@@ -15,7 +15,8 @@ import xxhash
 from st_cluster_batches.batches.keys import Keys, join_keys, read_keys
 from st_cluster_batches.batches.sorting import CHUNK, Integers
 from st_cluster_batches.column_values import is_text
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.row_keys import TARGET_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset

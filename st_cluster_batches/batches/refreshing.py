@@ -29,9 +29,10 @@ from st_cluster_batches.clusters.guide_index import write_guide
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.sizes import warn_of_sizes, warn_of_whole_sources
 from st_cluster_batches.clusters.vectors import PairVectors, Renewal
-from st_cluster_batches.columns import NO_TEXT_COLUMNS, ROW_KEY, SOURCE, has_row_keys
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
 from st_cluster_batches.data.roles import hold_columns
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, ROW_KEY, has_row_keys
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache

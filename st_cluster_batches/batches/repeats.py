@@ -13,7 +13,8 @@ from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.batches.planned import PlannedSampler
-from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, list_targets
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS
+from st_cluster_batches.row_keys import list_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset

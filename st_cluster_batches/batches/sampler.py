@@ -22,7 +22,8 @@ from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
 from st_cluster_batches.batches.targets import refuse_row_keys
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, hide_labels
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, hide_labels
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset

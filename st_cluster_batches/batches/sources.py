@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from st_cluster_batches.batches.callers import Caller
 from st_cluster_batches.column_values import FEW_SOURCES, ROWS_OF_A_SOURCE, count_sources_at_most, sample_rows
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset

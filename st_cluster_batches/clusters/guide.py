@@ -15,17 +15,10 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, RowKeys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
-from st_cluster_batches.columns import (
-    LABEL_COLUMNS,
-    NO_TEXT_COLUMNS,
-    ROW_KEY,
-    check_keys,
-    has_row_keys,
-    list_parts,
-    read_marks,
-)
+from st_cluster_batches.columns import LABEL_COLUMNS, list_parts
 from st_cluster_batches.data.roles import hold_columns
 from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys, read_marks
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values
 
 if TYPE_CHECKING:

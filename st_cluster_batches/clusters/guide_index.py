@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import certify_keys, read_marks
+from st_cluster_batches.row_keys import certify_keys, read_marks
 from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
 

@@ -17,16 +17,9 @@ from st_cluster_batches.clusters.false_negatives import find_keys, tell_of_keys
 from st_cluster_batches.clusters.guide_index import make_row_keys, write_guide
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import (
-    CLUSTER,
-    FALSE_NEGATIVE_KEYS,
-    ROW_KEY,
-    SOURCE,
-    join_labels,
-    mark_keys,
-    write_labels,
-)
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, join_labels, write_labels
 from st_cluster_batches.data.pairs import Key, Pairs
+from st_cluster_batches.row_keys import ROW_KEY, mark_keys
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.chunks import ChunkedArray
 

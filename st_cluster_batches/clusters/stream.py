@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.following import compare_columns
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, TARGET_COLUMNS, has_row_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, PairOptions, sides_of
 from st_cluster_batches.data.roles import Roles, assign_roles, describe_feature, hold_first_row, tell_roles
+from st_cluster_batches.row_keys import ROW_KEY, TARGET_COLUMNS, has_row_keys
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

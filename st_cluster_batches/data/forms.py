@@ -7,10 +7,11 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.columns import SOURCE, TARGET_COLUMNS
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Judging, read_collection
 from st_cluster_batches.data.role_names import find_rank
 from st_cluster_batches.data.roles import TEXT, describe_feature, list_texts
+from st_cluster_batches.row_keys import TARGET_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset

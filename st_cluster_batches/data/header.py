@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from statistics import median
 
-from st_cluster_batches.columns import LABEL_COLUMNS, NO_TEXT_COLUMNS
+from st_cluster_batches.columns import LABEL_COLUMNS
 from st_cluster_batches.data.role_names import has_role_name
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
 logger = logging.getLogger(__name__)
 

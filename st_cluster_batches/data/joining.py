@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.splits import name_sources
+from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.column_values import is_text
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, NO_TEXT_COLUMNS, SOURCE, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.role_names import ROLES, explain_guess, find_rank, has_role_name, order_by_name
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, TARGET_COLUMNS
 from st_cluster_batches.storage.processes import is_first_process
 
 if TYPE_CHECKING:

@@ -24,11 +24,12 @@ from st_cluster_batches.clusters.false_negatives import list_keys
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.guide_index import RowKeys
 from st_cluster_batches.clusters.vectors import Vectors
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, certify_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import rank_documents
 from st_cluster_batches.evaluation.start import Texts
 from st_cluster_batches.losses.guided import GuidedMultipleNegativesRankingLoss
+from st_cluster_batches.row_keys import ROW_KEY, certify_keys
 from st_cluster_batches.training.models import QuietCardData, set_attention
 from st_cluster_batches.training.run import build_trainer
 from st_cluster_batches.training.trainer_arguments import TrainingArguments

@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING
 
 from datasets import DatasetDict, concatenate_datasets
 
-from st_cluster_batches.columns import (
-    CLUSTER,
-    FALSE_NEGATIVE_KEYS,
-    ROW_KEY,
-    SOURCE,
-    has_row_keys,
-    list_parts,
-    read_marks,
-)
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, list_parts
 from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
+from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, read_marks
 from st_cluster_batches.storage.cache import hash_values
 from st_cluster_batches.training.pairs import find_labels, label_pairs, tell_of_idle_threshold
 from st_cluster_batches.training.recipe import Recipe

@@ -14,18 +14,11 @@ from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.batches.targets import describe_targets
 from st_cluster_batches.clusters.assigning import find_position
-from st_cluster_batches.columns import (
-    CLUSTER,
-    FALSE_NEGATIVE_KEYS,
-    ROW_KEY,
-    SOURCE,
-    has_row_keys,
-    list_targets,
-    read_marks,
-)
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources
+from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, list_targets, read_marks
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

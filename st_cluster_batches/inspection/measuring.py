@@ -18,7 +18,7 @@ from st_cluster_batches.clusters.following import compare_columns
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.strength import Strength, measure_strength
 from st_cluster_batches.clusters.vectors import join_sides
-from st_cluster_batches.columns import has_row_keys, list_parts
+from st_cluster_batches.columns import list_parts
 from st_cluster_batches.data.pairs import Key, as_datasets, sides_of
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.inspection.advice import give_advice
@@ -28,6 +28,7 @@ from st_cluster_batches.inspection.masking import measure_masks
 from st_cluster_batches.inspection.negatives import find_near_pairs, find_worst_pairs
 from st_cluster_batches.inspection.sample import Sample
 from st_cluster_batches.inspection.topics import describe_clusters, find_words
+from st_cluster_batches.row_keys import has_row_keys
 from st_cluster_batches.storage.cache import open_cache
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.vectors import PairVectors
-from st_cluster_batches.columns import are_row_keys, read_marks
 from st_cluster_batches.losses.guidance import (
     DIRECTIONS,
     TEACHER_SCALE,
@@ -31,6 +30,7 @@ from st_cluster_batches.losses.guidance import (
     check_guidance,
 )
 from st_cluster_batches.losses.mask_counts import MaskCounts
+from st_cluster_batches.row_keys import are_row_keys, read_marks
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

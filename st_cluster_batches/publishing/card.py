@@ -22,13 +22,14 @@ from st_cluster_batches.batches.card_block import (
     wrap_block,
 )
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, TARGET_COLUMNS
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.naming import escape_cell
 from st_cluster_batches.evaluation.figures import SIZES_FIGURE
 from st_cluster_batches.evaluation.report import describe_results
 from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.publishing.contents import CardContents
 from st_cluster_batches.publishing.front_matter import Description, check_front_matter, fill_front_matter
+from st_cluster_batches.row_keys import ROW_KEY, TARGET_COLUMNS
 from st_cluster_batches.training.folder import HUB_ID, describe_recipe, publish_values
 
 logger = logging.getLogger(__name__)

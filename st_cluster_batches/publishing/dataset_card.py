@@ -11,13 +11,14 @@ from st_cluster_batches.batches.card_block import PAPER, TAG, insert_block, wrap
 from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, MANIFEST_FILE
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.output import check_belonging
-from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, ROW_KEY, SOURCE, has_row_keys
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.naming import escape_cell, name_splits, quote_code
 from st_cluster_batches.publishing.card import mark_block
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.licences import find_identifier
 from st_cluster_batches.publishing.model_files import CARD
 from st_cluster_batches.publishing.staging import draw_sizes, fill_stage, stage_clustering
+from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 
 DATA = "data"
 

@@ -15,7 +15,8 @@ from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from st_cluster_batches.batches.targets import explain_no_negatives
-from st_cluster_batches.columns import NO_TEXT_COLUMNS, SOURCE, list_parts
+from st_cluster_batches.columns import SOURCE, list_parts
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.training.models import load_model
 from st_cluster_batches.training.pairs import find_labels
 from st_cluster_batches.training.recipe import Recipe

@@ -16,22 +16,14 @@ from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import find_choice, find_tuned
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.keys import attach_keys
-from st_cluster_batches.columns import (
-    CLUSTER,
-    FALSE_NEGATIVE_KEYS,
-    LABEL_COLUMNS,
-    SOURCE,
-    has_row_keys,
-    list_parts,
-    list_targets,
-    map_parts,
-)
+from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, list_parts, map_parts
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Selection, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.row_keys import has_row_keys, list_targets
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe

@@ -29,16 +29,10 @@ from st_cluster_batches.batches.card_block import (
 )
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.description import describe_clustering
-from st_cluster_batches.columns import (
-    FALSE_NEGATIVE_KEYS,
-    LABEL_COLUMNS,
-    NO_TEXT_COLUMNS,
-    SOURCE,
-    list_parts,
-    map_parts,
-)
+from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, list_parts, map_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.checks import load_checked_model
 from st_cluster_batches.training.finite import check_weights

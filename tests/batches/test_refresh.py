@@ -36,7 +36,7 @@ from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.refresh_folder import FOLDER, RefreshFolder
 from st_cluster_batches.batches.refreshing import Refresher
 from st_cluster_batches.batches.trained_encoder import TrainedEncoder
-from st_cluster_batches.columns import certify_keys
+from st_cluster_batches.row_keys import certify_keys
 
 
 class Watch(TrainerCallback):

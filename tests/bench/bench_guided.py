@@ -147,7 +147,7 @@ def bench_memory(kind: str, batch: int, dimensions: int) -> None:
 
 def as_row_keys(keys: np.ndarray, folder: Path, n_rows: int) -> np.ndarray:
     """Give some rows keys that pass for row keys, in the index as well."""
-    from st_cluster_batches.columns import certify_keys
+    from st_cluster_batches.row_keys import certify_keys
 
     certified = np.sort(certify_keys(keys.astype(np.uint64)))
     rows = np.load(folder / "guide-bench.npy")[1]

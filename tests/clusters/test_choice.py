@@ -20,7 +20,7 @@ from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.output import write_output
-from st_cluster_batches.columns import read_marks
+from st_cluster_batches.row_keys import read_marks
 from st_cluster_batches.training.pairs import label_pairs
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run

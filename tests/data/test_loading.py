@@ -15,8 +15,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs
 
-from st_cluster_batches.columns import certify_keys
 from st_cluster_batches.data.loading import Selection, load_data, load_training_data
+from st_cluster_batches.row_keys import certify_keys
 
 
 @pytest.fixture

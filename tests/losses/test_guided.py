@@ -25,7 +25,6 @@ from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, attach_clusters, export_batches
 from st_cluster_batches.clusters.choice import Candidate, Choice
-from st_cluster_batches.columns import ROW_KEY, are_row_keys, read_marks
 from st_cluster_batches.losses.guided import (
     CachedGuidedMultipleNegativesRankingLoss,
     GuidedMultipleNegativesRankingLoss,
@@ -34,6 +33,7 @@ from st_cluster_batches.losses.multi_vector import (
     CachedGuidedMultiVectorMultipleNegativesRankingLoss,
     GuidedMultiVectorMultipleNegativesRankingLoss,
 )
+from st_cluster_batches.row_keys import ROW_KEY, are_row_keys, read_marks
 
 ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
