@@ -46,10 +46,10 @@ from st_cluster_batches.training.folder import (
     find_hub_ids,
     publish_values,
 )
-from st_cluster_batches.training.guiding import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss
 from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs, tell_of_idle_threshold
+from st_cluster_batches.training.prior_measurements import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.resuming import begin, find_resumed

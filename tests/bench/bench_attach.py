@@ -31,9 +31,9 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from st_cluster_batches import attach_clusters
 from st_cluster_batches.clusters import kmeans
-from st_cluster_batches.clusters.cells import fit_in_cells
 from st_cluster_batches.clusters.encoder import choose_batch_size, load_encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.clusters.two_level_kmeans import fit_in_cells
 from st_cluster_batches.storage.cache import default_cache_dir
 
 SOURCES = ("debian_packages", "stackexchange", "medquad", "acl_anthology")

@@ -10,8 +10,8 @@ from examples import make_pairs, make_static_model
 
 from st_cluster_batches import attach_clusters
 from st_cluster_batches.clusters import fitting
-from st_cluster_batches.clusters.cells import fit_in_cells
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
+from st_cluster_batches.clusters.two_level_kmeans import fit_in_cells
 
 
 def make_rows(n_rows: int, dimensions: int = 16) -> np.ndarray:
