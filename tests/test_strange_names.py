@@ -54,6 +54,7 @@ def test_no_name_leads_out_of_the_output_folder(workspace: Path, capsys: pytest.
     assert "<b>" not in html
 
 
+@pytest.mark.slow
 def test_every_file_is_utf_8_whatever_the_locale(workspace: Path) -> None:
     sources = ["维基百科", "Forum français"]
     write_pairs(workspace / "pairs.parquet", sources)

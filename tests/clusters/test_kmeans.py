@@ -35,6 +35,7 @@ def test_training_sees_more_than_the_256_rows_a_centroid_that_faiss_takes_by_def
     assert ours > few
 
 
+@pytest.mark.slow
 def test_iterations_on_part_of_the_sample_lose_nothing() -> None:
     vectors = make_blobs(30_000, n_blobs=200, dimensions=64, spread=20.0)
     ours, plain = [], []

@@ -20,6 +20,7 @@ def make_rows(n_rows: int, dimensions: int = 16) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_cells_lose_little_and_keep_the_order() -> None:
     rows = make_rows(6000)
     seen = []

@@ -18,6 +18,7 @@ from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 
+@pytest.mark.slow
 def test_rate_of_single_source_batches_is_the_best_of_its_neighbours() -> None:
     pairs = label_pairs(make_pairs(600))
     start = Start.load(make_static_model(), Path("unused"))
