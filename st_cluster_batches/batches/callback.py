@@ -23,6 +23,7 @@ from st_cluster_batches.batches.run_length import (
     count_epochs,
     count_passes,
     count_updates,
+    refuse_more_steps,
     refuse_unreached,
     tell_of_other_length,
 )
@@ -106,6 +107,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
             self._clusters = kept.get("clusters", {})
             tell_of_other_length(args, state, kept.get("steps", state.max_steps))
+            refuse_more_steps(args, state, outer, len(train_dataloader))
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero:

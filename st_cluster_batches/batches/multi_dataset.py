@@ -64,6 +64,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
         self._trainer = find_caller(dataset).trainer
+        self.is_done = False  # see `refuse_more_steps`
         self._is_told = False
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):
@@ -140,6 +141,8 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         return self.world_size * int(self._available.sum())
 
     def __iter__(self) -> Iterator[list[int]]:
+        if self.is_done:
+            return
         if not self._is_told and getattr(self._trainer, "is_in_train", False):
             self._is_told = True
             if self._trainer.is_world_process_zero():

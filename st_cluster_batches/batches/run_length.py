@@ -76,6 +76,31 @@ def tell_of_other_length(args: TrainingArguments, state: TrainerState, n_steps: 
         )
 
 
+def refuse_more_steps(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:
+    """Give no batch to a run whose checkpoint has all of its steps: within an epoch a trainer would take one more.
+
+    It counts after a step, not before (transformers 5.24), so each resume of a finished run would change the model.
+
+    Args:
+        args: The trainer's arguments.
+        state: Its state, from the checkpoint.
+        outer: The sampler, ours or one for many datasets, which gives no more batches then; a stock one is warned of.
+        n_batches: Batches of an epoch on one process.
+    """
+    if state.global_step < state.max_steps or not state.global_step % count_updates(n_batches, args):
+        return
+    if hasattr(outer, "is_done"):
+        outer.is_done = True
+        logger.info("The checkpoint has all %d steps of the run: nothing is left to train", state.max_steps)
+    else:
+        logger.warning(
+            "The checkpoint has all %d steps of the run, and %s gives the trainer a batch for one more. Take the "
+            "model as it is saved, or resume with more steps than these",
+            state.max_steps,
+            type(outer).__name__,
+        )
+
+
 def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:
     """Refuse what no epoch of a run reaches; warn of it where steps cut the run, or for some of the datasets alone.
 

@@ -35,9 +35,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     """Fill every batch from one cluster: `SentenceTransformerTrainingArguments(batch_sampler=ClusterBatchSampler)`.
 
     In-batch negatives are then on the topic of the query, hence hard; `BatchPlan` says what an epoch promises. Label
-    columns are hidden from the collator, on the dataset itself, whatever format it has.
-
-    An evaluation dataset gets the stock order if it has no labels, or if a plan would leave rows out.
+    columns are hidden from the collator, on the dataset itself, whatever format it has. An evaluation dataset gets
+    the stock order if it has no labels, or if a plan would leave rows out.
 
     Args:
         dataset: Dataset with label columns, as `attach_clusters` writes them.
@@ -46,9 +45,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         valid_label_columns: Not used; part of the trainer's protocol.
         generator: Used for the stock order alone; the plan has its own generator.
         seed: Seed of the plan.
-        strata: Columns that a batch shares, coarse to fine; `("source", "cluster")` by default, where `source` is a
-            label and no text. `("source",)` gives single-source batches, `()` random ones. A dict from first epochs
-            to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
+        strata: Columns that a batch shares, by default `("source", "cluster")`, without a `source` that is text;
+            `()`: random batches. By first epoch, a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column of keys, or several, that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         refresh: When clusters are made anew of the model that is being trained; never by default.
@@ -84,6 +82,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             refresh.check_strata(self.options)
         self.refresh = refresh
         self.refreshed_at: int | None = None
+        self.is_done = False  # see `refuse_more_steps`
         self._refreshed: Integers | None = None
         self._plans: dict[tuple[str, ...], BatchPlan] = {}
         self._planned: tuple[int, EpochPlan] | None = None
@@ -167,7 +166,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def shown_columns(self) -> list[str]:
         """The columns that a collator takes for texts."""
-        others = {*self.hidden_columns, *NO_TEXT_COLUMNS}
+        others = (*self.hidden_columns, *NO_TEXT_COLUMNS)
         return [name for name in self.dataset.format["columns"] if name not in others]
 
     @property
@@ -279,7 +278,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             if self.generator is not None:
                 self.generator.manual_seed(self.seed + self.epoch)
             yield from self._stock
-        elif not self.is_left_out:
+        elif not (self.is_done or self.is_left_out):
             yield from self.plan_epoch().batches(self.batch_size)
 
     def plan_epoch(self) -> EpochPlan:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs
 from torch.utils.data import ConcatDataset
@@ -123,6 +124,26 @@ def test_a_run_that_goes_on_with_another_length_is_told_what_becomes_of_its_rate
     make_trainer(tmp_path / "constant", labelled, max_steps=4, **constant).train()
     make_trainer(tmp_path / "constant", labelled, max_steps=6, **constant).train(resume_from_checkpoint=True)
     assert "learning rates" not in caplog.text
+
+
+@pytest.mark.parametrize("is_one_of_many", [False, True])
+def test_a_finished_run_that_is_resumed_takes_no_step_more(
+    tmp_path: Path, labelled: Dataset, is_one_of_many: bool
+) -> None:
+    data = DatasetDict({"one": labelled}) if is_one_of_many else labelled
+    options: dict[str, Any] = {"max_steps": 5, "save_strategy": "steps", "save_steps": 5, "learning_rate": 0.05}
+    if is_one_of_many:
+        options["multi_dataset_batch_sampler"] = ClusterMultiDatasetBatchSampler
+    finished = make_trainer(tmp_path, data, lr_scheduler_type="constant", **options)
+    finished.train()
+    for _ in range(2):
+        resumed = make_trainer(tmp_path, data, lr_scheduler_type="constant", **options)
+        assert len(resumed.get_train_dataloader()) > 5
+        resumed.train(resume_from_checkpoint=True)
+        assert resumed.state.global_step == 5
+        for name, weights in finished.model.state_dict().items():
+            assert torch.equal(weights, resumed.model.state_dict()[name])
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-5"]
 
 
 class _Stop(TrainerCallback):  # type: ignore[misc]  # the host library has no types
