@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.prompts import warn_of_trials_without_prompts
@@ -112,6 +114,7 @@ def tune(
 
     Raises:
         ValueError: If rows, columns or options do not fit; before any training.
+        OSError: If another process works in the folder.
     """
     options = TuneOptions(
         batch_size=batch_size,
@@ -137,8 +140,11 @@ def tune(
     require_faiss()
     if ProcessGroup.current("tune").size > 1:
         raise ValueError("tune runs on one process, with workers of its own; start it without accelerate or torchrun")
-    with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache:
+    with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache, ExitStack() as stack:
         output = cache.folder / "tune" if output_dir is None else Path(output_dir).expanduser()
+        if output_dir is not None:  # whose choice is read later
+            output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(claim(output))
         read = PairOptions(source_column, overwrite=True, needs_passages="tune", columns=columns)
         parts = prepare_parts(dataset, read, show_progress_bar)
         for part in parts:

@@ -109,10 +109,13 @@ def _on_giants(inspection: Inspection) -> Iterator[str]:
     for source in inspection.sources:
         if source.clusters >= 3 and source.largest > LARGE_SHARE * source.rows:
             giant = max((one for one in inspection.clusters if one.source == source.name), key=lambda one: one.rows)
+            size = max(source.rows // 10, inspection.plans["cluster"].global_batch_size)
+            if giant.rows <= size:
+                continue  # a smaller one fills no batch
             yield (
                 f"Cluster {giant.cluster}{_quote(giant.words)} holds {giant.rows / source.rows:.0%} of the rows of "
                 f"{source.name!r}: its batches are hardly of one topic. Cluster again with "
-                f"max_cluster_size={max(source.rows // 10, 1):,}."
+                f"max_cluster_size={size:,}."
             )
 
 

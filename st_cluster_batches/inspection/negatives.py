@@ -34,7 +34,7 @@ def find_worst_pairs(sample: Sample) -> list[WorstPair]:
 
 
 def find_near_pairs(sample: Sample) -> dict[str, Any]:
-    """Find rows of the sampled cluster batches whose passages are near-duplicates.
+    """Find rows of the sampled cluster batches whose passages are near-duplicates; equal ones share a key already.
 
     Returns:
         `near_duplicates`, the ten nearest pairs, and `near_duplicate_rate`, the share of the rows that have one.
@@ -43,11 +43,11 @@ def find_near_pairs(sample: Sample) -> dict[str, Any]:
     n_rows = n_found = 0
     for batch in sample.batches["cluster"]:
         vectors = sample.passage_vectors[sample.find(batch)]
+        passages = np.unique(sample.pairs.read_texts(batch)[1], return_inverse=True)[1]
         for part in split_batch(len(batch)):
             similarity = vectors[part] @ vectors.T
-            rows = np.arange(len(similarity))
-            similarity[rows, rows + part.start] = -1
-            n_rows, n_found = n_rows + len(rows), n_found + int((similarity.max(axis=1) > NEAR_DUPLICATE).sum())
+            similarity[passages[part, None] == passages] = -1
+            n_rows, n_found = n_rows + len(similarity), n_found + int((similarity.max(axis=1) > NEAR_DUPLICATE).sum())
             # A family of form letters has millions of pairs: the best alone become Python objects.
             at, others = np.nonzero(np.triu(similarity, part.start + 1) > NEAR_DUPLICATE)
             values = similarity[at, others]
@@ -57,6 +57,6 @@ def find_near_pairs(sample: Sample) -> dict[str, Any]:
     nearest = sorted(found, key=lambda one: (-one[0], one[1]))[:_WORST]
     pairs = []
     for similarity_of_two, row, other in nearest:
-        passages = sample.pairs.read_texts(np.array([row, other]))[1]
-        pairs.append(NearDuplicatePair(row, other, similarity_of_two, passages[0][:80], passages[1][:80]))
+        texts = sample.pairs.read_texts(np.array([row, other]))[1]
+        pairs.append(NearDuplicatePair(row, other, similarity_of_two, texts[0][:80], texts[1][:80]))
     return {"near_duplicates": pairs, "near_duplicate_rate": n_found / max(n_rows, 1)}

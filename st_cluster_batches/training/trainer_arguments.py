@@ -111,6 +111,12 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 "dataloader_persistent_workers=True keeps workers, and dataloader_num_workers=0 asks for none; give "
                 "dataloader_num_workers: 1, or leave dataloader_persistent_workers out"
             )
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size=True decides nothing: the trainers of sentence-transformers go on with "
+                f"per_device_train_batch_size={self.per_device_train_batch_size}; leave it out, and lower that one, or "
+                "take a loss that embeds a batch in parts (loss: cached)"
+            )
         if self.train_sampling_strategy != "random":
             raise ValueError(
                 f"train_sampling_strategy={self.train_sampling_strategy} decides nothing: the trainers of "

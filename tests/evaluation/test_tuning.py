@@ -19,6 +19,7 @@ from st_cluster_batches.evaluation.figures import TUNING_FIGURE
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.evaluation.tuning_report import describe_tuning
+from st_cluster_batches.storage.claims import claim
 
 QUICK: dict[str, Any] = {"batch_size": 8, "n_workers": 1, "show_progress_bar": False}
 
@@ -50,6 +51,11 @@ def test_a_source_where_clusters_harm_gets_none(pairs: Dataset, tmp_path: Path) 
     assert choice.cluster_sizes == {"all": None}
     worst = min(one["difference"]["high"] for one in choice.evidence["all"]["differences"])
     assert worst < -0.02
+
+
+def test_two_choices_are_not_made_in_one_folder(pairs: Dataset, tmp_path: Path) -> None:
+    with claim(tmp_path), pytest.raises(OSError, match="Another process is at work in"):
+        run(pairs, tmp_path)
 
 
 def test_what_was_run_is_not_run_again(pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,19 @@ def test_a_planted_duplicate_is_found_and_named(labelled: Dataset) -> None:
     assert str(found.near_duplicates[0].row) in line
 
 
+def test_equal_passages_are_no_near_duplicates_that_a_threshold_would_part(labelled: Dataset) -> None:
+    found = look(relabel(labelled, passage=["the same"] * 300))
+    assert not found.near_duplicates and found.near_duplicate_rate == 0
+    assert not any("false_negative_threshold=0.95" in line for line in found.advice)
+
+
+def test_a_giant_is_never_to_be_cut_into_clusters_of_less_than_a_batch(labelled: Dataset) -> None:
+    small = relabel(labelled.select(range(24)), cluster=[0] * 22 + [1, 2])
+    for batch_size, is_named in ((4, True), (22, False)):
+        advice = [line for line in look(small, batch_size=batch_size).advice if "max_cluster_size" in line]
+        assert [line.split("max_cluster_size=")[1] for line in advice] == ["4."] * is_named
+
+
 def test_shared_texts_are_counted_and_shown(labelled: Dataset) -> None:
     keys = labelled["false_negative_keys"][:]
     keys[10:15] = [[1010]] * 5
