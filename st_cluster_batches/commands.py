@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from st_cluster_batches.storage.cache import make_folder
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import is_first_process
-from st_cluster_batches.usage import UsageError, checking_input, refuse_given
+from st_cluster_batches.usage import UsageError, checking_input, explain_at_prompt, refuse_given
 
 if TYPE_CHECKING:
     from st_cluster_batches.data.loading import Selection
@@ -172,7 +172,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     try:
         model = run.train()
     except StartError as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(explain_at_prompt(error)) from error
     scores, lines = {}, ""
     if tasks:
         from st_cluster_batches.evaluation.retrieval import evaluate

@@ -102,7 +102,7 @@ def _add_trust(command: argparse.ArgumentParser) -> None:
 def _add_source_column(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--source_column",
-        type=lambda name: None if name == "none" else name,
+        type=lambda name: None if name.lower() == "none" else name,
         default="source",
         metavar="NAME",
         help="column that names a row's source, or none",

@@ -11,6 +11,14 @@ from contextlib import contextmanager
 # Errors of the system that a wrong path causes.
 _PATH_ERRORS = ["ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "EROFS", "EINVAL", "ELOOP", "ENAMETOOLONG"]
 
+# What a message tells a caller in Python, and how it is said on the command line.
+_WORDS_FOR = {
+    "trust_remote_code": "--trust_remote_code, in a recipe trust_remote_code: true, if you trust it",
+    "overwrite=True": "--overwrite",
+    "source_column=None": "--source_column none",
+    "resume_from_checkpoint=None": "--resume_from_checkpoint false",
+}
+
 
 class UsageError(Exception):
     """Bad input, found before any work."""
@@ -28,14 +36,15 @@ def checking_input() -> Iterator[None]:
             raise  # nor is a full or a failing disk
         raise UsageError(" ".join(str(error).split())) from error
     except (ValueError, TypeError, ImportError) as error:
-        message = " ".join(str(error).split())
-        if "trust_remote_code" in message:
-            message += " (here: --trust_remote_code, in a recipe trust_remote_code: true, if you trust it)"
-        if named := re.search(r"columns=\(([^)]*)\)", message):
-            message += f" (here: --columns {named[1].replace(',', ' ')})".replace("'", "").replace("  ", " ")
-        if "overwrite=True" in message:
-            message += " (here: --overwrite)"
-        raise UsageError(message) from error
+        raise UsageError(explain_at_prompt(error)) from error
+
+
+def explain_at_prompt(error: Exception) -> str:
+    """Return the message of an error in one line, with the words of the command line for the calls that it names."""
+    message = " ".join(str(error).split())
+    if named := re.search(r"columns=\(([^)]*)\)", message):
+        message += f" (here: --columns {named[1].replace(',', ' ')})".replace("'", "").replace("  ", " ")
+    return message + "".join(f" (here: {words})" for call, words in _WORDS_FOR.items() if call in message)
 
 
 def refuse_given(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:

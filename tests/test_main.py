@@ -143,6 +143,9 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "few"], "nor 'auto'"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--false_negative_threshold", "2"], "in (0, 1)"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
+        (["attach", "{}/sourceless.jsonl", "{}/out", "--encoder", "x"], "(here: --source_column none)"),
+        (["attach", "{}/index.jsonl", "{}/out", "--encoder", "x"], "(here: --columns query passage)"),
+        (["tune", "{}/labels.jsonl", "--encoder", "x", "--output", "{}/out"], "--positive_label 1"),
         (["attach", "{}/numbers.jsonl", "{}/out", "--encoder", "x"], "(here: --columns QUERY POSITIVE)"),
         (["evaluate", "{}/encoder", "--tasks", "{}", "--output", "{}/scores"], "has no corpus.parquet"),
         (["evaluate", "{}/encoder", "--tasks", "{}/held_out", "--output", "{}/s", "--batch_size", "0"], "at least 1"),
@@ -198,7 +201,16 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
 def test_bad_input_is_one_line_and_exit_code_2(
     workspace: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    (workspace / "numbers.jsonl").write_text('{"query": "a", "passage": 1}\n' * 3)
+    for name, row in {
+        "numbers": {"query": "a", "passage": 1},
+        "sourceless": {"query": "a", "passage": "b", "source": None},
+        "index": {"Unnamed: 0": 1, "query": "a", "passage": "b"},
+        "labels": {"query": "a", "passage": "b", "label": 1},
+    }.items():
+        rows = [row, {**row, "query": "c", "passage": "d" if isinstance(row["passage"], str) else 2}] * 2
+        if name == "sourceless":
+            rows[0] = {**row, "source": "s"}
+        (workspace / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     assert main([word.format(workspace) for word in words]) == 2
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("st-cluster-batches: error:")]
@@ -212,6 +224,7 @@ def test_a_refused_resume_is_one_line(trained: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--max_steps", "12"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("st-cluster-batches: error: The checkpoint was trained on other batches: the labels have")
+    assert line.endswith("(here: --resume_from_checkpoint false)")
 
 
 @pytest.mark.slow

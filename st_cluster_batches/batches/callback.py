@@ -106,8 +106,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
             self._clusters = kept.get("clusters", {})
-            tell_of_other_length(args, state, kept.get("steps", state.max_steps))
             refuse_more_steps(args, state, outer, len(train_dataloader))
+            tell_of_other_length(args, state, kept.get("steps", state.max_steps))
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero:

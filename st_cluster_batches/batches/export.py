@@ -7,6 +7,7 @@ process's share of some consecutive steps, and the files of a process stand toge
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Hidden, so that `load_dataset(directory)` sees nothing but parquet.
 EXPORT_FILE = ".batch_plan.json"
+
+logger = logging.getLogger(__name__)
 
 _ROW_GROUP = 10_000  # rows that a reader holds at once
 _HASHED = 10_000  # rows that are hashed at once
@@ -155,6 +158,14 @@ def _write(
             pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
     content = {**described, "steps": steps, "counts": asdict(counts)}
     write_atomically(directory / EXPORT_FILE, json.dumps(content, indent=2))
+    logger.info(
+        "Train on %s with max_steps=%d, per_device_train_batch_size=%d, on %d processes: on fewer, the files of the "
+        "others would be read by none",
+        directory,
+        epochs * steps,
+        batch_size,
+        sampler.world_size,
+    )
     return int(epochs * steps)
 
 

@@ -86,7 +86,15 @@ def refuse_more_steps(args: TrainingArguments, state: TrainerState, outer: Any, 
         state: Its state, from the checkpoint.
         outer: The sampler, ours or one for many datasets, which gives no more batches then; a stock one is warned of.
         n_batches: Batches of an epoch on one process.
+
+    Raises:
+        StartError: If the checkpoint has more steps than the run is to have.
     """
+    if state.global_step > state.max_steps:
+        raise StartError(
+            f"The checkpoint has {state.global_step} steps, and this run is to have {state.max_steps}: resume with "
+            f"max_steps or num_train_epochs of before, or start anew with resume_from_checkpoint=None"
+        )
     if state.global_step < state.max_steps or not state.global_step % count_updates(n_batches, args):
         return
     if hasattr(outer, "is_done"):

@@ -23,7 +23,7 @@ Columns = Sequence[str]
 
 TEXT = "texts"  # what a column holds that can be embedded
 
-_IDS = re.compile(r"(.*_)?(id|ids|idx)|uuid|guid|__index_level_\d+__")
+_IDS = re.compile(r"(.*_)?(id|ids|idx)|[dqp]id|docid|docno|uuid|guid|unnamed: \d+|__index_level_\d+__", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> st
     remedy = ""
     if "holds lists of" in fault:
         remedy = "Give each text of the list a row, or a column, of its own. "
-    elif "holds values" in fault or "holds classes" in fault:
+    elif ("holds values" in fault or "holds classes" in fault) and not _IDS.fullmatch(name):
         remedy = (
             f"If it says which pairs belong together, call it 'label', dataset.rename_column({name!r}, 'label'), and "
             "keep those: positive_label=1 (a number, or whatever stands for it). Else leave it out. "

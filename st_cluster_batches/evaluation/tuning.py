@@ -165,7 +165,9 @@ def _check_part(part: Pairs) -> None:
     if part.targets:
         raise ValueError(
             f"{where} has {part.targets}: losses of labelled pairs take no in-batch negatives, so batches change "
-            "nothing; remove the column to tune on the pairs"
+            f"nothing. To tune on the pairs that belong together, dataset.filter(lambda row: row[{part.targets[0]!r}] "
+            f"== 1).remove_columns({part.targets[0]!r}), on the command line --positive_label 1; a file without the "
+            "column has all pairs"
         )
     if negatives := part.text_columns[2:]:
         logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)

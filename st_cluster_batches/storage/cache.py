@@ -80,9 +80,11 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def _explain_lack_of_room(error: BaseException, path: Path) -> None:
-    """Raise what says what to do, where the system has said that there is no room; safetensors hides that in text."""
+    """Raise what says what to do, where the system has said that there is no room; some hide that in text."""
     numbers: list[int | None] = [error.errno] if isinstance(error, OSError) and error.filename != str(path) else []
-    numbers += [one for one in NO_ROOM if isinstance(error, SafetensorError) and f"(os error {one})" in str(error)]
+    hidden_as = "(os error {})" if isinstance(error, SafetensorError) else "[Errno {}]"
+    if isinstance(error, SafetensorError | shutil.Error):
+        numbers += [one for one in NO_ROOM if hidden_as.format(one) in str(error)]
     for number in [one for one in NO_ROOM if one in numbers]:
         raise OSError(
             number,

@@ -38,10 +38,10 @@ def find_resumed(recipe: Recipe) -> str | None:
             earlier run.
     """
     given = recipe.training.resume_from_checkpoint  # a folder, or what YAML and a flag make of a switch
-    switch = {"true": True, "false": False, "none": None}.get(str(given).lower())
+    switch = {"true": True, "false": False}.get(str(given).lower())
     output = Path(recipe.training.output_dir)
-    if switch is None and given is not None:
-        found = Path(given)
+    if switch is None and str(given).lower() not in ("none", "null"):
+        found = Path(str(given))
         if not found.is_dir():
             raise ValueError(f"resume_from_checkpoint: there is no folder {given}; give true, or one of {output}")
         if not _is_whole(found):
@@ -120,7 +120,7 @@ def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
     if recipe.training.strategy == "stock" and plans:
         raise ValueError(
             f"{checkpoint} was trained on planned batches, and batch_sampler: stock takes another order. Resume with "
-            "what it was trained with, or start anew without resume_from_checkpoint"
+            "what it was trained with, or start anew: resume_from_checkpoint: false"
         )
     started = checkpoint.parent / STARTED_FILE
     now = _describe(recipe)

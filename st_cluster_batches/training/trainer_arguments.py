@@ -114,8 +114,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         if self.auto_find_batch_size:
             raise ValueError(
                 "auto_find_batch_size=True decides nothing: the trainers of sentence-transformers go on with "
-                f"per_device_train_batch_size={self.per_device_train_batch_size}; leave it out, and lower that one, or "
-                "take a loss that embeds a batch in parts (loss: cached)"
+                f"per_device_train_batch_size={self.per_device_train_batch_size}; leave it out, and lower that one, "
+                "or take a loss that embeds a batch in parts (loss: cached)"
             )
         if self.train_sampling_strategy != "random":
             raise ValueError(

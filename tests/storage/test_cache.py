@@ -65,20 +65,27 @@ def test_a_damaged_seal_is_named_and_vouches_for_nothing(tmp_path: Path, caplog:
 
 # A limit on the size of files stands for a full disk, and needs no root.
 FILL = """
-import resource, sys
+import resource, shutil, sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from st_cluster_batches.storage.cache import write_whole
+given, target = Path(sys.argv[1]) / "given", Path(sys.argv[1]) / "model"
+given.mkdir()
+(given / "vectors").write_bytes(bytes(1 << 17))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
-with write_whole(Path(sys.argv[1]) / "model") as temporary:
-    temporary.mkdir()
-    save_file({"x": np.zeros(1 << 16)}, temporary / "model.safetensors")
+with write_whole(target) as temporary:
+    if sys.argv[2] == "tensors":
+        temporary.mkdir()
+        save_file({"x": np.zeros(1 << 16)}, temporary / "model.safetensors")
+    else:
+        shutil.copytree(given, temporary)
 """
 
 
-def test_a_disk_that_is_full_while_tensors_are_written_is_told_of_as_any_other(tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=False)
-    last = found.stderr.splitlines()[-1]
+@pytest.mark.parametrize("what", ["tensors", "copies"])
+def test_a_disk_that_is_full_is_told_of_in_one_way_whatever_is_written(tmp_path: Path, what: str) -> None:
+    words = [sys.executable, "-c", FILL, str(tmp_path), what]
+    last = subprocess.run(words, capture_output=True, text=True, check=False).stderr.splitlines()[-1]
     assert "OSError: [Errno 27] No room to write (File too large). What is finished is kept" in last
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]

@@ -76,6 +76,17 @@ def test_a_run_does_not_go_on_with_other_parameters(
     assert find_resumed(read_recipe(workspace / "recipe.yaml", [*_KEPT, *longer])) == str(output / "checkpoint-6")
 
 
+def test_a_run_is_not_made_shorter_than_its_checkpoint(workspace: Path, output: Path) -> None:
+    with pytest.raises(ValueError, match="The checkpoint has 6 steps, and this run is to have 3"):
+        train(workspace, "--resume_from_checkpoint", "true", "--max_steps", "3")
+
+
+def test_none_is_no_checkpoint_by_that_name(workspace: Path, output: Path) -> None:
+    for word in ("None", "null"):
+        with pytest.raises(ValueError, match=r"holds checkpoint-6 of an earlier run. .*resume_from_checkpoint: false"):
+            find_resumed(read_recipe(workspace / "recipe.yaml", [*_KEPT, "--resume_from_checkpoint", word]))
+
+
 def test_a_run_that_is_started_anew_is_not_taken_for_the_one_before_it(workspace: Path, output: Path) -> None:
     """As when it is killed before its first checkpoint, and resumed."""
     train(workspace, "--resume_from_checkpoint", "false", "--loss_scale", "10", "--save_strategy", "no")
