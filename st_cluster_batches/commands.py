@@ -155,37 +155,35 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
 
 def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Train and evaluate as a recipe says."""
-    with checking_input():
-        from st_cluster_batches.batches.options import StartError
-        from st_cluster_batches.training.recipe import read_recipe
+    with ExitStack() as stack:
+        with checking_input():
+            from st_cluster_batches.batches.options import StartError
+            from st_cluster_batches.storage.claims import claim
+            from st_cluster_batches.training.recipe import read_recipe
 
-        recipe = read_recipe(arguments.recipe, overrides)
-        make_folder(Path(recipe.training.output_dir))
-        from st_cluster_batches.training.run import prepare_run
+            recipe = read_recipe(arguments.recipe, overrides)
+            output = Path(recipe.training.output_dir)
+            make_folder(output)
+            stack.enter_context(claim(output, "train"))
+            from st_cluster_batches.training.run import prepare_run
 
-        loaded: dict[str, Any] = {}
-        if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
-            from st_cluster_batches.evaluation.tasks import load_tasks
+            loaded: dict[str, Any] = {}
+            if recipe.data.eval_tasks and recipe.data.held_out_queries is None:
+                from st_cluster_batches.evaluation.tasks import load_tasks
 
-            loaded = load_tasks(recipe.data.find_tasks(), recipe.data.judging)
-        run, tasks = prepare_run(recipe)
-    try:
-        model = run.train()
-    except StartError as error:
-        raise UsageError(explain_at_prompt(error)) from error
-    scores, lines = {}, ""
-    if tasks:
-        from st_cluster_batches.evaluation.retrieval import evaluate
+                loaded = load_tasks(recipe.data.find_tasks(), recipe.data.judging)
+            run, tasks = prepare_run(recipe)
+        try:
+            model = run.train()
+        except StartError as error:
+            raise UsageError(explain_at_prompt(error)) from error
+        if not tasks:
+            return {"model": str(model), "scores": {}}, f"The model is in {model}"
+        from st_cluster_batches.evaluation.runs import evaluate_run
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
-        from st_cluster_batches.training.folder import EVALUATION_FOLDER
 
-        folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
-        batch_size = recipe.training.per_device_eval_batch_size
-        judging = recipe.data.judging
-        found = evaluate(run.trainer.model, loaded or tasks, folder, judging=judging, batch_size=batch_size)
-        scores = summarise_scores(found)
-        lines = describe_scores(scores)
-    return {"model": str(model), "scores": scores}, f"{lines}The model is in {model}"
+        scores = summarise_scores(evaluate_run(run, loaded or tasks))
+    return {"model": str(model), "scores": scores}, f"{describe_scores(scores)}The model is in {model}"
 
 
 def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:

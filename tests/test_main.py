@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches import Clustering, commands
 from st_cluster_batches.__main__ import main
+from st_cluster_batches.storage.claims import claim
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
@@ -86,9 +87,7 @@ def test_train_leaves_a_model_its_recipe_its_plan_and_its_scores(
 
 def test_train_evaluates_as_the_recipe_says(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(
-        "st_cluster_batches.evaluation.retrieval.evaluate", lambda *_, **given: asked.update(given) or {}
-    )
+    monkeypatch.setattr("st_cluster_batches.evaluation.runs.evaluate", lambda *_, **given: asked.update(given) or {})
     words = ["--per_device_eval_batch_size", "7", "--max_steps", "1", "--missing", "drop"]
     assert main(["train", f"{workspace}/recipe.yaml", *words]) == 0
     assert (asked["batch_size"], asked["judging"].missing) == (7, "drop")
@@ -225,6 +224,13 @@ def test_a_refused_resume_is_one_line(trained: Path, capsys: pytest.CaptureFixtu
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("st-cluster-batches: error: The checkpoint was trained on other batches: the labels have")
     assert line.endswith("(here: --resume_from_checkpoint false)")
+
+
+def test_two_trainings_do_not_work_in_one_folder(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "run").mkdir()
+    with claim(workspace / "run", "train"):
+        assert main(["train", str(workspace / "recipe.yaml")]) == 2
+    assert "Another process is at work in" in capsys.readouterr().err
 
 
 @pytest.mark.slow

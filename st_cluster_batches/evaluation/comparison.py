@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -109,9 +109,8 @@ class Comparison:
 
         Two of them would hold other queries out there, and train in one working folder.
         """
-        with ExitStack() as stack:
-            output.mkdir(parents=True, exist_ok=True)
-            ProcessGroup.current("compare").once(lambda: stack.enter_context(claim(output)), None)
+        output.mkdir(parents=True, exist_ok=True)
+        with claim(output, "compare"):
             yield cls.prepare(path, output, n_seeds, overrides)
 
     @classmethod

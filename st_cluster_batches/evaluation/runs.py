@@ -21,11 +21,14 @@ from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
+from st_cluster_batches.evaluation.scores import TaskScores
 from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup
+from st_cluster_batches.training.folder import EVALUATION_FOLDER
+from st_cluster_batches.training.run import Run
 
 Record = dict[str, Any]  # JSON values
 
@@ -159,6 +162,19 @@ def measure_run(
         "ndcg_at_10": {task: one.ndcg_at_10 for task, one in scores.items()},
         "per_query": {task: one.per_query for task, one in scores.items()},
     }
+
+
+def evaluate_run(run: Run, tasks: Sequence[str] | dict[str, Any]) -> dict[str, TaskScores]:
+    """Evaluate the model of a run that has been trained, and write the scores into its folder.
+
+    Args:
+        run: The run.
+        tasks: What it is evaluated on, as for `evaluate`.
+    """
+    recipe = run.recipe
+    folder = Path(recipe.training.output_dir) / EVALUATION_FOLDER
+    batch_size = recipe.training.per_device_eval_batch_size
+    return evaluate(run.trainer.model, tasks, folder, judging=recipe.data.judging, batch_size=batch_size)
 
 
 def identify_guide(loss: Any) -> str | None:

@@ -144,7 +144,7 @@ def tune(
         output = cache.folder / "tune" if output_dir is None else Path(output_dir).expanduser()
         if output_dir is not None:  # whose choice is read later
             output.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(claim(output))
+            stack.enter_context(claim(output, "tune"))
         read = PairOptions(source_column, overwrite=True, needs_passages="tune", columns=columns)
         parts = prepare_parts(dataset, read, show_progress_bar)
         for part in parts:

@@ -8,27 +8,34 @@ from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported without `__all__`
 
-_LOCK_FILE = ".lock"
+from st_cluster_batches.storage.processes import ProcessGroup
+
+_LOCK_FILE = "_lock"  # a trainer pushes its folder but for what begins so
 _PATIENCE = 1.0  # seconds
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Work in a folder alone; the system gives it up where the process is killed.
+def claim(folder: Path, call: str) -> Iterator[None]:
+    """Work in a folder alone, with all processes of a call; the system gives it up where the first one is killed.
 
     Args:
         folder: The folder; it is there.
+        call: The name of the call.
 
     Raises:
-        OSError: If another process works in it.
+        OSError: If another call works in it.
     """
     path = folder / _LOCK_FILE
     with ExitStack() as stack:
-        try:
-            stack.enter_context(WeakFileLock(path, timeout=_PATIENCE))
-        except TimeoutError as error:
-            raise OSError(
-                f"Another process is at work in {folder}: wait for it, or give another output folder. If there is "
-                f"none, remove {path}"
-            ) from error
+
+        def lock() -> None:
+            try:
+                stack.enter_context(WeakFileLock(path, timeout=_PATIENCE))
+            except TimeoutError as error:
+                raise OSError(
+                    f"Another process is at work in {folder}: wait for it, or give another output folder. If there "
+                    f"is none, remove {path}"
+                ) from error
+
+        ProcessGroup.current(call).once(lock, None)
         yield

@@ -242,9 +242,9 @@ def test_without_variants_the_strategies_are_compared_that_the_data_has(tmp_path
 def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(100), max_steps=1)
     (tmp_path / "out").mkdir()
-    with claim(tmp_path / "out"), pytest.raises(OSError, match="Another process is at work in"):
+    with claim(tmp_path / "out", "compare"), pytest.raises(OSError, match="Another process is at work in"):
         compare(recipe, tmp_path / "out", n_seeds=1)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_lock"]
 
 
 def test_a_damaged_record_is_named_and_its_run_done_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

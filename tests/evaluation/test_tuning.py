@@ -54,7 +54,7 @@ def test_a_source_where_clusters_harm_gets_none(pairs: Dataset, tmp_path: Path) 
 
 
 def test_two_choices_are_not_made_in_one_folder(pairs: Dataset, tmp_path: Path) -> None:
-    with claim(tmp_path), pytest.raises(OSError, match="Another process is at work in"):
+    with claim(tmp_path, "tune"), pytest.raises(OSError, match="Another process is at work in"):
         run(pairs, tmp_path)
 
 
