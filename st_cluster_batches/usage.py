@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -14,8 +16,8 @@ _PATH_ERRORS = ["ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "ERO
 # What a message tells a caller in Python, and how it is said on the command line.
 _WORDS_FOR = {
     "trust_remote_code": "--trust_remote_code, in a recipe trust_remote_code: true, if you trust it",
-    "overwrite=True": "--overwrite",
-    "source_column=None": "--source_column none",
+    "overwrite=True": "--overwrite of attach",
+    "source_column=None": "--source_column none of attach or tune",
     "resume_from_checkpoint=None": "--resume_from_checkpoint false",
 }
 
@@ -42,8 +44,8 @@ def checking_input() -> Iterator[None]:
 def explain_at_prompt(error: Exception) -> str:
     """Return the message of an error in one line, with the words of the command line for the calls that it names."""
     message = " ".join(str(error).split())
-    if named := re.search(r"columns=\(([^)]*)\)", message):
-        message += f" (here: --columns {named[1].replace(',', ' ')})".replace("'", "").replace("  ", " ")
+    if named := re.search(r"columns=(\((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|, ?)*\))", message):
+        message += f" (here: --columns {shlex.join(ast.literal_eval(named[1]))})"
     return message + "".join(f" (here: {words})" for call, words in _WORDS_FOR.items() if call in message)
 
 

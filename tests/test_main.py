@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from tqdm.auto import tqdm
 from st_cluster_batches import Clustering, commands
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.storage.claims import claim
+from st_cluster_batches.usage import explain_at_prompt
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
@@ -142,7 +145,10 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--n_clusters", "few"], "nor 'auto'"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--false_negative_threshold", "2"], "in (0, 1)"),
         (["attach", "{}/pairs.parquet", "{}/out", "--encoder", "x", "--source_column", "site"], "no column 'site'"),
-        (["attach", "{}/sourceless.jsonl", "{}/out", "--encoder", "x"], "(here: --source_column none)"),
+        (
+            ["attach", "{}/sourceless.jsonl", "{}/out", "--encoder", "x"],
+            "(here: --source_column none of",
+        ),
         (["attach", "{}/index.jsonl", "{}/out", "--encoder", "x"], "(here: --columns query passage)"),
         (["tune", "{}/labels.jsonl", "--encoder", "x", "--output", "{}/out"], "--positive_label 1"),
         (["attach", "{}/numbers.jsonl", "{}/out", "--encoder", "x"], "(here: --columns QUERY POSITIVE)"),
@@ -224,6 +230,7 @@ def test_a_refused_resume_is_one_line(trained: Path, capsys: pytest.CaptureFixtu
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("st-cluster-batches: error: The checkpoint was trained on other batches: the labels have")
     assert line.endswith("(here: --resume_from_checkpoint false)")
+    assert {"recipe.yaml", "batch_plan.json", "hub_ids.json", "clustering"} <= {one.name for one in trained.iterdir()}
 
 
 def test_two_trainings_do_not_work_in_one_folder(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,3 +266,17 @@ def test_a_disk_that_is_full_is_no_fault_of_the_input(trained: Path, words: list
     )
     assert done.returncode == 1, done.stderr
     assert "File too large" in done.stderr or "inline_container" in done.stderr, done.stderr[-300:]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("say columns=('my question', \"it's (it)\")", "--columns 'my question' 'it'\"'\"'s (it)'"),
+        ("say columns=('query', 'passage')", "--columns query passage"),
+        ("or name the texts, columns=(...); to keep", None),
+    ],
+)
+def test_columns_are_said_as_a_shell_takes_them(message: str, words: str | None) -> None:
+    said = explain_at_prompt(ValueError(message))
+    assert said == (message if words is None else f"{message} (here: {words})")
+    assert words is None or shlex.split(words)[1:] == list(ast.literal_eval(message.removeprefix("say columns=")))

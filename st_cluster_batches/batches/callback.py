@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,11 +24,12 @@ from st_cluster_batches.batches.run_length import (
     count_epochs,
     count_passes,
     count_updates,
-    refuse_more_steps,
+    end_finished_run,
+    refuse_fewer_steps,
     refuse_unreached,
     tell_of_other_length,
 )
-from st_cluster_batches.batches.telling import tell_of_batches, tell_of_epoch, tell_of_stock
+from st_cluster_batches.batches.telling import IDLE_SEARCH, tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.columns import show_labels
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 from st_cluster_batches.storage.cache import read_json, write_atomically
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from st_cluster_batches.batches.refreshing import Refresher
+
+logger = logging.getLogger(__name__)
 
 
 class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # the host library has no types
@@ -106,8 +110,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
             self._clusters = kept.get("clusters", {})
-            refuse_more_steps(args, state, outer, len(train_dataloader))
+            refuse_fewer_steps(state)
             tell_of_other_length(args, state, kept.get("steps", state.max_steps))
+            if samplers:
+                end_finished_run(state, outer)
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if not state.is_world_process_zero:
@@ -116,6 +122,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             tell_of_stock(outer)
         if not samplers:
             return
+        if args.auto_find_batch_size:
+            logger.warning(IDLE_SEARCH, args.per_device_train_batch_size)
         for sampler in samplers:
             tell_of_batches(sampler, self.trainer)
         counts = [sampler.counts for sampler in samplers]
@@ -167,7 +175,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
     ) -> None:
         """Set the epoch of the innermost samplers, before the loader asks them for batches."""
         outer, samplers = find_samplers(train_dataloader)
-        if outer is None:
+        if outer is None or getattr(outer, "is_done", False):
             return
         # Computed from the steps, since state.epoch is a float with rounding errors.
         epoch, step = divmod(state.global_step, count_updates(len(train_dataloader), args))

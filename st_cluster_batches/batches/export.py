@@ -158,14 +158,10 @@ def _write(
             pq.write_table(shown[rows], temporary, row_group_size=_ROW_GROUP)
     content = {**described, "steps": steps, "counts": asdict(counts)}
     write_atomically(directory / EXPORT_FILE, json.dumps(content, indent=2))
-    logger.info(
-        "Train on %s with max_steps=%d, per_device_train_batch_size=%d, on %d processes: on fewer, the files of the "
-        "others would be read by none",
-        directory,
-        epochs * steps,
-        batch_size,
-        sampler.world_size,
-    )
+    told = "Train on %s with max_steps=%d and per_device_train_batch_size=%d"
+    if sampler.world_size > 1:
+        told += f", on {sampler.world_size} processes: on fewer, the files of the others would be read by none"
+    logger.info(told, directory, epochs * steps, batch_size)
     return int(epochs * steps)
 
 

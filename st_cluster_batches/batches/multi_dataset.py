@@ -64,7 +64,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
         self._trainer = find_caller(dataset).trainer
-        self.is_done = False  # see `refuse_more_steps`
+        self.is_done = False  # see `end_finished_run`
         self._is_told = False
         for at, sampler in enumerate(batch_samplers):
             if hasattr(sampler, "seed"):

@@ -1,4 +1,4 @@
-"""Whether a run is long enough for what is to begin in a later epoch: a stage of strata, or a refresh of clusters."""
+"""How long a run is: long enough for what is to begin in a later epoch, and for what its checkpoint has already?"""
 
 from __future__ import annotations
 
@@ -76,37 +76,33 @@ def tell_of_other_length(args: TrainingArguments, state: TrainerState, n_steps: 
         )
 
 
-def refuse_more_steps(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:
+def refuse_fewer_steps(state: TrainerState) -> None:
+    """Refuse a run that is to have fewer steps than its checkpoint has.
+
+    Raises:
+        StartError: If it is one.
+    """
+    if state.global_step > state.max_steps:
+        raise StartError(
+            f"The checkpoint has {state.global_step} steps, and this run is to have {state.max_steps}: resume with "
+            "max_steps or num_train_epochs of before, or start anew with resume_from_checkpoint=None"
+        )
+
+
+def end_finished_run(state: TrainerState, outer: Any) -> None:
     """Give no batch to a run whose checkpoint has all of its steps: within an epoch a trainer would take one more.
 
     It counts after a step, not before (transformers 5.24), so each resume of a finished run would change the model.
 
     Args:
-        args: The trainer's arguments.
-        state: Its state, from the checkpoint.
-        outer: The sampler, ours or one for many datasets, which gives no more batches then; a stock one is warned of.
-        n_batches: Batches of an epoch on one process.
-
-    Raises:
-        StartError: If the checkpoint has more steps than the run is to have.
+        state: The trainer's state, from the checkpoint.
+        outer: The sampler, ours or one for many datasets; a stock one ends where those that it takes from do.
     """
-    if state.global_step > state.max_steps:
-        raise StartError(
-            f"The checkpoint has {state.global_step} steps, and this run is to have {state.max_steps}: resume with "
-            f"max_steps or num_train_epochs of before, or start anew with resume_from_checkpoint=None"
-        )
-    if state.global_step < state.max_steps or not state.global_step % count_updates(n_batches, args):
-        return
-    if hasattr(outer, "is_done"):
-        outer.is_done = True
-        logger.info("The checkpoint has all %d steps of the run: nothing is left to train", state.max_steps)
-    else:
-        logger.warning(
-            "The checkpoint has all %d steps of the run, and %s gives the trainer a batch for one more. Take the "
-            "model as it is saved, or resume with more steps than these",
-            state.max_steps,
-            type(outer).__name__,
-        )
+    if state.global_step == state.max_steps:
+        for one in (outer, *getattr(outer, "batch_samplers", ())):
+            one.is_done = True
+        if state.is_world_process_zero:
+            logger.info("The checkpoint has all %d steps of the run: nothing is left to train", state.max_steps)
 
 
 def refuse_unreached(args: TrainingArguments, state: TrainerState, outer: Any, n_batches: int) -> None:

@@ -82,7 +82,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             refresh.check_strata(self.options)
         self.refresh = refresh
         self.refreshed_at: int | None = None
-        self.is_done = False  # see `refuse_more_steps`
+        self.is_done = False  # see `end_finished_run`
         self._refreshed: Integers | None = None
         self._plans: dict[tuple[str, ...], BatchPlan] = {}
         self._planned: tuple[int, EpochPlan] | None = None

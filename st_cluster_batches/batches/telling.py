@@ -16,6 +16,11 @@ logger = logging.getLogger(__name__)
 
 WORTH_A_WARNING = 0.01  # share of the rows that meet a false negative, or are in no batch
 WORTH_A_WARNING_OF_PURITY = 0.05  # share of the batches that are not pure on their account
+# sentence-transformers 6.2 builds its loader from the arguments, not from the size that is being tried.
+IDLE_SEARCH = (
+    "auto_find_batch_size decides nothing: trainers of sentence-transformers keep per_device_train_batch_size=%d. "
+    "Leave it out, and lower that one, or take a loss that embeds a batch in parts (in a recipe loss: cached_mnrl)"
+)
 
 
 def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
@@ -39,13 +44,6 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     if share and not sampler.counts.random:
         n_batches = sampler.counts.pure + sampler.counts.pooled + sampler.counts.mixed  # global ones: these are drawn
         logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
-    if trainer is not None and trainer.args.auto_find_batch_size:
-        # sentence-transformers 6.2 builds its loader from the arguments, not from the size that is being tried.
-        logger.warning(
-            "auto_find_batch_size decides nothing: this trainer keeps %d rows a batch whatever memory says. Lower "
-            "per_device_train_batch_size, or take a loss that embeds a batch in parts",
-            sampler.batch_size,
-        )
 
 
 def tell_of_epoch(sampler: PlannedSampler, epoch: int) -> None:

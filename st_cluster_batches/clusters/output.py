@@ -16,6 +16,7 @@ from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.storage.cache import make_folder, recover_folder, replace_folder
+from st_cluster_batches.storage.claims import LOCK_FILE
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -43,10 +44,11 @@ def check_output(out: Path) -> None:
     recover_folder(out.resolve())
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a folder is needed")
-    if out.is_dir() and any(out.iterdir()) and not is_saved_data(out):
+    others = [path.name for path in out.iterdir() if path.name != LOCK_FILE] if out.is_dir() else []
+    if others and not is_saved_data(out):
         raise ValueError(
-            f"{out} holds files that `attach` has not written, such as {min(out.iterdir()).name}; it would replace "
-            f"the folder. Name one that is new: {out / 'labelled'}"
+            f"{out} holds files that `attach` has not written, such as {min(others)}; it would replace the folder. "
+            f"Name one that is new: {out / 'labelled'}"
         )
     if os.path.ismount(out):
         raise ValueError(f"{out} is a mount point, which cannot be replaced; name a folder in it: {out / 'labelled'}")

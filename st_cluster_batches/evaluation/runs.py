@@ -1,4 +1,4 @@
-"""The runs of a comparison: every variant with every seed, each trained, evaluated and recorded."""
+"""The runs of a comparison: every variant with every seed, trained, evaluated and recorded; and one by itself."""
 
 from __future__ import annotations
 

@@ -142,9 +142,6 @@ def tune(
         raise ValueError("tune runs on one process, with workers of its own; start it without accelerate or torchrun")
     with SharedCache.open(cache_dir, show_progress_bar, "tune") as cache, ExitStack() as stack:
         output = cache.folder / "tune" if output_dir is None else Path(output_dir).expanduser()
-        if output_dir is not None:  # whose choice is read later
-            output.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(claim(output, "tune"))
         read = PairOptions(source_column, overwrite=True, needs_passages="tune", columns=columns)
         parts = prepare_parts(dataset, read, show_progress_bar)
         for part in parts:
@@ -155,6 +152,9 @@ def tune(
                 warn_of_trials_without_prompts(start.model)
         else:
             start = Start.load(model or encoder, cache.folder, trust_remote_code)
+        if output_dir is not None:  # from the cache nobody reads a choice
+            output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(claim(output, "tune"))
         embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
         return Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
 
@@ -165,9 +165,9 @@ def _check_part(part: Pairs) -> None:
     if part.targets:
         raise ValueError(
             f"{where} has {part.targets}: losses of labelled pairs take no in-batch negatives, so batches change "
-            f"nothing. To tune on the pairs that belong together, dataset.filter(lambda row: row[{part.targets[0]!r}] "
-            f"== 1).remove_columns({part.targets[0]!r}), on the command line --positive_label 1; a file without the "
-            "column has all pairs"
+            "nothing. To tune on the pairs that belong together, keep these, and none of those columns: dataset.filter"
+            f"(...).remove_columns({part.targets}); on the command line --positive_label 1 does so for one column "
+            "'label', others have to leave the file"
         )
     if negatives := part.text_columns[2:]:
         logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from st_cluster_batches.data.duplicates import hash_folded
 from st_cluster_batches.inspection.findings import NearDuplicatePair, WorstPair
 from st_cluster_batches.inspection.sample import Ahead, Sample, split_batch
 
@@ -43,7 +44,7 @@ def find_near_pairs(sample: Sample) -> dict[str, Any]:
     n_rows = n_found = 0
     for batch in sample.batches["cluster"]:
         vectors = sample.passage_vectors[sample.find(batch)]
-        passages = np.unique(sample.pairs.read_texts(batch)[1], return_inverse=True)[1]
+        passages = hash_folded(sample.pairs.read_texts(batch)[1])
         for part in split_batch(len(batch)):
             similarity = vectors[part] @ vectors.T
             similarity[passages[part, None] == passages] = -1

@@ -10,7 +10,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # 
 
 from st_cluster_batches.storage.processes import ProcessGroup
 
-_LOCK_FILE = "_lock"  # a trainer pushes its folder but for what begins so
+LOCK_FILE = "_lock"  # a trainer pushes its folder but for what begins so
 _PATIENCE = 1.0  # seconds
 
 
@@ -25,7 +25,7 @@ def claim(folder: Path, call: str) -> Iterator[None]:
     Raises:
         OSError: If another call works in it.
     """
-    path = folder / _LOCK_FILE
+    path = folder / LOCK_FILE
     with ExitStack() as stack:
 
         def lock() -> None:

@@ -23,7 +23,7 @@ from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
-from st_cluster_batches.row_keys import has_row_keys, list_targets
+from st_cluster_batches.row_keys import check_keys, has_row_keys, list_targets
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
@@ -81,6 +81,7 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
     found = []
 
     def choose(part: Dataset) -> Dataset:
+        check_keys(part)
         labels = find_labels(part, columns)
         if SOURCE in labels:
             refuse_text(len(read_sources(part)[0]), len(part), SOURCE)

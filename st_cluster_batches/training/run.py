@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -19,6 +20,7 @@ from sentence_transformers import (
     SparseEncoderTrainer,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import TrainerCallback
 
 from st_cluster_batches.batches.card_block import (
     PLAN_FILE,
@@ -55,7 +57,22 @@ from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.resuming import begin, find_resumed
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
+if TYPE_CHECKING:
+    from transformers import TrainerState
+
 logger = logging.getLogger(__name__)
+
+
+class _TakingOver(TrainerCallback):  # type: ignore[misc]  # the host library has no types
+    """Gives the folder to a run that begins, after the callback of the plan: a refused one leaves it as it was."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Take the folder over from the run before, once the batches have been compared with its own."""
+        if state.is_world_process_zero:
+            self.run.take_over()
 
 
 @dataclass
@@ -81,9 +98,7 @@ class Run:
         output = Path(arguments.output_dir)
         target = output / MODEL_FOLDER
         is_main = self.trainer.is_world_process_zero()
-        if is_main:
-            self._remove_earlier_run(output, target)
-            begin(self.recipe, self.checkpoint)
+        self.trainer.add_callback(_TakingOver(self))
         self.trainer.train(resume_from_checkpoint=self.checkpoint)
         check_weights(self.trainer.model)  # before they are saved or pushed: the trainer's log hides a loss of NaN
         if is_main:
@@ -113,16 +128,19 @@ class Run:
         warn_of_other_trials(self.trainer.model, self.recipe)
         measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
 
-    def _remove_earlier_run(self, output: Path, target: Path) -> None:
+    def take_over(self) -> None:
         """Remove what would be taken for this run's, or be pushed with it: a trainer pushes its whole folder."""
-        (output / PLAN_FILE).unlink(missing_ok=True)
+        output = Path(self.recipe.training.output_dir)
+        if self.recipe.training.strategy == "stock":  # others have written theirs by now
+            (output / PLAN_FILE).unlink(missing_ok=True)
         shutil.rmtree(output / CLUSTERING_FOLDER, ignore_errors=True)
         # Without its recipe a run counts as unfinished, also if the model of one before it is there.
         (output / RECIPE_FILE).unlink(missing_ok=True)
         for file in (HUB_IDS_FILE, GUIDED_FILE):
             (output / file).unlink(missing_ok=True)
         if self.recipe.training.push_to_hub:
-            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(output / MODEL_FOLDER, ignore_errors=True)
+        begin(self.recipe, self.checkpoint)
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""

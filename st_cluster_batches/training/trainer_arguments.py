@@ -11,6 +11,7 @@ from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchS
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.batches.telling import IDLE_SEARCH
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.storage.numbers import as_count
@@ -112,11 +113,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                 "dataloader_num_workers: 1, or leave dataloader_persistent_workers out"
             )
         if self.auto_find_batch_size:
-            raise ValueError(
-                "auto_find_batch_size=True decides nothing: the trainers of sentence-transformers go on with "
-                f"per_device_train_batch_size={self.per_device_train_batch_size}; leave it out, and lower that one, "
-                "or take a loss that embeds a batch in parts (loss: cached)"
-            )
+            raise ValueError(IDLE_SEARCH % self.per_device_train_batch_size)
         if self.train_sampling_strategy != "random":
             raise ValueError(
                 f"train_sampling_strategy={self.train_sampling_strategy} decides nothing: the trainers of "

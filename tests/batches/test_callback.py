@@ -252,7 +252,7 @@ def test_a_share_of_random_batches_that_is_none_is_told_of(tmp_path: Path, caplo
 def test_a_batch_size_that_is_to_be_found_is_told_of_as_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for is_sought in (False, True):
         make_trainer(tmp_path, label_pairs(make_pairs(96)), auto_find_batch_size=is_sought, max_steps=1).train()
-        assert ("auto_find_batch_size decides nothing: this trainer keeps 16 rows" in caplog.text) == is_sought
+        assert ("keep per_device_train_batch_size=16" in caplog.text) == is_sought
 
 
 def test_a_key_that_a_positive_shares_with_a_negative_is_named_by_its_text() -> None:

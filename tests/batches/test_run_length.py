@@ -126,24 +126,32 @@ def test_a_run_that_goes_on_with_another_length_is_told_what_becomes_of_its_rate
     assert "learning rates" not in caplog.text
 
 
-@pytest.mark.parametrize("is_one_of_many", [False, True])
-def test_a_finished_run_that_is_resumed_takes_no_step_more(
-    tmp_path: Path, labelled: Dataset, is_one_of_many: bool
-) -> None:
-    data = DatasetDict({"one": labelled}) if is_one_of_many else labelled
+@pytest.mark.parametrize("multi", [None, ClusterMultiDatasetBatchSampler, "proportional", "round_robin"])
+def test_a_finished_run_that_is_resumed_takes_no_step_more(tmp_path: Path, labelled: Dataset, multi: Any) -> None:
+    data = labelled if multi is None else DatasetDict({"one": labelled, "two": labelled.select(range(200))})
     options: dict[str, Any] = {"max_steps": 5, "save_strategy": "steps", "save_steps": 5, "learning_rate": 0.05}
-    if is_one_of_many:
-        options["multi_dataset_batch_sampler"] = ClusterMultiDatasetBatchSampler
-    finished = make_trainer(tmp_path, data, lr_scheduler_type="constant", **options)
+    options |= {"lr_scheduler_type": "constant", "gradient_accumulation_steps": 2}
+    options |= {} if multi is None else {"multi_dataset_batch_sampler": multi}
+    finished = make_trainer(tmp_path, data, **options)
     finished.train()
     for _ in range(2):
-        resumed = make_trainer(tmp_path, data, lr_scheduler_type="constant", **options)
-        assert len(resumed.get_train_dataloader()) > 5
+        resumed = make_trainer(tmp_path, data, **options)
+        assert len(resumed.get_train_dataloader()) > 10
         resumed.train(resume_from_checkpoint=True)
         assert resumed.state.global_step == 5
         for name, weights in finished.model.state_dict().items():
             assert torch.equal(weights, resumed.model.state_dict()[name])
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-5"]
+
+
+def test_a_finished_run_needs_no_refreshed_clusters(tmp_path: Path, labelled: Dataset) -> None:
+    options: dict[str, Any] = {"max_steps": 30, "save_strategy": "steps", "save_steps": 30}
+    options["batch_sampler"] = ClusterBatchSampler.configure(refresh=Refresh(cluster_size=50))
+    make_trainer(tmp_path, labelled, **options).train()
+    shutil.rmtree(tmp_path / "out" / "_refreshed_clusters")
+    resumed = make_trainer(tmp_path, labelled, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 30
 
 
 class _Stop(TrainerCallback):  # type: ignore[misc]  # the host library has no types
