@@ -58,6 +58,17 @@ def test_another_plan_than_the_checkpoints_is_refused_and_named(
     assert "start anew with resume_from_checkpoint=None" in str(refused.value)
 
 
+def test_a_stream_beside_a_planned_evaluation_is_resumed_as_it_was(tmp_path: Path, labelled: Dataset) -> None:
+    options: dict[str, Any] = {"eval_dataset": labelled, "save_strategy": "steps", "save_steps": 2}
+    options["accelerator_config"] = {"dispatch_batches": False}
+    stream = labelled.select_columns(["query", "passage"]).to_iterable_dataset()
+    for max_steps in (2, 4):
+        trainer = make_trainer(tmp_path, stream, max_steps=max_steps, **options)
+        trainer.evaluate()
+        trainer.train(resume_from_checkpoint=True if max_steps == 4 else None)
+        assert trainer.state.global_step == max_steps
+
+
 def test_a_checkpoint_of_a_release_that_fills_other_batches_is_refused(
     tmp_path: Path, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from datasets import concatenate_datasets
 from examples import make_pairs, make_static_model
 
 from st_cluster_batches import attach_clusters
@@ -27,6 +28,14 @@ def test_labels_that_no_loss_of_a_recipe_reads_are_refused(tmp_path: Path, label
     make_pairs(20).add_column(label, [0, 1] * 10).to_parquet(path)
     with pytest.raises(ValueError, match=f"'{label}', 0 or less in 10 of 20 rows.*positive_label: 1"):
         load(tmp_path, path)
+
+
+def test_rows_with_row_keys_that_were_joined_with_others_are_no_labelled_pairs(tmp_path: Path) -> None:
+    guided = attach_clusters(make_pairs(40), make_static_model(), guide=True, cache_dir=tmp_path / "cache")
+    plain = guided.with_format(None).remove_columns(["label"])
+    concatenate_datasets([guided.with_format(None), plain]).to_parquet(str(tmp_path / "joined.parquet"))
+    with pytest.raises(ValueError, match="40 of 80 rows have no row key"):
+        load(tmp_path, tmp_path / "joined.parquet")
 
 
 def test_row_keys_of_a_guide_are_no_labels_to_learn_from(tmp_path: Path) -> None:
