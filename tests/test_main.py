@@ -196,7 +196,10 @@ def test_compare_prints_what_it_writes_and_draws_it_again(workspace: Path, capsy
         (["compare"], "compare takes either RECIPE.yaml"),
         (["compare", "--redraw", "here", "--seeds", "7"], "compare --redraw DIR stands alone"),
         (["compare", "--redraw", "{}"], "has no results.json"),
-        (["compare", "{}/recipe.yaml", "--output", "{}/out", "--seeds", "0"], "at least 1 (here: --seeds)"),
+        (
+            ["compare", "{}/recipe.yaml", "--output", "{}/out", "--seeds", "0"],
+            "n_seeds=0 must be at least 1 (here: --seeds)",
+        ),
         (["compare", "{}/recipe.yaml", "--output", "{}/out", "--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["demo", "--seeds", "0", "--output", "{}/demo"], "--seeds=0 must be at least 1"),
         (["demo", "--pairs", "10", "--output", "{}/demo"], "--pairs=10 must be at least 1000"),

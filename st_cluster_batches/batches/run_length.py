@@ -1,4 +1,4 @@
-"""How long a run is: long enough for what is to begin in a later epoch, and for what its checkpoint has already?"""
+"""Whether a run is long enough for what is to begin in a later epoch, and how it ends that has all of its steps."""
 
 from __future__ import annotations
 

@@ -45,8 +45,9 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         valid_label_columns: Not used; part of the trainer's protocol.
         generator: Used for the stock order alone; the plan has its own generator.
         seed: Seed of the plan.
-        strata: Columns that a batch shares, by default `("source", "cluster")`, without a `source` that is text;
-            `()`: random batches. By first epoch, a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
+        strata: Columns that a batch shares, coarse to fine; `("source", "cluster")` by default, where `source` is a
+            label and no text. `("source",)` gives single-source batches, `()` random ones. A dict from first epochs
+            to columns makes a curriculum: `{0: ("source",), 2: ("source", "cluster")}`.
         distinct: Column of keys, or several, that a global batch repeats only where it must; or None.
         random_fraction: Share of the global batches, in [0, 1), that is drawn across all strata instead.
         refresh: When clusters are made anew of the model that is being trained; never by default.
@@ -166,8 +167,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
     @property
     def shown_columns(self) -> list[str]:
         """The columns that a collator takes for texts."""
-        others = (*self.hidden_columns, *NO_TEXT_COLUMNS)
-        return [name for name in self.dataset.format["columns"] if name not in others]
+        return [one for one in self.dataset.format["columns"] if one not in (*self.hidden_columns, *NO_TEXT_COLUMNS)]
 
     @property
     def is_planned(self) -> bool:
