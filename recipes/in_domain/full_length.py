@@ -3,8 +3,9 @@
     python recipes/in_domain/full_length.py DATA --model MODEL --encoder ENCODER --output RESULTS
 
 As `static.py`, with fewer ways: MODEL is trained by the stock trainer for whole epochs, on a GPU if there is one. The
-clusters are of ENCODER's vectors, and so are the masks that --masked tries. The learning rate, unless given, is the
-best one of random batches, for each source and batch size, on one set of held-out queries; scores are of the other.
+clusters are of ENCODER's vectors, and so are the masks that --masked tries, and the communities that --communities
+tries, one or several in a batch. The learning rate, unless given, is the best one of random batches, for each source
+and batch size, on one set of held-out queries; scores are of the other.
 Finished runs are never repeated. For each batch size B the call writes `batch-B.json` and the table `batch-B.md`, of
 its own sources alone, and `random.json` with random batches of all sizes; equal.py compares them.
 """
@@ -41,10 +42,12 @@ _FINE = 2  # mean global batches of a cluster
 _ENCODER_TOKENS = 128  # of a text, as in static.py
 
 
-def list_few_ways(batch_size: int, n_rows: int, has_masks: bool) -> list[Candidate]:
+def list_few_ways(batch_size: int, n_rows: int, has_masks: bool, has_communities: bool) -> list[Candidate]:
     """List random batches, the paper's ten clusters, fine ones and batches of several, perhaps masked."""
     mixed = [one for one in list_candidates(batch_size, n_rows) if one.rows_per_stratum is not None]
-    finest = [Candidate(), Candidate(_FINE * batch_size), *mixed]
+    fine = [Candidate(_FINE * batch_size), *mixed]
+    communities = [replace(one, method="communities") for one in fine] if has_communities else []
+    finest = [Candidate(), *fine, *communities]
     masked = [replace(one, masked=True) for one in finest] if has_masks else []
     return [*finest, Candidate(round(n_rows / 10)), *masked]
 
@@ -56,7 +59,8 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
         encoder.max_seq_length = _ENCODER_TOKENS
         start = Start.load_model(arguments.model, cache.folder, arguments.n_layers, arguments.max_seq_length)
         made = Encoder(encoder, cache.folder)
-        return prepare_problem(name, read_rows(name, arguments), made, "query", arguments.masked, start, cache)
+        has_both_sides = arguments.masked or arguments.communities
+        return prepare_problem(name, read_rows(name, arguments), made, "query", has_both_sides, start, cache)
 
 
 def describe_source(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -77,7 +81,7 @@ def run(
     options = TuneOptions(
         batch_size,
         proxy="model",
-        guide=arguments.masked,
+        guide=arguments.masked or arguments.communities,
         n_seeds=arguments.seeds,
         n_steps=max(1, arguments.epochs * len(problem) // batch_size),
         learning_rate=rate,
@@ -103,7 +107,10 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
     )
     records = {cell: own for cell, own in zip(cells, baselines, strict=True)}
     write_random({cell: own[random] for cell, own in records.items()}, arguments.output / "random.json")
-    ways = {(name, size): list_few_ways(size, about[name]["rows"], arguments.masked) for name, size in cells}
+    ways = {
+        (name, size): list_few_ways(size, about[name]["rows"], arguments.masked, arguments.communities)
+        for name, size in cells
+    }
     tasks = [(cell, [one]) for cell in cells for one in ways[cell]] if has_gpu else list(ways.items())
     others = parallel(
         joblib.delayed(run)(*cell, tried, records[cell][random][0]["rate"], arguments) for cell, tried in tasks
@@ -165,6 +172,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n_layers", type=int)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--masked", action="store_true", help="try masks too")
+    parser.add_argument("--communities", action="store_true", help="try communities too")
     parser.add_argument("--max_seq_length", type=int, default=128)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--learning_rate", type=float, help="by default the best one of random batches")
