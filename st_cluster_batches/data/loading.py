@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from st_cluster_batches.columns import SOURCE, map_parts
 from st_cluster_batches.data.collection import is_collection
 from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_data_files, read_file
 from st_cluster_batches.data.forms import keep_positive, read_judged_pairs, spread_lists
@@ -246,21 +245,13 @@ def _take_split(loaded: Any, selection: Selection, where: str) -> Dataset | Data
 
 
 def load_training_data(
-    names: Sequence[str],
-    data_dir: str | None = None,
-    max_rows_per_source: int | None = None,
-    seed: int = 0,
-    has_sources: bool = True,
-    selection: Selection | None = None,
+    names: Sequence[str], data_dir: str | None = None, selection: Selection | None = None
 ) -> Dataset | DatasetDict:
     """Load pairs from several places as one dataset.
 
     Args:
         names: As for `load_data`.
         data_dir: Folder that relative names start from.
-        max_rows_per_source: Rows to take of each source at most, at random.
-        seed: Seed of that choice.
-        has_sources: Whether a column `source` names sources; otherwise it is a text.
         selection: What to take of each.
 
     Returns:
@@ -275,15 +266,20 @@ def load_training_data(
             raise FileNotFoundError(f"There is no {missing[0]} in {data_dir}")
         names = [str(Path(data_dir) / name) for name in names]
     loaded = [load_data(name, selection) for name in names]
-    joined = loaded[0] if len(loaded) == 1 else join_places(names, loaded)
-    if max_rows_per_source is not None:
-        joined = map_parts(joined, lambda part: _cap_sources(part, max_rows_per_source, seed, has_sources))
-    return joined
+    return loaded[0] if len(loaded) == 1 else join_places(names, loaded)
 
 
-def _cap_sources(dataset: Dataset, max_rows: int, seed: int, has_sources: bool) -> Dataset:
+def cap_sources(dataset: Dataset, max_rows: int, seed: int, has_sources: bool) -> Dataset:
+    """Take so many rows of each source at most, at random.
+
+    Args:
+        dataset: The rows.
+        max_rows: Rows of a source.
+        seed: Seed of the choice.
+        has_sources: Whether the column `source` names them; else all rows are of one.
+    """
     source = np.zeros(len(dataset), dtype=int)
-    if has_sources and SOURCE in dataset.column_names:
+    if has_sources:
         source = read_sources(dataset)[1].astype(int)
     rng = np.random.default_rng(seed)
     kept = [rng.permutation(np.flatnonzero(source == one))[:max_rows] for one in range(source.max(initial=-1) + 1)]

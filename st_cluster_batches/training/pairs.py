@@ -18,12 +18,12 @@ from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, list_parts, map_parts
 from st_cluster_batches.data.holdout import hold_out
-from st_cluster_batches.data.loading import Selection, load_training_data
+from st_cluster_batches.data.loading import Selection, cap_sources, load_training_data
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.naming import name_files
 from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text
-from st_cluster_batches.row_keys import check_keys, has_row_keys, list_targets
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, check_keys, has_row_keys, list_targets
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
@@ -56,16 +56,19 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         data.max_negatives,
         None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
     )
-    has_sources = SOURCE not in (data.columns or ())
-    dataset = load_training_data(
-        data.train_data, data.data_dir, data.max_rows_per_source, seed, has_sources, selection
-    )
+    dataset = load_training_data(data.train_data, data.data_dir, selection)
+    if (most := data.max_rows_per_source) is not None:
+        dataset = map_parts(
+            dataset, lambda part: cap_sources(part, most, seed, SOURCE in find_labels(part, data.columns))
+        )
     dataset = _choose_columns(dataset, data.columns)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
-    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, data.columns)
+    others = {*find_labels(dataset, data.columns), *NO_TEXT_COLUMNS}
+    texts = [name for name in dataset.column_names if name not in others]
+    dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, texts)
     folders = name_files(collections)
 
     def write() -> None:

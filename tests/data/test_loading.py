@@ -15,7 +15,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs
 
-from st_cluster_batches.data.loading import Selection, load_data, load_training_data
+from st_cluster_batches.data.loading import Selection, cap_sources, load_data, load_training_data
 from st_cluster_batches.row_keys import certify_keys
 
 
@@ -39,9 +39,10 @@ def test_joined_data_names_the_source_of_every_row(folder: Path) -> None:
 
 
 def test_large_sources_are_capped_at_random_and_reproducibly(folder: Path) -> None:
-    capped = load_training_data(["a.parquet", "b.parquet"], str(folder), max_rows_per_source=12)
+    joined = load_training_data(["a.parquet", "b.parquet"], str(folder))
+    capped = cap_sources(joined, 12, 0, has_sources=True)
     assert [capped["source"][:].count(name) for name in "ab"] == [12, 12]
-    again = load_training_data(["a.parquet", "b.parquet"], str(folder), max_rows_per_source=12)
+    again = cap_sources(joined, 12, 0, has_sources=True)
     assert capped["query"][:] == again["query"][:] != make_pairs(30, 0)["query"][:12]
 
 

@@ -7,7 +7,11 @@ from datasets import DatasetDict
 from examples import make_pairs, make_static_model
 from trainers import record_texts
 
-from st_cluster_batches.training.run import build_trainer
+from st_cluster_batches.clusters.attach import cluster_dataset
+from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.output import write_output
+from st_cluster_batches.training.recipe import parse_values
+from st_cluster_batches.training.run import build_trainer, prepare_run
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 
@@ -33,3 +37,29 @@ def test_random_batches_show_no_label_of_any_dataset(tmp_path: Path, strategy: s
     assert {tuple(name for name in row if name != "dataset_name") for batch in seen for row in batch} == {
         ("query", "passage")
     }
+
+
+def test_pairs_labelled_with_a_text_called_source_are_held_out_capped_and_guided_as_such(workspace: Path) -> None:
+    texts = make_pairs(400).rename_columns({"query": "source", "passage": "target"})
+    labelled, clustering = cluster_dataset(
+        texts.select_columns(["source", "target"]),
+        str(workspace / "encoder"),
+        AttachOptions(ClusterOptions(n_clusters=4), source_column=None, guide=True, cache_dir=workspace / "cache"),
+    )
+    write_output(workspace / "labelled", labelled, clustering)
+    recipe = {
+        "model_name_or_path": str(workspace / "encoder"),
+        "train_data": [str(workspace / "labelled")],
+        "output_dir": str(workspace / "out"),
+        "loss": "guided",
+        "batch_sampler": "cluster",
+        "max_rows_per_source": 300,
+        "held_out_queries": 10,
+        "held_out_documents": 50,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+    }
+    run, tasks = prepare_run(parse_values(recipe))
+    assert [Path(one).name for one in tasks] == ["held_out"]
+    assert 270 <= len(run.trainer.train_dataset) <= 290
+    assert {"source", "target"} <= {*run.trainer.train_dataset.column_names}
