@@ -43,7 +43,8 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     share = sampler.options.random_fraction
     if share and not sampler.counts.random:
         n_batches = sampler.counts.pure + sampler.counts.pooled + sampler.counts.mixed  # global ones: these are drawn
-        logger.warning("random_fraction=%g of %d batches is none; give at least %.2g", share, n_batches, 1 / n_batches)
+        remedy = f"give more than {0.5 / n_batches:.2g}" if n_batches else "rows fill no whole one; leave it out"
+        logger.warning("random_fraction=%g of %d batches is none; %s", share, n_batches, remedy)
 
 
 def tell_of_epoch(sampler: PlannedSampler, epoch: int) -> None:

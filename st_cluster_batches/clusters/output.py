@@ -41,7 +41,7 @@ def check_output(out: Path) -> None:
     """
     parent = out.resolve().parent
     make_folder(parent)
-    recover_folder(out.resolve())
+    recover_folder(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a folder is needed")
     others = [path.name for path in out.iterdir() if path.name != LOCK_FILE] if out.is_dir() else []
@@ -78,7 +78,7 @@ def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Cluster
         labelled: The rows; the names of a dict are checked by `check_names`.
         clustering: What labelled them.
     """
-    with replace_folder(out.resolve(), lambda path: path.name in _OWN or _is_data(path)) as temporary:
+    with replace_folder(out, lambda path: path.name in _OWN or _is_data(path)) as temporary:
         labelled.save_to_disk(str(temporary))
         clustering.save(temporary)
         copy_guides(labelled, temporary)

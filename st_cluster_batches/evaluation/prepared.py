@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def prepare_variant(
     loader = run.trainer.get_train_dataloader()
     steps = recipe.training.max_steps
     if steps <= 0:
-        steps = round(count_updates(len(loader), recipe.training) * recipe.training.num_train_epochs)
+        steps = math.ceil(count_updates(len(loader), recipe.training) * recipe.training.num_train_epochs)
     model = {key: value for key, value in asdict(recipe.model).items() if key != "model_name_or_path"}
     fingerprint = hash_values(
         inputs,

@@ -38,15 +38,15 @@ def load_tasks(tasks: Sequence[str | Path], judging: Judging | None = None) -> d
             if path.is_dir()
             else find_official_tasks(str(task))
         )
+        parts.update(part for one in found for part in list_aggregated(one))
         for one in (part for task_found in found for part in _with_parts(task_found)):
-            if one.metadata.name in parts and is_official(loaded[one.metadata.name]) and is_official(one):
-                continue  # named by itself, too
             if one.metadata.name in loaded:
+                if one.metadata.name in parts and is_official(loaded[one.metadata.name]) and is_official(one):
+                    continue  # named by itself, too
                 raise ValueError(
                     f"Two tasks are called {one.metadata.name!r}; their results would overwrite one another"
                 )
             loaded[one.metadata.name] = one
-            parts.update(list_aggregated(one))
     return loaded
 
 

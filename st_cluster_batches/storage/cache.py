@@ -105,6 +105,7 @@ def replace_folder(path: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
     Raises:
         OSError: If the disk is full; the old folder is left as it was.
     """
+    path = path.resolve()  # a link to a folder stays one
     recover_folder(path, is_own)
     old = temporary_name(path.with_name(f"{path.name}{_OLD}"))
     temporary = temporary_name(path)
@@ -224,6 +225,7 @@ def recover_folder(path: Path, is_own: Callable[[Path], bool] | None = None) -> 
         is_own: As `replace_folder` takes it. If it is not known, an old folder beside the new one stays, since it may
             hold what is to be kept.
     """
+    path = path.resolve()
     for one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         name, process = _read_temporary_name(one.name) or ("", 0)
         if name not in (path.name, f"{path.name}{_OLD}") or _is_alive(process):

@@ -179,7 +179,12 @@ class ModelArguments:
             "forward pass, to mask false negatives; or splade."
         },
     )
-    loss_scale: float = field(default=20.0, metadata={"help": "Inverse temperature of the in-batch softmax."})
+    loss_scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "Inverse temperature of the in-batch softmax; by default 20, and 1 for the dot products of splade."
+        },
+    )
     gather_across_devices: bool = field(
         default=False, metadata={"help": "Take negatives from the batches of all devices, which share a stratum."}
     )

@@ -37,6 +37,7 @@ _CONTRASTIVE_LOSSES = {
     "guided": GuidedMultipleNegativesRankingLoss,
     "cached_guided": CachedGuidedMultipleNegativesRankingLoss,
 }
+_COSINE_SCALE = 20.0  # of gist, too, which has 100 of its own: losses that are compared differ in the mask alone
 
 
 def load_model(
@@ -137,6 +138,8 @@ def build_loss(
     """
     gather = {"gather_across_devices": arguments.gather_across_devices}
     scale = arguments.loss_scale
+    if scale is None:
+        scale = 1.0 if arguments.loss == "splade" else _COSINE_SCALE  # splade compares by dot products
     # A recipe calls options as the losses do.
     options: dict[str, Any] = {
         name: getattr(arguments, name) for name, losses in LOSSES_OF.items() if arguments.loss in losses

@@ -253,11 +253,16 @@ def test_equal_texts_without_keys_are_told_of(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_share_of_random_batches_that_is_none_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for fraction, is_told in ((0.05, True), (0.2, False)):
+    for n_rows, fraction, told in (
+        (96, 0.05, "0.05 of 6 batches is none; give more than 0.083"),
+        (96, 0.084, ""),
+        (16, 0.4, "0.4 of 1 batches is none; give more than 0.5"),
+        (10, 0.4, "0.4 of 0 batches is none; rows fill no whole one; leave it out"),
+    ):
         caplog.clear()
         sampler = ClusterBatchSampler.configure(random_fraction=fraction)
-        make_trainer(tmp_path, label_pairs(make_pairs(96)), batch_sampler=sampler).train()
-        assert ("random_fraction=0.05 of 6 batches is none; give at least 0.17" in caplog.text) == is_told
+        make_trainer(tmp_path, label_pairs(make_pairs(n_rows)), batch_sampler=sampler).train()
+        assert [one for one in caplog.messages if "is none" in one] == ([f"random_fraction={told}"] if told else [])
 
 
 def test_a_batch_size_that_is_to_be_found_is_told_of_as_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

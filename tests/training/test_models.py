@@ -10,6 +10,7 @@ from datasets import Dataset
 from examples import make_pairs, make_static_model
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from transformers import BertForMaskedLM
 
 from st_cluster_batches import attach_clusters
 from st_cluster_batches.clusters.attach import cluster_dataset
@@ -124,6 +125,16 @@ def test_gist_differs_from_the_plain_loss_in_the_mask_alone(tiny_bert: Path) -> 
         config = build_loss(model, arguments).get_config_dict()
         assert config["margin"] == pytest.approx(theirs) and config["margin_strategy"] == strategy
         assert not config["contrast_anchors"] and not config["contrast_positives"]
+
+
+def test_losses_of_cosines_have_one_scale_and_splade_that_of_dot_products(tiny_bert: Path) -> None:
+    BertForMaskedLM.from_pretrained(tiny_bert).save_pretrained(tiny_bert)
+    scales = {}
+    for name in ("mnrl", "gist", "splade"):
+        arguments = ModelArguments(str(tiny_bert), loss=name, guide_model=str(tiny_bert) if name == "gist" else None)
+        loss = build_loss(load_model(arguments, 0), arguments)
+        scales[name] = 1 / loss.temperature if name == "gist" else getattr(loss, "loss", loss).scale
+    assert scales == {"mnrl": 20, "gist": pytest.approx(20), "splade": 1}
 
 
 def test_the_distilled_model_of_a_recipe_is_kept_in_its_cache(

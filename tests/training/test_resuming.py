@@ -61,7 +61,7 @@ def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(
 @pytest.mark.parametrize(
     ("words", "change"),
     [
-        (["--loss_scale", "10"], "loss_scale was 20.0 and is 10.0"),
+        (["--loss_scale", "10"], "loss_scale was None and is 10.0"),
         (["--loss", "cached_mnrl"], "loss was 'mnrl' and is 'cached_mnrl'"),
         (["--learning_rate", "1e-5"], "learning_rate was .* and is 1e-05"),
         (["--max_seq_length", "5"], "max_seq_length was None and is 5"),
