@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.duplicates import group_equal, hash_column
+from st_cluster_batches.data.duplicates import group_equal, hash_column, hash_folded
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns
 from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.data.texts import check_texts
@@ -119,7 +119,10 @@ def _find_as_negatives(
 def _choose_groups(
     groups: npt.NDArray[np.int32], queries: npt.NDArray[np.int32], n_queries: int
 ) -> npt.NDArray[np.int32]:
-    """Choose whole groups in the order of their first rows, until there are queries enough or a tenth of the rows.
+    """Choose whole groups in the order of their first rows, until there are queries enough.
+
+    All of them together take a tenth of the rows at most. Where that does not give as many queries, since a few groups
+    take most of it, the smallest groups are taken first.
 
     Args:
         groups: (n,) the group of each row of a source, in random order.
@@ -129,11 +132,14 @@ def _choose_groups(
     distinct, first, rows = np.unique(groups, return_index=True, return_counts=True)
     group_of_query = groups[np.unique(queries, return_index=True)[1]]
     asked = np.bincount(np.searchsorted(distinct, group_of_query), minlength=len(distinct))
-    order = np.argsort(first)
-    order = order[rows[order] <= len(groups) // 10]
-    is_within = np.cumsum(rows[order]) <= len(groups) // 10
-    is_wanted = np.cumsum(asked[order]) - asked[order] < n_queries
-    return distinct[order[is_within & is_wanted]]
+    for order in (np.argsort(first), np.lexsort((first, rows))):
+        chosen = order[rows[order] <= len(groups) // 10]
+        is_within = np.cumsum(rows[chosen]) <= len(groups) // 10
+        is_wanted = np.cumsum(asked[chosen]) - asked[chosen] < n_queries
+        chosen = chosen[is_within & is_wanted]
+        if asked[chosen].sum() >= n_queries:
+            break
+    return distinct[chosen]
 
 
 def _make_collection(
@@ -143,17 +149,24 @@ def _make_collection(
     others: npt.NDArray[np.intp],
     n_queries: int,
 ) -> Collection:
-    """Make a collection of held-out rows, whose passages answer their queries, and of other passages."""
-    query_column, passage_column = columns
-    passages: dict[str, str] = {}
-    for text in dataset.select(np.concatenate([held_out, others]))[passage_column]:
-        passages.setdefault(text, f"d{len(passages)}")
-    answers: dict[str, dict[str, int]] = {}
-    for row in dataset.select(held_out):
-        answers.setdefault(row[query_column], {})[passages[row[passage_column]]] = 1
-    kept = list(answers)[:n_queries]
+    """Make a collection of held-out rows, whose passages answer their queries, and of other passages.
+
+    Texts that count as equal are one query or document, and the first of them stands for all.
+    """
+    rows = dataset.select(np.concatenate([held_out, others]))
+    queries, passages = rows[columns[0]][: len(held_out)], rows[columns[1]][:]
+    found = hash_folded(passages).tolist()
+    documents: dict[int, tuple[str, str]] = {}
+    for passage, text in zip(found, passages, strict=True):
+        documents.setdefault(passage, (f"d{len(documents)}", text))
+    asked: dict[int, str] = {}
+    answers: dict[int, dict[str, int]] = {}
+    for query, text, passage in zip(hash_folded(queries).tolist(), queries, found, strict=False):
+        asked.setdefault(query, text)
+        answers.setdefault(query, {})[documents[passage][0]] = 1
+    kept = list(asked)[:n_queries]
     return Collection(
-        {f"q{at}": query for at, query in enumerate(kept)},
-        {document: ("", text) for text, document in passages.items()},
+        {f"q{at}": asked[query] for at, query in enumerate(kept)},
+        {name: ("", text) for name, text in documents.values()},
         {f"q{at}": answers[query] for at, query in enumerate(kept)},
     )
