@@ -125,8 +125,8 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> Result:
     lines = inspection.describe_lines()
     if arguments.output is not None:
         write_page(inspection, arguments.output)
-        draw_inspection(inspection, arguments.output.parent)
-        lines.append(f"The report is in {arguments.output}")
+        figures = draw_inspection(inspection, arguments.output)
+        lines.append(f"The report is in {arguments.output}, its figures in {' and '.join(map(str, figures))}")
     return inspection.describe(), "\n".join(lines)
 
 
@@ -194,12 +194,12 @@ def evaluate(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.retrieval import evaluate, load_evaluated
         from st_cluster_batches.evaluation.scores import describe_scores, summarise_scores
         from st_cluster_batches.evaluation.tasks import load_tasks
-        from st_cluster_batches.training.folder import MODEL_FOLDER
+        from st_cluster_batches.publishing.model_files import find_model
 
         tasks = load_tasks(arguments.tasks, Judging(arguments.qrels, arguments.missing))
         make_folder(arguments.output)
-        within = Path(arguments.model) / MODEL_FOLDER  # where `train` leaves it
-        name = str(within) if within.is_dir() else arguments.model
+        folder = Path(arguments.model)
+        name = str(find_model(folder)) if folder.is_dir() else arguments.model  # the same as `build` takes
         model = load_evaluated(name, arguments.trust_remote_code)
     scores = summarise_scores(evaluate(model, tasks, arguments.output, batch_size=arguments.batch_size))
     return scores, f"{describe_scores(scores)}All of it is in {arguments.output}"

@@ -46,8 +46,8 @@ def explain_at_prompt(error: Exception) -> str:
     message = " ".join(str(error).split())
     if named := re.search(r"columns=(\((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|, ?)*\))", message):
         message += f" (here: --columns {shlex.join(ast.literal_eval(named[1]))})"
-    if counted := re.match(r"n_(seeds|epochs|steps|layers)=", message):
-        message += f" (here: --{counted[1]})"
+    if counted := re.findall(r"\bn_(seeds|epochs|steps|layers|workers)\b", message):
+        message += f" (here: {', '.join(f'--{one}' for one in dict.fromkeys(counted))})"
     return message + "".join(f" (here: {words})" for call, words in _WORDS_FOR.items() if call in message)
 
 

@@ -273,6 +273,14 @@ def test_a_disk_that_is_full_is_no_fault_of_the_input(trained: Path, words: list
 
 @pytest.mark.parametrize(
     ("message", "words"),
+    [("n_workers=0 must be at least 1", "--workers"), ("n_steps, n_layers mean nothing", "--steps, --layers")],
+)
+def test_numbers_are_said_by_their_flags(message: str, words: str) -> None:
+    assert explain_at_prompt(ValueError(message)) == f"{message} (here: {words})"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
     [
         ("say columns=('my question', \"it's (it)\")", "--columns 'my question' 'it'\"'\"'s (it)'"),
         ("say columns=('query', 'passage')", "--columns query passage"),

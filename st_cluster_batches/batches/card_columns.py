@@ -74,10 +74,12 @@ def _take_texts(part: Dataset, hidden: Collection[str]) -> Dataset:
 
 def _hold_any(parts: list[Dataset], hidden: Collection[str], texts: Collection[str]) -> bool:
     """Return whether hidden columns of strings hold any of some texts."""
+    from datasets import Dataset
+
     from st_cluster_batches.data.roles import list_texts  # samplers are imported without what reads texts
 
     wanted = pa.array(sorted(texts), pa.large_string())
-    for part in parts:
+    for part in [one for one in parts if isinstance(one, Dataset)]:  # of a stream a card has no examples
         for name in set(hidden) & set(list_texts(part.features or {})):
             column = part.with_format("arrow", columns=[name])[:][name].cast(pa.large_string())
             if pc.any(pc.is_in(column, value_set=wanted)).as_py():

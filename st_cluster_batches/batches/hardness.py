@@ -16,6 +16,7 @@ from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.data.texts import hash_rows
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:
@@ -103,15 +104,19 @@ def measure_loader(loader: DataLoader[Any], encoder: Encoder, cache: SharedCache
     """
     batches = list(islice(find_inner_sampler(loader), _MEASURED_BATCHES))
     rows = [loader.dataset[int(row)] for batch in batches for row in batch]
-    # The collator takes columns by position: query, positive, negatives.
-    columns = [name for name, value in rows[0].items() if isinstance(value, str)]
-    table = pa.table({name: [row[name] for row in rows] for name in columns})
-    texts: dict[Side, list[str]] = {
-        "query": table[columns[0]].to_pylist(),
-        "passage": table[columns[1]].to_pylist(),
-    }
-    vectors = take_by_key(encoder, cache, hash_rows(table, columns), texts, "Embedding some batches")
+    # The collator takes columns by position: query, positive, negatives; datasets of a dict may differ in them.
+    rows_by_columns: dict[tuple[str, ...], list[int]] = {}
+    for at, row in enumerate(rows):
+        columns = tuple(name for name, one in row.items() if isinstance(one, str) and name not in NO_TEXT_COLUMNS)
+        rows_by_columns.setdefault(columns, []).append(at)
+    found: dict[Side, list[Vectors]] = {"query": [], "passage": []}
+    for columns, own in rows_by_columns.items():
+        table = pa.table({name: [rows[at][name] for at in own] for name in columns})
+        texts: dict[Side, list[str]] = {side: table[columns[at]].to_pylist() for at, side in enumerate(found)}
+        vectors = take_by_key(encoder, cache, hash_rows(table, columns), texts, "Embedding some batches")
+        for side, one in found.items():
+            one.append(vectors[side])
+    order = np.argsort(np.concatenate([*rows_by_columns.values()]))
+    queries, passages = (np.concatenate(one)[order] for one in found.values())
     bounds = np.cumsum([0, *map(len, batches)])
-    return measure_batches(
-        vectors["query"], vectors["passage"], [np.arange(low, high) for low, high in pairwise(bounds)]
-    )
+    return measure_batches(queries, passages, [np.arange(low, high) for low, high in pairwise(bounds)])

@@ -35,7 +35,7 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
     An epoch has as many global batches as the datasets together. With `alpha=1` each dataset gives all of its own
     once. With a smaller alpha small datasets are passed through several times in an epoch, each time in another
     order, and large ones go on in the next epoch where they stopped. A dataset that is too small for one global batch
-    is left out, with a warning that names it.
+    is left out, with a warning that names it. Evaluated on, the datasets give all of their batches, one after another.
 
     Args:
         dataset: The concatenated datasets.
@@ -63,7 +63,8 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         self.alpha = alpha
         ours = [one for one in batch_samplers if isinstance(one, ClusterBatchSampler)]
         self.world_size: int = ours[0].world_size if ours else PartialState().num_processes
-        self._trainer = find_caller(dataset).trainer
+        caller = find_caller(dataset)
+        self._trainer, self._is_training = caller.trainer, caller.is_training
         self.is_done = False  # see `end_finished_run`
         self._is_told = False
         for at, sampler in enumerate(batch_samplers):
@@ -138,6 +139,8 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
                 )
 
     def __len__(self) -> int:
+        if not self._is_training:
+            return sum(map(len, self.batch_samplers))
         return self.world_size * int(self._available.sum())
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -147,8 +150,12 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
             self._is_told = True
             if self._trainer.is_world_process_zero():
                 self._tell_of_shares(self._trainer.state.max_steps * self._trainer.args.gradient_accumulation_steps)
-        shares = self.shares
         offsets = np.cumsum([0, *(len(one) for one in self.dataset.datasets)])
+        if not self._is_training:
+            for first, sampler in zip(offsets, self.batch_samplers, strict=False):
+                yield from ([int(first) + row for row in batch] for batch in sampler)
+            return
+        shares = self.shares
         streams = [self._stream(at, self.epoch * int(share)) for at, share in enumerate(shares)]
         rng = np.random.default_rng([self.seed % (1 << 32), self.epoch])
         for at in rng.permutation(np.repeat(np.arange(len(shares)), shares)).tolist():

@@ -40,7 +40,7 @@ def copy_guides(dataset: Dataset | DatasetDict, target: Path) -> None:
         target: The folder to be filled.
     """
     for index in {index.path: index for part in list_parts(dataset) for index in _find_indices(part)}.values():
-        for name in (index.path.name, index.content["keys"], *index.content["vectors"]):
+        for name in index.files:
             source, copy = index.path.parent / name, target / VECTORS_FOLDER / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir() and not copy.exists():
@@ -84,7 +84,7 @@ class GuideVectors:
             if not found:
                 raise ValueError(
                     f"{guide} holds no vectors of a guide; attach writes them: st-cluster-batches attach DATA "
-                    f"{guide} --guide"
+                    f"{guide} --encoder E --guide"
                 )
         else:
             parts = list_parts(guide)

@@ -107,7 +107,7 @@ def check_belonging(folder: Path, parts: Iterable[Dataset]) -> None:
                 raise ValueError(
                     f"{folder}: the rows and the clustering beside them do not belong together: rows have the cluster "
                     f"{strange[0]}, which {MANIFEST_FILE} does not know. Write both anew: st-cluster-batches attach "
-                    "DATA OUT"
+                    "DATA OUT --encoder E"
                 )
 
 

@@ -15,6 +15,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, PairOptions, sides_of
 from st_cluster_batches.data.roles import Roles, assign_roles, describe_feature, hold_first_row, tell_roles
+from st_cluster_batches.data.sources import refuse_text_called_source
 from st_cluster_batches.row_keys import ROW_KEY, TARGET_COLUMNS, has_row_keys
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _choose_columns(dataset: IterableDataset, options: PairOptions) -> tuple[Ite
     shown = [*(roles.shown or [*roles.texts, *roles.targets]), *([source] if source else [])]
     dataset = dataset.select_columns(shown)
     if source not in (None, SOURCE):
+        if SOURCE in shown:
+            refuse_text_called_source(str(source))
         dataset = dataset.rename_column(source, SOURCE)
     return dataset, roles, source is not None
 
@@ -119,6 +122,9 @@ def _label_batch(
     texts = [batch[columns[0 if side == "query" else 1]] for side in sides]
     sources: str | list[str] = WHOLE
     if by_source:
+        if class_names is not None and (nameless := [at for at, one in enumerate(batch[SOURCE]) if one < 0]):
+            found = batch[SOURCE][nameless[0]]
+            raise ValueError(f"Column {SOURCE!r} has no class in row {nameless[0]} of a batch: {found}")
         sources = [str(one) if class_names is None else class_names[one] for one in batch[SOURCE]]
     clusters = assign(list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0], sources)
     if has_targets:

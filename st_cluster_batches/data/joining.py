@@ -52,7 +52,7 @@ def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -
         logger.warning(
             "The labels of %d of %d places are dropped, for the others have none: %s, of %s rows. The pairs are "
             "labelled anew, all together, as the recipe's own options say. To keep labels, attach every place: "
-            "st-cluster-batches attach PLACE OUT",
+            "st-cluster-batches attach PLACE OUT --encoder E",
             sum(map(bool, surplus)),
             len(parts),
             "; ".join(f"{', '.join(own)} of {name}" for name, own in zip(names, surplus, strict=True) if own),

@@ -16,7 +16,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
 from st_cluster_batches.data.passed import describe_kind, find_call
 from st_cluster_batches.data.roles import Columns, Roles, find_roles, list_texts, read_as_columns, tell_roles
-from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.data.sources import read_sources, refuse_text, refuse_text_called_source
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.row_keys import ROW_KEY, TARGET_COLUMNS, has_row_keys, list_targets
 from st_cluster_batches.storage.cache import hash_values
@@ -217,10 +217,7 @@ def _rename_source(dataset: Dataset, source: str | None, roles: Roles) -> tuple[
         return dataset, {}
     if SOURCE in dataset.column_names:
         if SOURCE in roles.texts:
-            raise ValueError(
-                f"source_column={source!r} is to become {SOURCE!r}, which is a text: rename the text first, "
-                f"dataset.rename_column({SOURCE!r}, ...)"
-            )
+            refuse_text_called_source(str(source))
         dataset = dataset.remove_columns(SOURCE)
     return dataset.rename_column(source, SOURCE), {str(source): SOURCE}
 

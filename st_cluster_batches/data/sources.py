@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,14 @@ def refuse_text(n_sources: int, n_rows: int, column: str, where: str = "The data
             f"source_column=None to train on it as text, or name the texts, columns=(...); to keep both, rename it: "
             f"dataset.rename_column({column!r}, ...)"
         )
+
+
+def refuse_text_called_source(column: str) -> NoReturn:
+    """Refuse a column of sources that is to get the name of a text."""
+    raise ValueError(
+        f"source_column={column!r} is to become {SOURCE!r}, which is a text: rename the text first, "
+        f"dataset.rename_column({SOURCE!r}, ...)"
+    )
 
 
 def _can_be_source(kind: pa.DataType) -> bool:

@@ -38,7 +38,7 @@ def list_candidates(
     plain = [Candidate(), *(Candidate(one) for one in sizes if _LEAST_SIZE <= one <= n_rows // _LEAST_CLUSTERS)]
     if has_communities:
         # Whole batches, as B3 has them; a plan packs smaller ones with their neighbours.
-        largest = _LARGEST_COMMUNITY * batch_size
+        largest = min(_LARGEST_COMMUNITY * batch_size, n_rows // _LEAST_CLUSTERS)
         plain += [Candidate(one, method="communities") for one in sizes if batch_size <= one <= largest]
     least = max(_CHUNK, batch_size // _CHUNKS_IN_A_BATCH)
     for chunk in [one for one in range(least, batch_size) if batch_size % one == 0][:1]:

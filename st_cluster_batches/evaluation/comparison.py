@@ -156,10 +156,13 @@ class Comparison:
         return report_runs(records, self.about, self.output)
 
     def _get_record(self, name: str, seed: int) -> Record | None:
-        """Return the record of a finished run, or run it; None on processes that do not see the record."""
+        """Return the record of a finished run, or run it; None on processes that do not see the record.
+
+        The main process alone says whether it is finished, since nodes may have disks of their own.
+        """
         fingerprint = hash_values(self.variants[name].fingerprint, self.about["steps"], seed)
         path = self.output / RUNS / f"{name_file(name)}-{seed}-{fingerprint[:16]}.json"
-        if path.exists():
+        if ProcessGroup.current("compare").decide(path.exists):
             logger.info("%s with seed %d has been run before", name, seed)
             # A kill between the record and the end of the run leaves its folder.
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)

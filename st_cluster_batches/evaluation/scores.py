@@ -84,8 +84,8 @@ class ScoreStore:
         path = self._path(name)
         if not path.exists():
             return None
-        content = read_json(path)
-        if content["key"] != self._key(task):
+        content = _read_undamaged(path, "the task is evaluated again")
+        if content is None or content["key"] != self._key(task):
             return None
         logger.info("%s has been evaluated with this model before", name)
         return TaskScores(**content["scores"]), content["mteb"]
@@ -108,7 +108,7 @@ class ScoreStore:
             tasks: The names of all that is to be evaluated; a warning tells of other tasks that had results.
         """
         summary = self.folder / SUMMARY_FILE
-        earlier = read_json(summary) if summary.is_file() else {}
+        earlier = (_read_undamaged(summary, "it is written anew") if summary.is_file() else None) or {}
         if others := [name for name in earlier if name not in {*tasks}]:
             logger.warning(
                 "%s had results of %s, which this call does not evaluate, and gets those of this call alone: name all "
@@ -132,3 +132,12 @@ class ScoreStore:
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read_undamaged(path: Path, remedy: str) -> Any:
+    """Read a file of JSON; None, with a warning, if a full disk or a copy has cut it off."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        logger.warning("%s; %s", error, remedy)
+        return None

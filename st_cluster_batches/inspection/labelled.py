@@ -88,7 +88,9 @@ class LabelledPairs:
             if list_targets(part):
                 logger.warning(_LABELLED, where, describe_targets(part))
             found.append(roles)
-            own_names, own_codes = read_sources(part) if is_label else ([name or WHOLE], np.zeros(len(part), np.int32))
+            own_names, own_codes = [name or WHOLE], np.zeros(len(part), np.int32)
+            if is_label:
+                own_names, own_codes = read_sources(part, f"{name}/" if name else "")
             names.append(own_names)
             codes.append(own_codes)
             marks.append(_read_marks(part))

@@ -41,20 +41,20 @@ def write_page(inspection: Inspection, path: Path) -> None:
     write_atomically(path, page)
 
 
-def draw_inspection(inspection: Inspection, folder: Path) -> list[Path]:
+def draw_inspection(inspection: Inspection, page: Path) -> list[Path]:
     """Draw cluster sizes and hardness as PNG files.
 
     Args:
         inspection: From `inspect`.
-        folder: Where to.
+        page: The report, beside which they go under its name.
 
     Returns:
         The files.
     """
     size = inspection.batch_size * inspection.world_size
     return [
-        draw_cluster_sizes(_sizes_by_source(inspection), folder / SIZES_FIGURE, size),
-        draw_negatives(inspection.hardness, folder / _HARDNESS_FILE),
+        draw_cluster_sizes(_sizes_by_source(inspection), page.with_name(f"{page.stem}_{SIZES_FIGURE}"), size),
+        draw_negatives(inspection.hardness, page.with_name(f"{page.stem}_{_HARDNESS_FILE}")),
     ]
 
 

@@ -204,7 +204,8 @@ def _tell_of_labels(recipe: Recipe) -> None:
     if tuned is not None and (not attached or any(one != tuned for one in attached)):
         logger.warning(
             "The pairs have labels already, that were not made as tuned: %s says: its rows_per_stratum and margin are "
-            "followed, its sizes of clusters are not. Attach them anew: st-cluster-batches attach DATA --tuned %s",
+            "followed, its sizes of clusters are not. Attach them anew: "
+            "st-cluster-batches attach DATA OUT --encoder E --tuned %s",
             recipe.clusters.tuned,
             recipe.clusters.tuned,
         )

@@ -182,3 +182,13 @@ def test_all_datasets_that_are_left_out_beneath_a_stock_sampler_are_told_of(
 def test_an_alpha_without_meaning_is_refused_where_it_is_written(alpha: float) -> None:
     with pytest.raises(ValueError, match="must not be negative: 1 is proportional to size"):
         ClusterMultiDatasetBatchSampler.configure(alpha=alpha)
+
+
+def test_datasets_that_are_evaluated_on_give_every_row_once(tmp_path: Path) -> None:
+    rows = DatasetDict(a=label_pairs(make_pairs(50)), b=label_pairs(make_pairs(5, seed=1)))
+    multi = ClusterMultiDatasetBatchSampler.configure(alpha=0.5)
+    trainer = make_trainer(tmp_path, rows, multi_dataset_batch_sampler=multi, per_device_eval_batch_size=8)
+    sampler = trainer.get_eval_dataloader(rows).batch_sampler
+    batches = list(sampler)
+    assert sorted(row for batch in batches for row in batch) == list(range(55))
+    assert len(batches) == len(sampler)

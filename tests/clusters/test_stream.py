@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from examples import make_pairs, make_static_model
 
 from st_cluster_batches import Clustering, fit_clusters
@@ -98,3 +98,19 @@ def test_bad_streams_are_refused(cache: Path) -> None:
     blank = Dataset.from_dict({"query": ["soup", " "], "passage": ["x", "y"]}).to_iterable_dataset()
     with pytest.raises(ValueError, match="'query' has no text"):
         list(clustering.attach(blank))
+
+
+def test_a_row_of_a_stream_without_a_class_gets_no_other_one(cache: Path) -> None:
+    clustering = fit(cache, make_pairs(300).add_column("source", ["a", "b"] * 150))
+    rows = make_pairs(4).add_column("source", [0, 1, -1, 0])
+    stream = rows.cast_column("source", ClassLabel(names=["a", "b"])).to_iterable_dataset()
+    with pytest.raises(ValueError, match="'source' has no class in row 2 of a batch: -1"):
+        list(clustering.attach(stream))
+
+
+def test_a_text_of_a_stream_is_not_renamed_over(cache: Path) -> None:
+    rows = make_pairs(300).rename_columns({"query": "source", "passage": "target"})
+    clustering = fit(cache, rows.rename_columns({"source": "query"}).add_column("source", ["a"] * 300))
+    stream = rows.add_column("lang", ["a"] * 300).to_iterable_dataset()
+    with pytest.raises(ValueError, match="rename the text first"):
+        clustering.attach(stream, source_column="lang")

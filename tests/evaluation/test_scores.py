@@ -49,3 +49,13 @@ def test_results_that_another_call_left_are_not_removed_in_silence(
         "second",
     }
     assert "does not evaluate" not in caplog.text
+
+
+def test_a_damaged_file_of_scores_is_made_anew(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = tmp_path / "scores"
+    scores = evaluate(make_static_model(), [folder], output, show_progress_bar=False)
+    for path in (output / "summary.json", *(output / "by_model").glob("*/*.json")):
+        path.write_text(path.read_text()[:-20])
+    assert evaluate(make_static_model(), [folder], output, show_progress_bar=False) == scores
+    assert len([one for one in caplog.messages if "is damaged" in one]) == 2
+    assert json.loads((output / "summary.json").read_text())

@@ -182,10 +182,14 @@ def test_sources_are_compared_with_clusters(labelled: Dataset) -> None:
     by_topic = relabel(labelled, source=[sorted(TOPICS)[one] for one in clusters])
     parts = {name: by_topic.filter(lambda row, name=name: row["source"] == name) for name in sorted(TOPICS)}
     in_dict = DatasetDict({name: part.remove_columns("source") for name, part in parts.items()})
-    for data in (by_topic, in_dict):
+    for data, names in (
+        (by_topic, sorted(TOPICS)),
+        (in_dict, sorted(TOPICS)),
+        (DatasetDict(parts), [f"{one}/{one}" for one in sorted(TOPICS)]),  # as `attach` and `tune` call them
+    ):
         found = look(data)
         assert set(found.hardness) == {"cluster", "source", "random"} and set(found.plans) == {"cluster", "source"}
-        assert [one.name for one in found.sources] == sorted(TOPICS)
+        assert [one.name for one in found.sources] == names
         assert found.hardness["source"].negative > found.hardness["random"].negative + 0.1
 
 
@@ -339,7 +343,7 @@ def test_inspect_prints_figures_and_advice(
     out = capsys.readouterr().out
     assert "cluster batches: 18 global batches of 16 rows" in out and "page.html" in out
     written = {path.name for path in (tmp_path / "report").iterdir()}
-    assert written == {"page.html", "cluster_sizes.png", "batch_hardness.png"}
+    assert written == {"page.html", "page_cluster_sizes.png", "page_batch_hardness.png"}
 
 
 def test_batches_of_several_clusters_are_drawn_as_they_will_be(labelled: Dataset) -> None:
