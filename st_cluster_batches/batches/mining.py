@@ -19,7 +19,7 @@ from scipy.sparse import csc_array, csr_array
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.planned import RefreshedSampler
 from st_cluster_batches.batches.refresh import Refresh
-from st_cluster_batches.clusters.false_negatives import hash_pairs, list_keys
+from st_cluster_batches.clusters.false_negatives import hash_keys, hash_pairs
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.pairs import Pairs
@@ -206,7 +206,7 @@ def _join(pairs: Pairs, labels: Dataset, mined: ChunkedArray) -> Iterator[pa.Tab
         free = (name for at in count(1) if (name := f"negative_{at}") not in taken)
         for column in negatives[kept].T:
             table = table.append_column(next(free), passages[column][pairs.text_columns[1]])
-        new = list_keys([table[at].to_pylist() for at in (0, 1, *range(len(pairs.text_columns), table.num_columns))])
+        new = hash_keys([table[at].to_pylist() for at in (0, 1, *range(len(pairs.text_columns), table.num_columns))])
         for name in labels.column_names:
             column = labels[low + kept][name]
             if name == FALSE_NEGATIVE_KEYS:

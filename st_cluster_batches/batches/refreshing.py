@@ -31,7 +31,7 @@ from st_cluster_batches.clusters.sizes import warn_of_sizes, warn_of_whole_sourc
 from st_cluster_batches.clusters.vectors import PairVectors, Renewal
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
-from st_cluster_batches.data.roles import hold_columns
+from st_cluster_batches.data.roles import find_contents
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, ROW_KEY, has_row_keys
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -175,7 +175,7 @@ class Refresher:
         """Read the texts as the collator gets them, in its order."""
         if number not in self._pairs:
             dataset = sampler.dataset
-            texts = tuple(name for name in hold_columns(dataset) if name not in NO_TEXT_COLUMNS)
+            texts = tuple(name for name in find_contents(dataset) if name not in NO_TEXT_COLUMNS)
             has_sources = SOURCE in sampler.hidden_columns and SOURCE in dataset.column_names
             key, mine = sampler.refresh.key, sampler.refresh.mine
             option = f"mine={mine}" if mine else f"key={key!r}"

@@ -94,7 +94,7 @@ def hash_pairs(pairs: Pairs, show_progress_bar: bool) -> tuple[FalseNegativeKeys
     return FalseNegativeKeys(columns), _describe(pairs, columns)
 
 
-def list_keys(columns: Sequence[Sequence[str]]) -> list[list[int]]:
+def hash_keys(columns: Sequence[Sequence[str]]) -> list[list[int]]:
     """Return the keys of some rows of a stream.
 
     Args:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, RowKeys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
 from st_cluster_batches.columns import LABEL_COLUMNS, list_parts
-from st_cluster_batches.data.roles import hold_columns
+from st_cluster_batches.data.roles import find_contents
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys, read_marks
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values
@@ -175,7 +175,7 @@ class GuideVectors:
             is_here = index.find(keys) >= 0
             # As the collator takes them, in the order in which the rows show them.
             labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
-            texts = [name for name in hold_columns(part) if name not in labels]
+            texts = [name for name in find_contents(part) if name not in labels]
             is_same = not is_here.any()
             if not index.content.get("has_own_keys", True):  # refreshed vectors go by the keys that rows have
                 is_same = texts == columns

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.clusters.false_negatives import list_keys
+from st_cluster_batches.clusters.false_negatives import hash_keys
 from st_cluster_batches.clusters.following import compare_columns
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, PairOptions, sides_of
-from st_cluster_batches.data.roles import Roles, assign_roles, describe_feature, hold_first_row, tell_roles
+from st_cluster_batches.data.roles import Roles, assign_roles, describe_feature, find_row_contents, tell_roles
 from st_cluster_batches.data.sources import refuse_text_called_source
 from st_cluster_batches.row_keys import ROW_KEY, TARGET_COLUMNS, has_row_keys
 
@@ -87,7 +87,7 @@ def _choose_columns(dataset: IterableDataset, options: PairOptions) -> tuple[Ite
         dataset = dataset.remove_columns(present)
         first = {name: value for name, value in first.items() if name not in present}
     source = options.find_source(list(first), "The stream")
-    holds = hold_first_row(first)
+    holds = find_row_contents(first)
     if dataset.features is not None:  # a first row may lack a text
         holds = {name: describe_feature(one) for name, one in dataset.features.items()}
     roles = assign_roles(holds, options.columns, [source] if source else [], "The stream")
@@ -129,4 +129,4 @@ def _label_batch(
     clusters = assign(list(zip(*texts, strict=True)) if len(sides) > 1 else texts[0], sources)
     if has_targets:
         return {CLUSTER: clusters}
-    return {CLUSTER: clusters, FALSE_NEGATIVE_KEYS: list_keys([batch[name] for name in columns])}
+    return {CLUSTER: clusters, FALSE_NEGATIVE_KEYS: hash_keys([batch[name] for name in columns])}

@@ -68,7 +68,7 @@ def find_roles(
         ValueError: If a column is missing, holds no texts, or has no role; with the call that mends it.
         TypeError: If `columns` is no sequence of names.
     """
-    return assign_roles(hold_columns(dataset), columns, labels, where, dataset.column_names)
+    return assign_roles(find_contents(dataset), columns, labels, where, dataset.column_names)
 
 
 def assign_roles(
@@ -132,7 +132,7 @@ def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> st
     )
 
 
-def hold_columns(dataset: Dataset) -> dict[str, str]:
+def find_contents(dataset: Dataset) -> dict[str, str]:
     """Return the columns that the rows of a dataset show, in order, and what each holds."""
     state = dataset.format
     if state["type"] == "custom":
@@ -158,7 +158,7 @@ def describe_feature(feature: Any) -> str:
     return TEXT if is_text(feature.pa_type) else f"values of type {feature.dtype}"
 
 
-def hold_first_row(row: Mapping[str, Any]) -> dict[str, str]:
+def find_row_contents(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what the columns of a row hold, where nothing else is known of them."""
     return {name: _describe_value(value) for name, value in row.items()}
 

@@ -20,7 +20,7 @@ from transformers import PrinterCallback
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.batches.telling import tell_of_batches
-from st_cluster_batches.clusters.false_negatives import list_keys
+from st_cluster_batches.clusters.false_negatives import hash_keys
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.guide_index import RowKeys
 from st_cluster_batches.clusters.vectors import Vectors
@@ -89,7 +89,7 @@ def train_model(
     """
     texts = _as_texts(problem.queries), _as_texts(problem.passages)
     columns = dict(zip(("query", "passage"), texts, strict=True))
-    pairs = Dataset.from_dict({**columns, CLUSTER: labels.strata, FALSE_NEGATIVE_KEYS: list_keys(texts)})
+    pairs = Dataset.from_dict({**columns, CLUSTER: labels.strata, FALSE_NEGATIVE_KEYS: hash_keys(texts)})
     if candidate.masked:
         pairs = pairs.add_column(ROW_KEY, HeldVectors.make_keys(len(pairs)))
     model = copy.deepcopy(problem.start.model)

@@ -16,7 +16,7 @@ import xxhash
 from st_cluster_batches.batches.keys import Keys, read_keys
 from st_cluster_batches.clusters.choice import Method
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.false_negatives import list_keys
+from st_cluster_batches.clusters.false_negatives import hash_keys
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.collection import Collection
@@ -141,7 +141,7 @@ def prepare_problem(
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
         guide_ndcg = _score_guide(sides, rows, list(measured_on.queries.values()), documents, judged)
         guide = sides[0][trained], sides[1][trained]
-    keys = pa.array(list_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
+    keys = pa.array(hash_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
         start=start.without_tokenizer(),
         queries=start.tokenize(left[query]),
