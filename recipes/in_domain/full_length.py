@@ -52,6 +52,12 @@ def list_few_ways(batch_size: int, n_rows: int, has_masks: bool, has_communities
     return [*finest, Candidate(round(n_rows / 10)), *masked]
 
 
+def list_ways(batch_size: int, n_rows: int, arguments: argparse.Namespace) -> list[Candidate]:
+    """List the ways that are asked for; random batches, to which all others are compared, are always among them."""
+    random, *others = list_few_ways(batch_size, n_rows, arguments.masked, arguments.communities)
+    return [random, *(one for one in others if str(one).startswith(arguments.only))]
+
+
 def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
     """Take pairs of a source, hold queries out, and embed the others."""
     with SharedCache.open(arguments.cache_dir, show_progress_bar=False) as cache:
@@ -107,10 +113,7 @@ def run_all(arguments: argparse.Namespace) -> Iterator[tuple[str, int, dict[str,
     )
     records = {cell: own for cell, own in zip(cells, baselines, strict=True)}
     write_random({cell: own[random] for cell, own in records.items()}, arguments.output / "random.json")
-    ways = {
-        (name, size): list_few_ways(size, about[name]["rows"], arguments.masked, arguments.communities)
-        for name, size in cells
-    }
+    ways = {(name, size): list_ways(size, about[name]["rows"], arguments) for name, size in cells}
     tasks = [(cell, [one]) for cell in cells for one in ways[cell]] if has_gpu else list(ways.items())
     others = parallel(
         joblib.delayed(run)(*cell, tried, records[cell][random][0]["rate"], arguments) for cell, tried in tasks
@@ -173,6 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--masked", action="store_true", help="try masks too")
     parser.add_argument("--communities", action="store_true", help="try communities too")
+    parser.add_argument("--only", default="", help="try the ways alone whose names begin so")
     parser.add_argument("--max_seq_length", type=int, default=128)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--learning_rate", type=float, help="by default the best one of random batches")

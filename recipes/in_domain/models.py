@@ -25,7 +25,8 @@ MODELS = {
 }
 MIXED = "clusters of 32, 8 rows of each"
 CHOSEN = "chosen with static models"
-COLUMNS = ("k10", "of two batches", MIXED, f"{MIXED}, masked", "random, masked", CHOSEN)
+COMMUNITIES = "communities of two batches"
+COLUMNS = ("k10", "of two batches", MIXED, f"{MIXED}, masked", "random, masked", COMMUNITIES, CHOSEN)
 
 Gains = dict[str, dict[str, float]]  # by source and way
 
@@ -47,7 +48,9 @@ def read_gains(folder: Path) -> Iterator[tuple[str, str, Gains]]:
             for path in sorted(folder.glob(f"{model}*/batch-{size}.json")):  # sources that were run later lie apart
                 for name, one in json.loads(path.read_text(encoding="utf-8"))["sources"].items():
                     scores = {way: float(np.mean(own["ndcg_by_seed"])) for way, own in one["ways"].items()}
-                    gains[name] = _name_ways(scores, static[name]["batch_sizes"][size]["chosen"]["tuned"], size)
+                    chosen = static[name]["batch_sizes"][size]["chosen"]["tuned"]
+                    # Ways that were run later, against random batches run anew, lie apart, too.
+                    gains[name] = gains.get(name, {}) | _name_ways(scores, chosen, size)
             if gains:
                 yield model, size, gains
 
@@ -55,7 +58,8 @@ def read_gains(folder: Path) -> Iterator[tuple[str, str, Gains]]:
 def _name_ways(scores: dict[str, float], chosen: str, size: str) -> dict[str, float]:
     """Return gains by column."""
     gains = {way.removesuffix(" (k10)"): 100 * (score / scores["random"] - 1) for way, score in scores.items()}
-    named = {"of two batches": f"clusters of {2 * int(size):,}", CHOSEN: chosen}
+    two = 2 * int(size)
+    named = {"of two batches": f"clusters of {two:,}", COMMUNITIES: f"communities of {two:,}", CHOSEN: chosen}
     named["k10"] = next((way.removesuffix(" (k10)") for way in scores if way.endswith("(k10)")), "k10")
     return {column: gains[named.get(column, column)] for column in COLUMNS if named.get(column, column) in gains}
 
