@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.duplicates import group_equal, hash_column, hash_folded
+from st_cluster_batches.data.duplicates import group_equal, hash_column
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns
 from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.data.texts import check_texts
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # A trainer with push_to_hub uploads its whole folder, training texts and all, but for names with an underscore.
 HELD_OUT_FOLDER = "_held_out"
+_TOO_FEW = 2  # times as many queries that the smallest groups would give
 _WORTH_A_WARNING = 0.01  # share of the rows that are left out for their negatives
 
 
@@ -121,8 +122,8 @@ def _choose_groups(
 ) -> npt.NDArray[np.int32]:
     """Choose whole groups in the order of their first rows, until there are queries enough.
 
-    All of them together take a tenth of the rows at most. Where that does not give as many queries, since a few groups
-    take most of it, the smallest groups are taken first.
+    All of them together take a tenth of the rows at most. Where a few groups take most of it, the smallest ones are
+    taken first; elsewhere not, since these are of queries with few answers.
 
     Args:
         groups: (n,) the group of each row of a source, in random order.
@@ -132,14 +133,14 @@ def _choose_groups(
     distinct, first, rows = np.unique(groups, return_index=True, return_counts=True)
     group_of_query = groups[np.unique(queries, return_index=True)[1]]
     asked = np.bincount(np.searchsorted(distinct, group_of_query), minlength=len(distinct))
+    taken = []
     for order in (np.argsort(first), np.lexsort((first, rows))):
-        chosen = order[rows[order] <= len(groups) // 10]
-        is_within = np.cumsum(rows[chosen]) <= len(groups) // 10
-        is_wanted = np.cumsum(asked[chosen]) - asked[chosen] < n_queries
-        chosen = chosen[is_within & is_wanted]
-        if asked[chosen].sum() >= n_queries:
-            break
-    return distinct[chosen]
+        order = order[rows[order] <= len(groups) // 10]
+        is_within = np.cumsum(rows[order]) <= len(groups) // 10
+        is_wanted = np.cumsum(asked[order]) - asked[order] < n_queries
+        taken.append(order[is_within & is_wanted])
+    n_first, n_second = (int(asked[own].sum()) for own in taken)
+    return distinct[taken[n_second >= _TOO_FEW * n_first]]
 
 
 def _make_collection(
@@ -149,24 +150,17 @@ def _make_collection(
     others: npt.NDArray[np.intp],
     n_queries: int,
 ) -> Collection:
-    """Make a collection of held-out rows, whose passages answer their queries, and of other passages.
-
-    Texts that count as equal are one query or document, and the first of them stands for all.
-    """
-    rows = dataset.select(np.concatenate([held_out, others]))
-    queries, passages = rows[columns[0]][: len(held_out)], rows[columns[1]][:]
-    found = hash_folded(passages).tolist()
-    documents: dict[int, tuple[str, str]] = {}
-    for passage, text in zip(found, passages, strict=True):
-        documents.setdefault(passage, (f"d{len(documents)}", text))
-    asked: dict[int, str] = {}
-    answers: dict[int, dict[str, int]] = {}
-    for query, text, passage in zip(hash_folded(queries).tolist(), queries, found, strict=False):
-        asked.setdefault(query, text)
-        answers.setdefault(query, {})[documents[passage][0]] = 1
-    kept = list(asked)[:n_queries]
+    """Make a collection of held-out rows, whose passages answer their queries, and of other passages."""
+    query_column, passage_column = columns
+    passages: dict[str, str] = {}
+    for text in dataset.select(np.concatenate([held_out, others]))[passage_column]:
+        passages.setdefault(text, f"d{len(passages)}")
+    answers: dict[str, dict[str, int]] = {}
+    for row in dataset.select(held_out):
+        answers.setdefault(row[query_column], {})[passages[row[passage_column]]] = 1
+    kept = list(answers)[:n_queries]
     return Collection(
-        {f"q{at}": asked[query] for at, query in enumerate(kept)},
-        {name: ("", text) for name, text in documents.values()},
+        {f"q{at}": query for at, query in enumerate(kept)},
+        {document: ("", text) for text, document in passages.items()},
         {f"q{at}": answers[query] for at, query in enumerate(kept)},
     )
