@@ -26,7 +26,8 @@ MODELS = {
 MIXED = "clusters of 32, 8 rows of each"
 CHOSEN = "chosen with static models"
 COMMUNITIES = "communities of two batches"
-COLUMNS = ("k10", "of two batches", MIXED, f"{MIXED}, masked", "random, masked", COMMUNITIES, CHOSEN)
+SEVERAL = "communities of 32, 8 rows of each"
+COLUMNS = ("k10", "of two batches", MIXED, f"{MIXED}, masked", "random, masked", COMMUNITIES, SEVERAL, CHOSEN)
 
 Gains = dict[str, dict[str, float]]  # by source and way
 
