@@ -55,7 +55,7 @@ class Docstring:
 
 
 def collect_docstrings() -> list[Docstring]:
-    """Read the docstrings of all installed packages, without importing any.
+    """Read the docstrings of all installed packages but this one, without importing any.
 
     Returns:
         Docstrings with summary and rest, in a fixed order; no summary and no rest appears twice.
@@ -64,6 +64,7 @@ def collect_docstrings() -> list[Docstring]:
     for key in ("purelib", "platlib"):
         for init in Path(sysconfig.get_paths()[key]).glob("*/__init__.py"):
             folders[init.parent.name] = init.parent
+    folders.pop(__name__.partition(".")[0], None)  # else every change of ours would draw other pairs
     seen: set[str] = set()
     found = []
     for package in tqdm(sorted(folders), "Reading docstrings", unit="package"):
