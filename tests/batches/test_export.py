@@ -128,6 +128,7 @@ def test_rows_that_fill_no_whole_batch_are_counted(
         export_batches(labelled, tmp_path / "none", batch_size=512, show_progress_bar=False)
 
 
+@pytest.mark.slow
 def test_two_processes_that_make_the_same_call_write_what_one_would(tmp_path: Path) -> None:
     script = tmp_path / "export.py"
     script.write_text(EXPORT)

@@ -94,7 +94,10 @@ def test_labels_alone_tell_of_batches_of_several_clusters_wherever_they_are_made
     assert "rows_per_stratum: None" not in caplog.text and "not made as tuned" not in caplog.text
     make_choice(all=Candidate(40, rows_per_stratum=4)).save(workspace / "other")
     prepare_run(read_recipe(recipe, [*words, "--tuned", str(workspace / "other")]))
-    assert "not made as tuned:" in caplog.text and f"attach DATA --tuned {workspace / 'other'}" in caplog.text
+    assert (
+        "not made as tuned:" in caplog.text
+        and f"attach DATA OUT --encoder E --tuned {workspace / 'other'}" in caplog.text
+    )
 
 
 def test_pairs_bring_along_what_their_clusters_were_tuned_for(

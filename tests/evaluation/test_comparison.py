@@ -181,6 +181,7 @@ def test_two_ranks_train_together_and_write_once(tmp_path: Path) -> None:
     assert len(read_times(tmp_path / "out")) == 2
 
 
+@pytest.mark.slow
 def test_whatever_decides_a_run_makes_it_another_run(tmp_path: Path) -> None:
     recipe = make_workspace(tmp_path, make_topic_pairs(200), variants=TWO, max_steps=2)
     output = tmp_path / "out"

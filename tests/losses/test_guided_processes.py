@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

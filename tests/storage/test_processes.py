@@ -68,6 +68,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_who_waits_in_vain_says_for_whom_and_that_all_must_call(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(WAITING)
     done = launch(tmp_path / "script.py", tmp_path / "cache", "alone")
@@ -76,6 +77,7 @@ def test_who_waits_in_vain_says_for_whom_and_that_all_must_call(tmp_path: Path) 
     assert done.stderr.count("has waited") == 1
 
 
+@pytest.mark.slow
 def test_a_call_within_main_process_first_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(WAITING)
     done = launch(tmp_path / "script.py", tmp_path / "cache", "first")
