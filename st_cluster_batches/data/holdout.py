@@ -133,14 +133,16 @@ def _choose_groups(
     distinct, first, rows = np.unique(groups, return_index=True, return_counts=True)
     group_of_query = groups[np.unique(queries, return_index=True)[1]]
     asked = np.bincount(np.searchsorted(distinct, group_of_query), minlength=len(distinct))
-    taken = []
-    for order in (np.argsort(first), np.lexsort((first, rows))):
+
+    def take(order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         order = order[rows[order] <= len(groups) // 10]
         is_within = np.cumsum(rows[order]) <= len(groups) // 10
         is_wanted = np.cumsum(asked[order]) - asked[order] < n_queries
-        taken.append(order[is_within & is_wanted])
-    n_first, n_second = (int(asked[own].sum()) for own in taken)
-    return distinct[taken[n_second >= _TOO_FEW * n_first]]
+        return order[is_within & is_wanted]
+
+    in_order, smallest = take(np.argsort(first)), take(np.lexsort((first, rows)))
+    has_too_few = asked[smallest].sum() >= _TOO_FEW * asked[in_order].sum()
+    return distinct[smallest if has_too_few else in_order]
 
 
 def _make_collection(

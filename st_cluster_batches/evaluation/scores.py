@@ -82,8 +82,6 @@ class ScoreStore:
     def load(self, name: str, task: Any) -> tuple[TaskScores, dict[str, Any]] | None:
         """Return the scores of the same weights on the same data, and mteb's own result; None if there are none."""
         path = self._path(name)
-        if not path.exists():
-            return None
         content = _read_undamaged(path, "the task is evaluated again")
         if content is None or content["key"] != self._key(task):
             return None
@@ -108,7 +106,7 @@ class ScoreStore:
             tasks: The names of all that is to be evaluated; a warning tells of other tasks that had results.
         """
         summary = self.folder / SUMMARY_FILE
-        earlier = (_read_undamaged(summary, "it is written anew") if summary.is_file() else None) or {}
+        earlier = _read_undamaged(summary, "it is written anew") or {}
         if others := [name for name in earlier if name not in {*tasks}]:
             logger.warning(
                 "%s had results of %s, which this call does not evaluate, and gets those of this call alone: name all "
@@ -135,9 +133,9 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _read_undamaged(path: Path, remedy: str) -> Any:
-    """Read a file of JSON; None, with a warning, if a full disk or a copy has cut it off."""
+    """Read a file of JSON; None if it is not there, and, with a warning, if a full disk or a copy has cut it off."""
     try:
-        return read_json(path)
+        return read_json(path) if path.is_file() else None
     except ValueError as error:
         logger.warning("%s; %s", error, remedy)
         return None

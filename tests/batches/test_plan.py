@@ -36,7 +36,7 @@ def plans(draw: st.DrawFn) -> BatchPlan:
     return BatchPlan(**arguments)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=300)
 @given(plans(), st.integers(0, 3))
 def test_every_batch_keeps_the_promises(plan: BatchPlan, number: int) -> None:
     epoch = plan.plan_epoch(number)
@@ -118,7 +118,7 @@ def least_repeats(groups: np.ndarray, capacities: list[int]) -> int:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=300)
 @given(
     st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]), min_size=1, max_size=150),
     st.integers(1, 12),
