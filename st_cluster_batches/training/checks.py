@@ -16,9 +16,8 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from st_cluster_batches.batches.targets import explain_no_negatives
 from st_cluster_batches.columns import SOURCE, list_parts
-from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.training.models import load_model
-from st_cluster_batches.training.pairs import find_labels
+from st_cluster_batches.training.pairs import find_labels, list_trained
 from st_cluster_batches.training.recipe import Recipe
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
@@ -81,7 +80,7 @@ def _check_sources(arguments: TrainingArguments, dataset: Dataset | DatasetDict,
 def _check_negatives(recipe: Recipe, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
     """Refuse one pair in a batch: every loss of a recipe compares a pair with others."""
     for part in list_parts(dataset):
-        n_texts = len([name for name in part.column_names if name not in (*labels, *NO_TEXT_COLUMNS)])
+        n_texts = len(list_trained(part, labels))
         batch_size = recipe.training.per_device_train_batch_size
         if explanation := explain_no_negatives(len(part), n_texts, batch_size, recipe.rows_compared):
             raise ValueError(explanation)

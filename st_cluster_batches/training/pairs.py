@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,7 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
-    others = {*find_labels(dataset, data.columns), *NO_TEXT_COLUMNS}
-    texts = [name for name in dataset.column_names if name not in others]
+    texts = list_trained(dataset, find_labels(dataset, data.columns))
     dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, texts)
     folders = name_files(collections)
 
@@ -124,6 +124,16 @@ def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list
             own.discard(SOURCE)
         found |= own
     return [name for name in LABEL_COLUMNS if name in found]
+
+
+def list_trained(dataset: Dataset, labels: Sequence[str]) -> list[str]:
+    """List the columns of pairs from `load_pairs` that are trained on: query, positive and any negatives, in order.
+
+    Args:
+        dataset: The pairs.
+        labels: From `find_labels`.
+    """
+    return [name for name in dataset.column_names if name not in (*labels, *NO_TEXT_COLUMNS)]
 
 
 def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset | DatasetDict, Clustering | None]:

@@ -34,7 +34,6 @@ from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, list_parts, map_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
-from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.checks import load_checked_model
 from st_cluster_batches.training.finite import check_weights
@@ -50,7 +49,13 @@ from st_cluster_batches.training.folder import (
 )
 from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss
-from st_cluster_batches.training.pairs import find_labels, label_pairs, load_pairs, tell_of_idle_threshold
+from st_cluster_batches.training.pairs import (
+    find_labels,
+    label_pairs,
+    list_trained,
+    load_pairs,
+    tell_of_idle_threshold,
+)
 from st_cluster_batches.training.prior_measurements import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
@@ -122,8 +127,7 @@ class Run:
         Args:
             dataset: The labelled training pairs.
         """
-        labels = {*find_labels(dataset, self.recipe.data.columns), *NO_TEXT_COLUMNS}
-        columns = [name for name in list_parts(dataset)[0].column_names if name not in labels]
+        columns = list_trained(list_parts(dataset)[0], find_labels(dataset, self.recipe.data.columns))
         warn_of_unused_prompts(self.trainer.model, columns, self.recipe)
         warn_of_other_trials(self.trainer.model, self.recipe)
         measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
