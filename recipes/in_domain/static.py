@@ -57,7 +57,8 @@ def list_ways(batch_size: int, n_rows: int) -> list[Candidate]:
 
 
 def _is_masked(one: Candidate, batch_size: int) -> bool:
-    return one.method == "kmeans" and (one.cluster_size or 0) <= 20 * batch_size
+    is_cut_finely = one.method == "kmeans" or one.rows_per_stratum is not None
+    return is_cut_finely and (one.cluster_size or 0) <= 20 * batch_size
 
 
 def choose(ways: list[Candidate], records: dict[Candidate, Any], keep: Any) -> Candidate:
@@ -75,7 +76,7 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
         "random": ways[0],
         "k10": Candidate(tenth),
         "clusters": choose(ways, records, lambda one: not one.masked and _is_pure(one)),
-        "mixed": choose(ways, records, lambda one: not one.masked and (one == ways[0] or one.rows_per_stratum)),
+        "mixed": choose(ways, records, lambda one: one == ways[0] or _is_mixed(one)),
         "communities": choose(ways, records, lambda one: one == ways[0] or one.method == "communities"),
         "random masked": Candidate(masked=True),
         "clusters masked": choose(ways, records, lambda one: one == ways[0] or (one.masked and _is_pure(one))),
@@ -100,6 +101,10 @@ def summarise(ways: list[Candidate], records: dict[Candidate, Any], n_rows: int)
 
 def _is_pure(one: Candidate) -> bool:
     return one.method == "kmeans" and one.rows_per_stratum is None
+
+
+def _is_mixed(one: Candidate) -> bool:
+    return one.method == "kmeans" and one.rows_per_stratum is not None and not one.masked
 
 
 def _compare(scores: dict[Candidate, Any], one: Candidate, baseline: Candidate) -> dict[str, float]:

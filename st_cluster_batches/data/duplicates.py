@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _hash = xxhash.xxh3_64_intdigest
-# What `_fold` makes of a byte of ASCII, but for runs of white space.
+# What `fold_text` makes of a byte of ASCII, but for runs of white space.
 _FOLDED_BYTES = bytes(ord(" ") if chr(byte).isspace() and byte < 128 else byte for byte in bytes(range(256)).lower())
 
 
@@ -70,7 +70,7 @@ def _hash_chunk(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
     is_odd[1:] |= is_blank[1:] & is_blank[:-1]
     one_by_one = np.logical_or.reduceat(is_odd, offsets[:-1])
     hashes = [
-        _hash(_fold(data[low:high].decode()).encode() if is_special else folded[low:high].strip())
+        _hash(fold_text(data[low:high].decode()).encode() if is_special else folded[low:high].strip())
         for (low, high), is_special in zip(pairwise(offsets.tolist()), one_by_one.tolist(), strict=True)
     ]
     return np.asarray(hashes, dtype=np.uint64)
@@ -85,7 +85,7 @@ def _link_equal(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], n
 
 def hash_folded(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return an (n,) hash of every text, equal for texts that count as equal."""
-    return np.asarray([_hash(_fold(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64)
+    return np.asarray([_hash(fold_text(text).encode("utf-8", "surrogatepass")) for text in texts], dtype=np.uint64)
 
 
 def combine_hashes(
@@ -99,5 +99,6 @@ def combine_hashes(
     return mixed ^ mixed >> np.uint64(31)
 
 
-def _fold(text: str) -> str:
+def fold_text(text: str) -> str:
+    """Return what texts that count as equal have in common."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
-from st_cluster_batches.data.duplicates import group_equal, hash_column
+from st_cluster_batches.data.duplicates import fold_text, group_equal, hash_column
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns
 from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.data.texts import check_texts
@@ -152,17 +152,21 @@ def _make_collection(
     others: npt.NDArray[np.intp],
     n_queries: int,
 ) -> Collection:
-    """Make a collection of held-out rows, whose passages answer their queries, and of other passages."""
+    """Make a collection of held-out rows, whose passages answer their queries, and of other passages.
+
+    Texts that count as equal are one query, or one document: else an answer to the one would count against the other.
+    """
     query_column, passage_column = columns
-    passages: dict[str, str] = {}
+    passages: dict[str, tuple[str, str]] = {}
     for text in dataset.select(np.concatenate([held_out, others]))[passage_column]:
-        passages.setdefault(text, f"d{len(passages)}")
-    answers: dict[str, dict[str, int]] = {}
+        passages.setdefault(fold_text(text), (f"d{len(passages)}", text))
+    queries: dict[str, tuple[str, dict[str, int]]] = {}
     for row in dataset.select(held_out):
-        answers.setdefault(row[query_column], {})[passages[row[passage_column]]] = 1
-    kept = list(answers)[:n_queries]
+        _, answers = queries.setdefault(fold_text(row[query_column]), (row[query_column], {}))
+        answers[passages[fold_text(row[passage_column])][0]] = 1
+    kept = list(queries.values())[:n_queries]
     return Collection(
-        {f"q{at}": query for at, query in enumerate(kept)},
-        {document: ("", text) for text, document in passages.items()},
-        {f"q{at}": answers[query] for at, query in enumerate(kept)},
+        {f"q{at}": query for at, (query, _) in enumerate(kept)},
+        {document: ("", text) for document, text in passages.values()},
+        {f"q{at}": answers for at, (_, answers) in enumerate(kept)},
     )

@@ -10,7 +10,7 @@ from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import hold_out
-from st_cluster_batches.evaluation.problem import judge_collection
+from st_cluster_batches.evaluation.problem import judge_collection, list_documents
 from st_cluster_batches.evaluation.proxy import as_bags, embed_all, rank_documents, train_embeddings
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trials import list_near_rates, list_rates
@@ -38,8 +38,8 @@ def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
     named = pairs.with_format(None).rename_column(SOURCE, _PACKAGE)
     left, collections = hold_out(named, _QUERIES, start.n_documents, columns=columns, warns=False)
     (held_out,) = collections.values()
-    documents = [text for _, text in held_out.corpus.values()]
-    judged = judge_collection(held_out, {text: at for at, text in enumerate(documents)}, start)
+    documents = list_documents(held_out)
+    judged = judge_collection(held_out, documents, start)
     found = as_bags(start.tokenize(documents))
     bags = as_bags(start.tokenize(left["query"])), as_bags(start.tokenize(left["passage"]))
     plan = BatchPlan(read_labels(left, (_PACKAGE,)), batch_size, seed=0)

@@ -43,7 +43,8 @@ def list_candidates(
     least = max(_CHUNK, batch_size // _CHUNKS_IN_A_BATCH)
     for chunk in [one for one in range(least, batch_size) if batch_size % one == 0][:1]:
         if len(plain) > 1 and _CHUNKS_IN_A_CLUSTER * chunk <= n_rows // _LEAST_CLUSTERS:
-            plain.append(Candidate(_CHUNKS_IN_A_CLUSTER * chunk, rows_per_stratum=chunk))
+            several = Candidate(_CHUNKS_IN_A_CLUSTER * chunk, rows_per_stratum=chunk)
+            plain += [several, replace(several, method="communities")] if has_communities else [several]
     masked = [] if margin is None else [replace(one, masked=True, margin=margin) for one in plain]
     return plain + masked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from st_cluster_batches.clusters.false_negatives import hash_keys
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.collection import Collection
+from st_cluster_batches.data.duplicates import fold_text
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs
 from st_cluster_batches.evaluation.proxy import Judged, rank_documents
@@ -133,9 +134,8 @@ def prepare_problem(
     left, measured_on, tuned_on = held_out
     vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False), encoder, cache)
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
-    documents = list(dict.fromkeys(text for one in (measured_on, tuned_on) for _, text in one.corpus.values()))
-    position = {text: at for at, text in enumerate(documents)}
-    judged = judge_collection(measured_on, position, start)
+    documents = list_documents(measured_on, tuned_on)
+    judged = judge_collection(measured_on, documents, start)
     guide, guide_ndcg = None, None
     if has_guide:
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
@@ -147,7 +147,7 @@ def prepare_problem(
         queries=start.tokenize(left[query]),
         passages=start.tokenize(left[passage]),
         documents=start.tokenize(documents),
-        tuned_on=judge_collection(tuned_on, position, start),
+        tuned_on=judge_collection(tuned_on, documents, start),
         measured_on=judged,
         vectors=vectors.take(key, trained),
         guide=guide,
@@ -182,10 +182,19 @@ def _score_guide(
     return float(rank_documents(queries, found, judged).mean())
 
 
-def judge_collection(collection: Collection, position: Mapping[str, int], start: Start) -> Judged:
-    """Tokenise the queries of a collection, and find their answers among documents by their `position`."""
+def list_documents(*collections: Collection) -> list[str]:
+    """List the documents of collections, of texts that count as equal the first."""
+    documents: dict[str, str] = {}
+    for _, text in [document for one in collections for document in one.corpus.values()]:
+        documents.setdefault(fold_text(text), text)
+    return list(documents.values())
+
+
+def judge_collection(collection: Collection, documents: Sequence[str], start: Start) -> Judged:
+    """Tokenise the queries of a collection, and find their answers among documents."""
+    position = {fold_text(text): at for at, text in enumerate(documents)}
     found = [
-        (at, position[collection.corpus[document][1]])
+        (at, position[fold_text(collection.corpus[document][1])])
         for at, query in enumerate(collection.queries)
         for document in collection.qrels[query]
     ]

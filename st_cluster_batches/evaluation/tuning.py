@@ -101,7 +101,7 @@ def tune(
         max_seq_length: Tokens that the model itself reads of a text.
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
-        communities: Whether to try communities too (B3); needs `guide` and METIS.
+        communities: Whether to try communities too (B3), one in a batch and several; needs `guide` and METIS.
         truncate_dim: Keep the first so many dimensions of the encoder's vectors.
         trust_remote_code: Whether code that comes with encoder and model may run.
         output_dir: Folder for `choice.json`, its figure, and `runs/`; in the cache by default. What would be chosen by

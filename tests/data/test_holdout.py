@@ -103,3 +103,16 @@ def test_a_missing_text_is_named(pairs: Dataset) -> None:
     rows = [*pairs.to_list(), {"query": "q", "passage": "", "source": "a"}]
     with pytest.raises(ValueError, match="Column 'passage' has no text in row 200"):
         hold_out(Dataset.from_list(rows), 5, 40)
+
+
+def test_texts_that_count_as_equal_are_one_query_and_one_document() -> None:
+    rows = [
+        {"query": f"{word} {at}", "passage": f"{answer} {at // 3}"}
+        for at in range(300)
+        for word, answer in (("What", "Since"), ("what", "since"), ("WHAT ", "Because"))
+    ]
+    (collection,) = hold_out(Dataset.from_list(rows), 20, 100)[1].values()
+    assert len(collection.queries) == len({text.lower().strip() for text in collection.queries.values()}) >= 18
+    assert len(collection.corpus) == len({text.lower() for _, text in collection.corpus.values()})
+    answers = [{collection.corpus[one][1].split()[0].lower() for one in own} for own in collection.qrels.values()]
+    assert answers == [{"since", "because"}] * len(collection.queries)

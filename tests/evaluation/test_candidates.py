@@ -126,10 +126,9 @@ def test_communities_are_tried_where_they_are_asked_for() -> None:
     plain = list_candidates(16, 5000)
     assert {one.method for one in plain} == {"kmeans"}
     both = list_candidates(16, 5000, margin=0.0, has_communities=True)
-    sizes = [one.cluster_size for one in both if one.method == "communities" and not one.masked]
-    assert sizes == [96, 32]
-    assert len(both) == 2 * (len(plain) + 2)
-    assert all(one.rows_per_stratum is None or one.method == "kmeans" for one in both)
+    found = [one for one in both if one.method == "communities" and not one.masked]
+    assert [(one.cluster_size, one.rows_per_stratum) for one in found] == [(96, None), (32, None), (32, 8)]
+    assert len(both) == 2 * (len(plain) + 3)
     with pytest.raises(ValueError, match="guide=True embeds them"):
         TuneOptions(16, communities=True)
 
