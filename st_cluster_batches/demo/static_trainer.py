@@ -17,6 +17,7 @@ from st_cluster_batches.training.trainer_arguments import Strategy, TrainingArgu
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 BATCH_SIZE = 16
 
@@ -55,17 +56,27 @@ def build_static_trainer(
     # A copy, since the sampler hides the label columns of the dataset it is given.
     trainer = build_trainer(model, labelled.with_format(None), arguments)
     trainer.optimizer = torch.optim.SparseAdam(list(trainer.model.parameters()), lr=rate)
-    trainer.optimizer.register_step_pre_hook(_rest_unread_tokens)
+    _keep_gradients_sparse(model[0], trainer.optimizer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _rest_unread_tokens(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Make gradients sparse, for Adam moves on whatever has ever had one; the trainer measures none but dense ones."""
-    for group in optimizer.param_groups:
-        for weights in group["params"]:
-            rows = weights.grad.any(dim=1).nonzero()[:, 0]
-            # `nonzero` gives each row once; torch warns where it is not told whether to check that.
-            weights.grad = torch.sparse_coo_tensor(
-                rows[None], weights.grad[rows], weights.grad.shape, check_invariants=False
-            )
+def _keep_gradients_sparse(module: StaticEmbedding, optimizer: torch.optim.Optimizer) -> None:
+    """Have a step touch the tokens it reads alone, as the trials do.
+
+    The trainer measures the norm of all gradients, which torch cannot do of sparse ones: they are out of its sight
+    between the backward pass and the step.
+    """
+    module.embedding.sparse = True
+    gradients: list[torch.Tensor] = []
+
+    def hide(weights: torch.Tensor) -> None:
+        assert weights.grad is not None, "torch calls this once there is a gradient"
+        gradients.append(weights.grad)
+        weights.grad = None
+
+    def show(*_: Any) -> None:
+        module.embedding.weight.grad = gradients.pop()
+
+    module.embedding.weight.register_post_accumulate_grad_hook(hide)
+    optimizer.register_step_pre_hook(show)
