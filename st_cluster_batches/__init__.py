@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from st_cluster_batches.batches.export import export_batches
     from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
-    from st_cluster_batches.batches.refresh import Refresh
     from st_cluster_batches.batches.sampler import ClusterBatchSampler
     from st_cluster_batches.clusters.attach import attach_clusters, fit_clusters
     from st_cluster_batches.clusters.choice import Choice
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         CachedGuidedMultiVectorMultipleNegativesRankingLoss,
         GuidedMultiVectorMultipleNegativesRankingLoss,
     )
+    from st_cluster_batches.refresh.refresher import Refresh
 
 __all__ = [
     "CachedGuidedMultiVectorMultipleNegativesRankingLoss",
@@ -56,7 +56,7 @@ _HOMES = {
     "Clustering": "clusters.clustering",
     "GuidedMultiVectorMultipleNegativesRankingLoss": "losses.multi_vector",
     "GuidedMultipleNegativesRankingLoss": "losses.guided",
-    "Refresh": "batches.refresh",
+    "Refresh": "refresh.refresher",
     "attach_clusters": "clusters.attach",
     "attach_keys": "clusters.keys",
     "export_batches": "batches.export",

@@ -15,9 +15,8 @@ ORDER = [
     ["row_keys"],
     ["columns", "column_values"],
     ["data"],
-    ["clusters"],
-    ["batches"],
-    ["losses"],
+    ["clusters", "batches"],  # the two halves, which meet in columns alone
+    ["losses", "refresh"],
     ["training"],
     ["evaluation"],
     ["inspection", "publishing"],
@@ -92,6 +91,6 @@ def test_the_sampler_brings_no_other_half_along() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     new = ran.stdout.split()
-    wings = ("training", "evaluation", "inspection", "publishing", "clusters", "data")
+    wings = ("training", "evaluation", "inspection", "publishing", "refresh", "clusters", "data")
     assert not [name for name in new if name.startswith(tuple(f"st_cluster_batches.{wing}" for wing in wings))]
     assert not {name.split(".")[0] for name in new} & {"faiss", "mteb", "matplotlib", "plotly"}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
@@ -19,7 +19,7 @@ from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.continuing import describe_run, hash_clusters, refuse_other_batches
 from st_cluster_batches.batches.options import StartError
-from st_cluster_batches.batches.planned import PlannedSampler, RefreshedSampler
+from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
 from st_cluster_batches.batches.run_length import (
     count_epochs,
     count_passes,
@@ -37,7 +37,6 @@ from st_cluster_batches.storage.cache import read_json, write_atomically
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from st_cluster_batches.batches.refreshing import Refresher
 
 logger = logging.getLogger(__name__)
 
@@ -186,14 +185,14 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                     f"alpha={outer.alpha} passes through large datasets in more than one epoch, and refreshed "
                     "clusters serve whole epochs: rows would come twice, or not at all. Take alpha=1, or no refresh="
                 )
-            self._refresh(args, cast("list[RefreshedSampler]", refreshed), epoch, step == 0)
+            self._refresh(args, refreshed, epoch, step == 0)
 
-    def _refresh(self, args: TrainingArguments, samplers: list[RefreshedSampler], epoch: int, is_start: bool) -> None:
+    def _refresh(self, args: TrainingArguments, samplers: list[PlannedSampler], epoch: int, is_start: bool) -> None:
         """Give samplers the clusters of the model as it is now, and write down what that cost."""
-        from st_cluster_batches.batches.refreshing import Refresher  # with all that embeds and clusters
-
         if self.refresher is None:
-            self.refresher = Refresher(self.trainer)
+            refresh = samplers[0].refresh
+            assert refresh is not None, "only such samplers are refreshed"
+            self.refresher = refresh.make_refresher(self.trainer)
             self.refresher.start(epoch, samplers)
         self.refresher.refresh(samplers, epoch, is_start)
         for sampler in samplers:
@@ -203,14 +202,14 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         now, kept = hash_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:
             raise StartError(
-                f"The clusters in {self.refresher.folder.path} are not those that the checkpoint was trained on "
+                f"The clusters in {self.refresher.place} are not those that the checkpoint was trained on "
                 f"({', '.join(others)}): another run has written them. Resume in the output_dir of the checkpoint, or "
                 "start anew with resume_from_checkpoint=None"
             )
         self._clusters = {}
         if self.trainer.is_world_process_zero():
-            folder = self.refresher.folder
-            _amend_plans(args, lambda number: {"refreshes": folder.list_records(number)})
+            list_records = self.refresher.list_records
+            _amend_plans(args, lambda number: {"refreshes": list_records(number)})
 
 
 def _write_plans(args: TrainingArguments, content: list[dict[str, Any]]) -> None:

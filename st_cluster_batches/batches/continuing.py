@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from st_cluster_batches.batches.options import StartError
-from st_cluster_batches.batches.planned import PlannedSampler
+from st_cluster_batches.batches.protocols import PlannedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from st_cluster_batches.batches.options import PlanOptions, StartError
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
-    from st_cluster_batches.batches.refresh import Refresh
+    from st_cluster_batches.batches.protocols import RefreshSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def count_updates(n_batches: int, args: TrainingArguments) -> int:
     return max(-(-n_batches // accumulated), 1)
 
 
-def find_unreached(options: PlanOptions, refresh: Refresh | None, n_epochs: int) -> dict[str, int]:
+def find_unreached(options: PlanOptions, refresh: RefreshSchedule | None, n_epochs: int) -> dict[str, int]:
     """Find what begins only after so many epochs.
 
     Returns:

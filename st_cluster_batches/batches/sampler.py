@@ -18,7 +18,6 @@ from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
 from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
-from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
 from st_cluster_batches.batches.targets import refuse_row_keys
@@ -27,6 +26,8 @@ from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from st_cluster_batches.batches.protocols import RefreshSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         strata: Strata | None = None,
         distinct: Distinct | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
-        refresh: Refresh | None = None,
+        refresh: RefreshSchedule | None = None,
         rows_per_stratum: int | None = None,
         world_size: int | None = None,
     ) -> None:
@@ -139,7 +140,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         strata: Strata | None = None,
         distinct: Distinct | None = FALSE_NEGATIVE_KEYS,
         random_fraction: float = 0.0,
-        refresh: Refresh | None = None,
+        refresh: RefreshSchedule | None = None,
         rows_per_stratum: int | None = None,
         **unknown: Any,
     ) -> ConfiguredSampler:
@@ -293,7 +294,7 @@ class ConfiguredSampler:
     """A `batch_sampler` argument with options; made by `ClusterBatchSampler.configure`."""
 
     options: PlanOptions
-    refresh: Refresh | None = None
+    refresh: RefreshSchedule | None = None
 
     def __call__(self, dataset: Dataset, **kwargs: Any) -> ClusterBatchSampler:
         """Build the sampler, as the trainer asks for it."""

@@ -12,7 +12,7 @@ from sentence_transformers.multi_vector_encoder import losses as multi_vector
 from sentence_transformers.sentence_transformer import losses
 
 from st_cluster_batches.batches.callers import find_loss, gathers
-from st_cluster_batches.batches.planned import PlannedSampler
+from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, list_targets
 
 logger = logging.getLogger(__name__)

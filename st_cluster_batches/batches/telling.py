@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from st_cluster_batches.batches.filling import PlanCounts
-from st_cluster_batches.batches.planned import PlannedSampler
+from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts
 from st_cluster_batches.batches.targets import tell_of_idle_batches, tell_of_no_negatives, tell_of_targets

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.hardness import measure_loader
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Choice
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
@@ -28,6 +27,7 @@ from st_cluster_batches.demo.latent_semantics import fit_encoder, train_tokenize
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trainer
 from st_cluster_batches.evaluation.comparison import RUNS
+from st_cluster_batches.evaluation.loader_hardness import measure_loader
 from st_cluster_batches.evaluation.report import TABLE_FILE
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.runs import (

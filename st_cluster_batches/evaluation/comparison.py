@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset, DatasetDict
 
-from st_cluster_batches.batches.hardness import BatchHardness, measure_loader
+from st_cluster_batches.batches.hardness import BatchHardness
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.columns import SOURCE, list_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
+from st_cluster_batches.evaluation.loader_hardness import measure_loader
 from st_cluster_batches.evaluation.prepared import Variant, choose_starts, prepare_variant
 from st_cluster_batches.evaluation.runs import (
     Record,

@@ -11,7 +11,6 @@ import yaml
 from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
-from st_cluster_batches.batches.refresh_folder import list_checkpoints
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
@@ -19,6 +18,7 @@ from st_cluster_batches.data.naming import name_file, name_files
 from st_cluster_batches.evaluation.report import read_results
 from st_cluster_batches.evaluation.scores import BY_MODEL_FOLDER, SUMMARY_FILE
 from st_cluster_batches.publishing.other_training import list_differences
+from st_cluster_batches.refresh.folder import list_checkpoints
 from st_cluster_batches.storage.cache import read_json
 from st_cluster_batches.training.folder import (
     CLUSTERING_FOLDER,

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.callback import PlanCallback
-from st_cluster_batches.batches.refresh_folder import list_checkpoints
+from st_cluster_batches.refresh.folder import list_checkpoints
 from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.folder import STARTED_FILE
 from st_cluster_batches.training.recipe import Recipe

@@ -9,11 +9,11 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
-from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.batches.telling import IDLE_SEARCH
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
+from st_cluster_batches.refresh.refresher import Refresh
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.training.arguments import refuse_idle
 

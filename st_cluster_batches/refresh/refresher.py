@@ -14,13 +14,7 @@ import numpy.typing as npt
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from st_cluster_batches.batches.callers import find_name
-from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.batches.options import StartError
-from st_cluster_batches.batches.planned import RefreshedSampler
-from st_cluster_batches.batches.refresh import Refresh
-from st_cluster_batches.batches.refresh_effect import measure_move, measure_planned, tell_of_refresh
-from st_cluster_batches.batches.refresh_folder import RefreshFolder
-from st_cluster_batches.batches.trained_encoder import TrainedEncoder, find_prompt
 from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.fitting import fit_vectors
@@ -32,7 +26,13 @@ from st_cluster_batches.clusters.vectors import PairVectors, Renewal
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
 from st_cluster_batches.data.roles import find_contents
-from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, ROW_KEY, has_row_keys
+from st_cluster_batches.refresh.effect import measure_move, measure_planned, tell_of_refresh
+from st_cluster_batches.refresh.folder import RefreshFolder
+from st_cluster_batches.refresh.guided_losses import find_guided_losses, read_row_keys
+from st_cluster_batches.refresh.mining import NEGATIVES_FOLDER, mine_negatives
+from st_cluster_batches.refresh.schedule import RefreshedSampler, RefreshOptions
+from st_cluster_batches.refresh.trained_encoder import TrainedEncoder, find_prompt
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -58,8 +58,17 @@ class Refresher:
 
     @property
     def folder(self) -> RefreshFolder:
-        """Where clusters are kept, beside the checkpoints."""
+        """What is kept of the refreshes, beside the checkpoints."""
         return RefreshFolder.of(self.trainer.args.output_dir)
+
+    @property
+    def place(self) -> Path:
+        """Where that is."""
+        return self.folder.path
+
+    def list_records(self, number: int) -> list[dict[str, Any]]:
+        """Return what the refreshes of a dataset have cost and changed."""
+        return self.folder.list_records(number)
 
     def start(self, epoch: int, samplers: Sequence[RefreshedSampler]) -> None:
         """Check what a refresh needs, hours before the first one, and forget the clusters of models that are no more.
@@ -94,8 +103,8 @@ class Refresher:
                 sizes = dict(zip(pairs.sources, rows, strict=True))
                 warn_of_whole_sources(sizes, _choose_clusters(sampler.refresh), "Refresh")
             if sampler.refresh.guide:
-                _read_row_keys(sampler.dataset)
-                self._find_guided()
+                read_row_keys(sampler.dataset)
+                find_guided_losses(self.trainer.loss)
         with ProcessGroup.current("refreshing clusters") as processes:
             processes.once(lambda: self.folder.remove_later(epoch, not self.trainer.state.global_step), None)
 
@@ -151,7 +160,7 @@ class Refresher:
         clusters = read_clusters(pairs, nearest, first, 0, len(pairs)).astype(np.int32)
         array = ChunkedArray.at(folder, len(pairs))
         array.fill(lambda chunk: clusters[slice(*array.bounds(chunk))], cache, "Writing clusters")
-        index = write_guide(vectors, _read_row_keys(sampler.dataset)) if refresh.guide else None
+        index = write_guide(vectors, read_row_keys(sampler.dataset)) if refresh.guide else None
         record = cache.processes.decide(
             lambda: self._compare(sampler, vectors, clusters, {"epoch": epoch, "dataset": number})
         )
@@ -186,7 +195,7 @@ class Refresher:
             self._pairs[number] = Pairs.prepare("", dataset, options, show_progress_bar=False)
         return self._pairs[number]
 
-    def _make_encoder(self, dataset: Any, pairs: Pairs, refresh: Refresh, cache: SharedCache) -> TrainedEncoder:
+    def _make_encoder(self, dataset: Any, pairs: Pairs, refresh: RefreshOptions, cache: SharedCache) -> TrainedEncoder:
         args = self.trainer.args
         columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[:2][-1]}
         name = find_name(self.trainer, dataset)
@@ -215,18 +224,6 @@ class Refresher:
                 record[name] = measure_planned(vectors, plan.rows[plan.order[:n_batches]].astype(np.int64))
         return record
 
-    def _find_guided(self) -> list[Any]:
-        """Return the guided losses, also those within others or by name of dataset."""
-        loss = self.trainer.loss
-        parts = [part for one in (loss.values() if isinstance(loss, dict) else [loss]) for part in one.modules()]
-        guided = [part for part in parts if isinstance(getattr(part, "guide", None), GuideVectors)]
-        if not guided:
-            raise StartError(
-                f"refresh=Refresh(guide=True), but the loss {type(loss).__name__} has no guide; take "
-                "GuidedMultipleNegativesRankingLoss, or guide=False"
-            )
-        return guided
-
     def _load_guide(self, epoch: int, number: int) -> None:
         """Give the guided losses the new vectors, beside those of the other datasets."""
         name = self.folder.read(epoch, number)["guide"]
@@ -234,15 +231,17 @@ class Refresher:
             return
         self._guides[number] = GuideVectors.open_index(self.folder.work / name)
         indices = tuple(index for _, guide in sorted(self._guides.items()) for index in guide.indices)
-        for loss in self._find_guided():
+        for loss in find_guided_losses(self.trainer.loss):
             loss.guide = GuideVectors(indices)
 
 
-def _choose_clusters(refresh: Refresh) -> ClusterOptions:
+def _choose_clusters(refresh: RefreshOptions) -> ClusterOptions:
     return ClusterOptions(cluster_size=refresh.cluster_size, key=refresh.key, seed=refresh.seed, niter=refresh.niter)
 
 
-def _renew(refresh: Refresh, epoch: int, last: Sequence[str], pairs: Pairs, options: ClusterOptions) -> Renewal | None:
+def _renew(
+    refresh: RefreshOptions, epoch: int, last: Sequence[str], pairs: Pairs, options: ClusterOptions
+) -> Renewal | None:
     """Draw the rows that are embedded anew, and all of a source of which fewer than its clusters would be drawn."""
     if refresh.sample == 1 or not last:
         return None
@@ -255,16 +254,6 @@ def _renew(refresh: Refresh, epoch: int, last: Sequence[str], pairs: Pairs, opti
     return Renewal(tuple(last), is_fresh | (drawn < needed)[pairs.source_of_row])
 
 
-def _read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:
-    if not has_row_keys(dataset):
-        raise StartError(
-            "refresh=Refresh(guide=True) needs row keys, which are not there: attach_clusters(dataset, encoder, "
-            "guide=True)"
-        )
-    keys: npt.NDArray[np.int64] = dataset.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy()
-    return keys
-
-
 def _refuse_damaged(folder: Path) -> Any:
     def refuse(chunk: int) -> Numbers:
         raise StartError(
@@ -273,3 +262,33 @@ def _refuse_damaged(folder: Path) -> Any:
         )
 
     return refuse
+
+
+@dataclass(frozen=True)
+class Refresh(RefreshOptions):
+    """Clusters of the model as it is now: before some epochs the texts are embedded with it, and clustered.
+
+    The negatives of the epoch are hard for this model, as in ANCE (arXiv 2007.00808); a model that starts from nothing
+    has no use for fine clusters before it knows the coarse topics.
+
+    Args:
+        first: The first epoch with clusters of the model. Before it batches share what the dataset has: its own
+            clusters, or its sources, or nothing.
+        every: Epochs that clusters serve.
+        cluster_size: Mean rows of a cluster.
+        key: The text that decides the cluster: query, passage, or both.
+        sample: Share of the rows, drawn anew each time, that is embedded and clustered; the others go to the nearest
+            cluster by their last vectors. The first time all are embedded.
+        niter: Iterations of k-means, which starts from the last centroids.
+        seed: Seed of k-means and of the sample.
+        guide: Whether a guided loss gets the new vectors as its guide, in place of those from before training.
+        batch_size: Texts that the model embeds at once; by the kind of model if None.
+        mine: Explicit negatives of each row to write beside the clusters, for a next run; see `mine_negatives`. This
+            run goes on without: its columns cannot grow while they are read.
+        mine_margin: Share of the positive's cosine similarity by which such a negative is to stay below it, which is
+            `relative_margin` of `mine_hard_negatives`.
+    """
+
+    def make_refresher(self, trainer: Any) -> Refresher:
+        """Make what embeds and clusters with the model of a trainer."""
+        return Refresher(trainer)

@@ -12,9 +12,9 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from st_cluster_batches.batches.planned import RefreshedSampler
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.guide_index import GuideIndex
+from st_cluster_batches.refresh.schedule import RefreshedSampler
 from st_cluster_batches.storage.cache import read_json, write_atomically
 
 logger = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from examples import label_pairs, make_pairs, make_static_model
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, Refresh, attach_clusters
-from st_cluster_batches.batches import mining
 from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.mining import NEGATIVES_FOLDER, find_negatives
-from st_cluster_batches.batches.refresh_folder import FOLDER
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import PairOptions, Pairs
+from st_cluster_batches.refresh import mining
+from st_cluster_batches.refresh.folder import FOLDER
+from st_cluster_batches.refresh.mining import NEGATIVES_FOLDER, find_negatives
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 MINED = Refresh(cluster_size=40, mine=3, mine_margin=0.02)

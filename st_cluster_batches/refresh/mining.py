@@ -17,12 +17,11 @@ import torch
 from scipy.sparse import csc_array, csr_array
 
 from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.planned import RefreshedSampler
-from st_cluster_batches.batches.refresh import Refresh
 from st_cluster_batches.clusters.false_negatives import hash_keys, hash_pairs
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.pairs import Pairs
+from st_cluster_batches.refresh.schedule import RefreshedSampler, RefreshOptions
 from st_cluster_batches.storage.cache import hash_values, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray
 
@@ -39,7 +38,9 @@ _ROWS = 10_000  # written at once
 Integers = npt.NDArray[np.int64]
 
 
-def mine_negatives(vectors: PairVectors, sampler: RefreshedSampler, refresh: Refresh, folder: Path) -> dict[str, int]:
+def mine_negatives(
+    vectors: PairVectors, sampler: RefreshedSampler, refresh: RefreshOptions, folder: Path
+) -> dict[str, int]:
     """Find explicit negatives with the vectors of a refresh, together with the other processes, and write them.
 
     Args:

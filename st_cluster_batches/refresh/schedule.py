@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from st_cluster_batches.batches.options import PlanOptions
+from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
 from st_cluster_batches.columns import CLUSTER
+from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.storage.numbers import as_count
 
 if TYPE_CHECKING:
-    from st_cluster_batches.batches.options import PlanOptions
-    from st_cluster_batches.data.pairs import Key
+    import numpy as np
+    import numpy.typing as npt
+
+    from st_cluster_batches.batches.plan import BatchPlan
+
+    Integers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
-class Refresh:
-    """Clusters of the model as it is now: before some epochs the texts are embedded with it, and clustered.
-
-    The negatives of the epoch are hard for this model, as in ANCE (arXiv 2007.00808); a model that starts from nothing
-    has no use for fine clusters before it knows the coarse topics.
-
-    Args:
-        first: The first epoch with clusters of the model. Before it batches share what the dataset has: its own
-            clusters, or its sources, or nothing.
-        every: Epochs that clusters serve.
-        cluster_size: Mean rows of a cluster.
-        key: The text that decides the cluster: query, passage, or both.
-        sample: Share of the rows, drawn anew each time, that is embedded and clustered; the others go to the nearest
-            cluster by their last vectors. The first time all are embedded.
-        niter: Iterations of k-means, which starts from the last centroids.
-        seed: Seed of k-means and of the sample.
-        guide: Whether a guided loss gets the new vectors as its guide, in place of those from before training.
-        batch_size: Texts that the model embeds at once; by the kind of model if None.
-        mine: Explicit negatives of each row to write beside the clusters, for a next run; see `mine_negatives`. This
-            run goes on without: its columns cannot grow while they are read.
-        mine_margin: Share of the positive's cosine similarity by which such a negative is to stay below it, which is
-            `relative_margin` of `mine_hard_negatives`.
-    """
+class RefreshOptions(ABC):
+    """The options of `Refresh`, which says what they mean, checked."""
 
     first: int = 1
     every: int = 1
@@ -55,8 +42,6 @@ class Refresh:
             object.__setattr__(self, name, as_count(name, getattr(self, name), least=least))
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
-        from st_cluster_batches.data.pairs import KEYS  # samplers are imported without what reads texts
-
         if self.key not in KEYS:
             raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}")
         if not 0 < self.sample <= 1:
@@ -104,3 +89,24 @@ class Refresh:
         """
         latest = epoch - (epoch - self.first) % self.every
         return next((one for one in range(latest, self.first - 1, -self.every) if self.is_used(options, one)), None)
+
+    @abstractmethod
+    def make_refresher(self, trainer: Any) -> Refresher:
+        """Make what embeds and clusters with the model of a trainer."""
+
+
+class RefreshedSampler(PlannedSampler, Protocol):
+    """One whose clusters are made of the model as it is."""
+
+    @property
+    def refresh(self) -> RefreshOptions:
+        """When they are made."""
+
+    def find_refresh(self, epoch: int) -> int | None:
+        """Return the epoch at whose start the clusters of an epoch are made; None before the first."""
+
+    def make_plan(self, strata: tuple[str, ...], clusters: Integers | None) -> BatchPlan:
+        """Make a plan of batches that share some columns, perhaps with other clusters than those of the dataset."""
+
+    def relabel(self, epoch: int, clusters: Integers) -> None:
+        """Fill batches from other clusters from now on."""

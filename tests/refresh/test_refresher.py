@@ -33,9 +33,9 @@ from st_cluster_batches import (
     attach_clusters,
 )
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.refresh_folder import FOLDER, RefreshFolder
-from st_cluster_batches.batches.refreshing import Refresher
-from st_cluster_batches.batches.trained_encoder import TrainedEncoder
+from st_cluster_batches.refresh.folder import FOLDER, RefreshFolder
+from st_cluster_batches.refresh.refresher import Refresher
+from st_cluster_batches.refresh.trained_encoder import TrainedEncoder
 from st_cluster_batches.row_keys import certify_keys
 
 
@@ -189,7 +189,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return encode(self, side, texts)
 
     monkeypatch.setattr(TrainedEncoder, "_encode", count)
-    monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+    monkeypatch.setattr("st_cluster_batches.refresh.refresher._MEASURED_ROWS", 16)
     return sizes
 
 
@@ -481,7 +481,7 @@ def test_every_refresh_embeds_with_the_few_weights_that_are_trained(
         return vectors
 
     monkeypatch.setattr(TrainedEncoder, "_encode", keep)
-    monkeypatch.setattr("st_cluster_batches.batches.refreshing._MEASURED_ROWS", 16)
+    monkeypatch.setattr("st_cluster_batches.refresh.refresher._MEASURED_ROWS", 16)
     watch = train(tmp_path, make_pairs(120), Refresh(cluster_size=20), model=bert, num_train_epochs=3)
     assert [one[0] for one in watch.epochs] == [None, 1, 2]
     assert len(made) == 2 and np.abs(made[0] - made[1]).max() > 1e-4

@@ -1,0 +1,1 @@
+"""Clusters and negatives of the model that is being trained, before an epoch."""
