@@ -12,7 +12,7 @@ import xxhash
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Key, Pairs
-from st_cluster_batches.storage.cache import hash_values
+from st_cluster_batches.storage.cache import hash_array, hash_values
 from st_cluster_batches.storage.chunks import ChunkedArray
 
 _CLUSTER_BITS = 24  # of a cluster's number are its place among the clusters of its source
@@ -37,8 +37,8 @@ def assign_rows(vectors: PairVectors, key: Key, centroids: Mapping[str, Centroid
     own = [centroids[name] for name in pairs.sources]
     indexes = [NearestCentroid(one) for one in own]
     given = vectors.communities
-    made_from = [*vectors.name(key), pairs.data_hash, *map(digest_array, own)]
-    made_from += [] if given is None else [digest_array(given)]
+    made_from = [*vectors.name(key), pairs.data_hash, *map(hash_array, own)]
+    made_from += [] if given is None else [hash_array(given)]
     array = ChunkedArray.at(cache.folder / f"nearest-{hash_values(made_from)}", len(pairs))
 
     def make(chunk: int) -> npt.NDArray[Any]:
@@ -81,8 +81,7 @@ def number_clusters(centroids: Mapping[str, Centroids]) -> dict[str, int]:
     joined later share a number only if they share a cluster. The clusters of a source are numbered on from it.
     """
     return {
-        name: (xxhash.xxh3_64_intdigest(f"{name}\0{digest_array(own)}".encode()) >> (_CLUSTER_BITS + 1))
-        << _CLUSTER_BITS
+        name: (xxhash.xxh3_64_intdigest(f"{name}\0{hash_array(own)}".encode()) >> (_CLUSTER_BITS + 1)) << _CLUSTER_BITS
         for name, own in centroids.items()
     }
 
@@ -102,8 +101,3 @@ def read_clusters(
     offsets = np.asarray([first_cluster[name] for name in pairs.sources], dtype=np.int64)
     clusters: npt.NDArray[np.int64] = nearest.slice(low, high)["cluster"] + offsets[pairs.source_of_row[low:high]]
     return clusters
-
-
-def digest_array(array: npt.NDArray[Any]) -> str:
-    """Hash the values of an array."""
-    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)

@@ -21,7 +21,7 @@ from st_cluster_batches.clusters.artefact import (
     read_manifest,
     save_encoder,
 )
-from st_cluster_batches.clusters.assigning import digest_array, number_clusters
+from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.following import compare_columns, tell_of_keyless, tell_of_middles
@@ -35,7 +35,7 @@ from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts, sides_of
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.storage.cache import default_cache_dir, make_folder, write_atomically, write_whole
+from st_cluster_batches.storage.cache import default_cache_dir, hash_array, make_folder, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -241,7 +241,7 @@ class Clustering:
         with write_whole(directory / CENTROIDS_FILE) as temporary:
             temporary.write_bytes(save({f"source {at}": array for at, array in enumerate(self.centroids.values())}))
         save_encoder(self.encoder, str(self.manifest.get("encoder")), directory / ENCODER_FOLDER)
-        hashes = {name: digest_array(array) for name, array in self.centroids.items()}
+        hashes = {name: hash_array(array) for name, array in self.centroids.items()}
         # Last, since a folder with a manifest counts as complete.
         manifest = {**self.manifest, "centroids": hashes}
         write_atomically(directory / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -269,7 +269,7 @@ class Clustering:
         arrays = load_file(folder / CENTROIDS_FILE)
         hashes = manifest.pop("centroids")
         centroids = {source: arrays[f"source {at}"] for at, source in enumerate(hashes)}
-        if {source: digest_array(array) for source, array in centroids.items()} != hashes:
+        if {source: hash_array(array) for source, array in centroids.items()} != hashes:
             raise ValueError(f"{name}: {CENTROIDS_FILE} does not hold what {MANIFEST_FILE} says; load both again")
         if encoder is not None:
             return cls(centroids, manifest).with_encoder(encoder, trust_remote_code=trust_remote_code)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from st_cluster_batches.clusters.artefact import MANIFEST_FILE
-from st_cluster_batches.clusters.assigning import assign_rows, digest_array, measure_clusters
+from st_cluster_batches.clusters.assigning import assign_rows, measure_clusters
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.communities import cut_sources, find_middles
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
@@ -25,7 +24,7 @@ from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.two_level_kmeans import MOST_AT_ONCE, fit_in_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Pairs
-from st_cluster_batches.storage.cache import hash_values
+from st_cluster_batches.storage.cache import hash_array, hash_values, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.shared_cache import SharedCache
 
@@ -59,9 +58,9 @@ def fit_vectors(
     for one in vectors:
         cut_sources(one, options, cache)
     data_hash = hash_values([one.pairs.data_hash for one in vectors])
-    started = [[digest_array(one) for one in start.values()]] if start else []
+    started = [[hash_array(one) for one in start.values()]] if start else []
     started += [one.name(options.key) for one in vectors if one.renewal is not None]
-    started += [[digest_array(one.communities)] for one in vectors if one.communities is not None]
+    started += [[hash_array(one.communities)] for one in vectors if one.communities is not None]
     name = hash_values(
         data_hash, encoder.fingerprint, asdict(options), require_faiss().__version__, _FIT_VERSION, *started
     )
@@ -121,9 +120,10 @@ def _keep(path: Path, make: Callable[[], dict[str, Centroids]], cache: SharedCac
     """Make centroids in the first process, keep them in the cache, and give them to all processes."""
 
     def save() -> None:
-        # The manifest is written last: without it a kill or a full disk has left the folder half-written.
-        if not (path / MANIFEST_FILE).is_file():
-            Clustering(make()).save(path)
+        # As a whole: another job that finds other centroids, on another device, must not mix its own with these.
+        if not path.exists():
+            with write_whole(path) as temporary:
+                Clustering(make()).save(temporary)
 
     cache.processes.once(save, None)
     return Clustering.load(path).centroids

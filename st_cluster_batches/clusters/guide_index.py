@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.row_keys import certify_keys, read_marks
-from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically, write_whole
+from st_cluster_batches.storage.cache import hash_array, hash_values, read_json, write_atomically, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
 
 PREFIX = "guide-"  # of the names of indices
@@ -41,7 +41,7 @@ def write_guide(vectors: PairVectors, keys: RowKeys | None = None) -> Path:
     folders = [vectors.embed_column(at).folder.name for at in range(len(columns))]
     hashes = vectors.row_hashes
     keys = None if keys is None else read_marks(keys)[0]
-    given = [] if keys is None else [keys.tobytes().hex()]
+    given = [] if keys is None else [hash_array(keys)]
     name = f"{PREFIX}{hash_values(encoder.fingerprint, hashes.folder.name, folders, *given)}"
 
     def write() -> None:

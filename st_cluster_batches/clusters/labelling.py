@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from st_cluster_batches.clusters.assigning import assign_rows, digest_array, number_clusters, read_clusters
+from st_cluster_batches.clusters.assigning import assign_rows, number_clusters, read_clusters
 from st_cluster_batches.clusters.false_negatives import find_keys, tell_of_keys
 from st_cluster_batches.clusters.guide_index import make_row_keys, write_guide
 from st_cluster_batches.clusters.kmeans import Centroids, require_faiss
@@ -20,7 +20,7 @@ from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, join_labels, write_labels
 from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.row_keys import ROW_KEY, mark_keys
-from st_cluster_batches.storage.cache import hash_values, read_seal, seal
+from st_cluster_batches.storage.cache import hash_array, hash_values, read_seal, seal
 from st_cluster_batches.storage.chunks import ChunkedArray
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ class _Labelling:
         """Return a name of the labels in the cache, by all that decides them."""
         hashes = (
             [(one.pairs.data_hash, one.pairs.targets) for one in self.vectors],
-            {name: digest_array(one) for name, one in self.centroids.items()},
+            {name: hash_array(one) for name, one in self.centroids.items()},
         )
         guided = [] if self.marked is None else ["guide", *self.marked]
-        guided += [digest_array(one.communities) for one in self.vectors if one.communities is not None]
+        guided += [hash_array(one.communities) for one in self.vectors if one.communities is not None]
         decided = (self.vectors[0].encoder.fingerprint, self.key, self.threshold, require_faiss().__version__)
         return f"labels-{hash_values(*hashes, *decided, _LABEL_VERSION, *guided)}"
 

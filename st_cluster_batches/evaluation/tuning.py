@@ -104,8 +104,8 @@ def tune(
         communities: Whether to try communities too (B3), one in a batch and several; needs `guide` and METIS.
         truncate_dim: Keep the first so many dimensions of the encoder's vectors.
         trust_remote_code: Whether code that comes with encoder and model may run.
-        output_dir: Folder for `choice.json`, its figure, and `runs/`; in the cache by default. What would be chosen by
-            another key is in a folder of that name below `keys/`.
+        output_dir: Folder for `choice.json`, its figure, and `runs/`; by default runs are kept in the cache, and the
+            choice is returned alone. What would be chosen by another key is in a folder of that name below `keys/`.
         cache_dir: Where vectors are kept.
         show_progress_bar: Whether to show progress.
 
@@ -152,11 +152,14 @@ def tune(
                 warn_of_trials_without_prompts(start.model)
         else:
             start = Start.load(model or encoder, cache.folder, trust_remote_code)
-        if output_dir is not None:  # from the cache nobody reads a choice
+        if output_dir is not None:
             output.mkdir(parents=True, exist_ok=True)
             stack.enter_context(claim(output, "tune"))
         embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
-        return Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
+        choices = Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
+        if output_dir is not None:
+            _write_choices(choices, output)
+        return next(iter(choices.values()))
 
 
 def _check_part(part: Pairs) -> None:
@@ -193,11 +196,8 @@ class Tuning:
     cache: SharedCache
     output: Path
 
-    def choose(self, parts: Sequence[Pairs]) -> Choice:
-        """Choose for every source, with the key that promises most for all of them, and write what was found.
-
-        What would be chosen by another key goes below `keys`, where it can be followed as well.
-        """
+    def choose(self, parts: Sequence[Pairs]) -> dict[Key, Choice]:
+        """Choose for every source, by key; the key that promises most for all of them is the first."""
         measured: dict[Key, dict[str, Measured]] = {key: {} for key in self.options.keys}
         for part in parts:
             for code, name in enumerate(part.sources):
@@ -208,16 +208,7 @@ class Tuning:
         judged = {key: judge_measured(own) for key, own in measured.items()}
         promises = {key: promise for key, (*_, promise) in judged.items()}
         choices = {key: self._describe(key, *judged[key][:2], promises) for key in judged}
-        best = max(promises, key=lambda key: promises[key])
-        for key in KEYS:  # of an earlier run, perhaps with other keys
-            if (self.output / KEYS_FOLDER / key / CHOICE_FILE).is_file():
-                shutil.rmtree(self.output / KEYS_FOLDER / key)
-        for key, choice in choices.items():
-            folder = self.output if key == best else self.output / KEYS_FOLDER / key
-            choice.save(folder)
-            if can_draw("A figure of the choice"):
-                draw_tuning(choice.describe(), folder)
-        return choices[best]
+        return {key: choices[key] for key in sorted(promises, key=lambda key: -promises[key])}
 
     def _describe(
         self, key: Key, chosen: Mapping[str, Candidate], evidence: Record, promises: Mapping[Key, float]
@@ -288,6 +279,18 @@ class Tuning:
             "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
         }
+
+
+def _write_choices(choices: Mapping[Key, Choice], output: Path) -> None:
+    """Write choices and their figures, the first into the folder itself, the others below `keys`."""
+    for key in KEYS:  # of an earlier run, perhaps with other keys
+        if (output / KEYS_FOLDER / key / CHOICE_FILE).is_file():
+            shutil.rmtree(output / KEYS_FOLDER / key)
+    for number, (key, choice) in enumerate(choices.items()):
+        folder = output / KEYS_FOLDER / key if number else output
+        choice.save(folder)
+        if can_draw("A figure of the choice"):
+            draw_tuning(choice.describe(), folder)
 
 
 def _list_candidates(problem: Problem, options: TuneOptions) -> list[Candidate]:

@@ -12,7 +12,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, lis
 from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, read_marks
-from st_cluster_batches.storage.cache import hash_values
+from st_cluster_batches.storage.cache import hash_array
 from st_cluster_batches.training.pairs import find_labels, label_pairs, tell_of_idle_threshold
 from st_cluster_batches.training.recipe import Recipe
 
@@ -79,7 +79,7 @@ def hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
     """Return hashes of which rows mask nothing, where there are such rows."""
     keyed = [part.with_format("arrow", columns=[ROW_KEY]) for part in list_parts(dataset) if has_row_keys(part)]
     marks = [read_marks(part[:][ROW_KEY].to_numpy())[1] for part in keyed]
-    return [hash_values(one.tobytes().hex()) for one in marks] if any(one.any() for one in marks) else []
+    return [hash_array(one) for one in marks] if any(one.any() for one in marks) else []
 
 
 def hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:

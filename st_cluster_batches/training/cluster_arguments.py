@@ -29,9 +29,8 @@ class ClusterArguments:
     )
     tuned: str | None = field(default=None, metadata={"help": "Output of `tune`; `auto` lets `compare` tune."})
     max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
-    global_batch_size: int = field(
-        default=ClusterOptions.global_batch_size,
-        metadata={"help": "Rows of a global batch, for `n_clusters: auto`."},
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows of a global batch, for `n_clusters: auto`; by default those of the run."}
     )
     false_negative_threshold: float | None = field(
         default=None, metadata={"help": "Similarity from which on passages count as false negatives of one another."}
@@ -55,16 +54,28 @@ class ClusterArguments:
             raise ValueError(f"tuned: auto says how clusters are made; leave {' and '.join(given)} out")
 
     def options(
-        self, columns: list[str] | None = None, show_progress_bar: bool = True, guide: bool = False
+        self,
+        columns: list[str] | None = None,
+        show_progress_bar: bool = True,
+        guide: bool = False,
+        global_batch_size: int = ClusterOptions.global_batch_size,
     ) -> AttachOptions:
-        """Return the options of attaching clusters, checked; `columns` are those of the data."""
+        """Return the options of attaching clusters, checked.
+
+        Args:
+            columns: Those of the data.
+            show_progress_bar: Whether to show progress.
+            guide: Whether the loss needs the vectors.
+            global_batch_size: That of the run, which `n_clusters: auto` goes by unless it is told another.
+        """
         tuned = None if self.tuned == AUTO else find_choice(self.tuned)
+        default = global_batch_size if self.n_clusters == "auto" else ClusterOptions.global_batch_size
         return AttachOptions(
             ClusterOptions(
                 n_clusters=parse_n_clusters(self.n_clusters),
                 cluster_size=self.cluster_size,
                 max_cluster_size=self.max_cluster_size,
-                global_batch_size=self.global_batch_size,
+                global_batch_size=default if self.global_batch_size is None else self.global_batch_size,
                 key=find_key(self.key, tuned),
                 seed=self.cluster_seed,
                 method=self.method,

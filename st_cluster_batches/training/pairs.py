@@ -170,7 +170,9 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
             dataset,
             clusters.encoder or recipe.model.model_name_or_path,
             replace(
-                clusters.options(recipe.data.columns, not recipe.training.disable_tqdm, needs_guide),
+                clusters.options(
+                    recipe.data.columns, not recipe.training.disable_tqdm, needs_guide, recipe.global_batch_size
+                ),
                 trust_remote_code=recipe.model.trust_remote_code,
             ),
         )

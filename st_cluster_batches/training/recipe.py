@@ -51,16 +51,19 @@ class Recipe:
                 f"refresh_guide: true renews the vectors of a guide, and loss: {self.model.loss} has none; take loss: "
                 "guided, or leave refresh_guide out"
             )
-        size, n_devices = self.training.train_batch_size, self.training.world_size
-        check_chunks(self.training.rows_per_stratum, size * n_devices, self.training.random_fraction)
-        if n_devices > 1 and not self.model.gather_across_devices:
-            check_own_chunks(self.training.rows_per_stratum, size, size * n_devices)
+        check_chunks(self.training.rows_per_stratum, self.global_batch_size, self.training.random_fraction)
+        if self.training.world_size > 1 and not self.model.gather_across_devices:
+            check_own_chunks(self.training.rows_per_stratum, self.training.train_batch_size, self.global_batch_size)
+
+    @property
+    def global_batch_size(self) -> int:
+        """The rows of a step, on all devices."""
+        return int(self.training.train_batch_size * self.training.world_size)
 
     @property
     def rows_compared(self) -> int:
         """The rows among which the loss takes negatives: those of a global batch if it gathers, else of one device."""
-        own: int = self.training.train_batch_size
-        return own * self.training.world_size if self.model.gather_across_devices else own
+        return self.global_batch_size if self.model.gather_across_devices else int(self.training.train_batch_size)
 
 
 class _Parser(HfArgumentParser):  # type: ignore[misc]  # the host library has no types

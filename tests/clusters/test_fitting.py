@@ -53,14 +53,14 @@ def test_splitting_that_never_settles_ends_in_a_clustering(cache: Path, monkeypa
     assert sum(clustering.manifest["statistics"]["all"]["sizes"]) == 600
 
 
-def test_a_draft_that_was_left_half_written_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_that_cannot_be_written_leaves_nothing_and_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr("st_cluster_batches.clusters.clustering.write_atomically", fail)
         fit(cache, make_lopsided())
-    assert list(cache.glob("draft-*")) and fit(cache, make_lopsided()).centroids
+    assert not list(cache.glob("draft-*")) and fit(cache, make_lopsided()).centroids
 
 
 def test_parts_of_a_split_cluster_stay_neighbours(cache: Path) -> None:

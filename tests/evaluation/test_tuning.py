@@ -53,6 +53,13 @@ def test_a_source_where_clusters_harm_gets_none(pairs: Dataset, tmp_path: Path) 
     assert worst < -0.02
 
 
+def test_without_a_folder_runs_alone_are_kept_in_the_cache(pairs: Dataset, tmp_path: Path) -> None:
+    pairs = pairs.select(range(400))
+    choice = tune(pairs, make_planted_model(True), cache_dir=tmp_path, **QUICK)
+    assert choice.sources and list((tmp_path / "tune" / "runs").iterdir())
+    assert [path.name for path in (tmp_path / "tune").iterdir()] == ["runs"]
+
+
 def test_two_choices_are_not_made_in_one_folder(pairs: Dataset, tmp_path: Path) -> None:
     with claim(tmp_path, "tune"), pytest.raises(OSError, match="Another process is at work in"):
         run(pairs, tmp_path)

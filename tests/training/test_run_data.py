@@ -10,7 +10,7 @@ from trainers import record_texts
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.output import write_output
-from st_cluster_batches.training.recipe import parse_values
+from st_cluster_batches.training.recipe import parse_values, read_recipe
 from st_cluster_batches.training.run import build_trainer, prepare_run
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
@@ -63,3 +63,11 @@ def test_pairs_labelled_with_a_text_called_source_are_held_out_capped_and_guided
     assert [Path(one).name for one in tasks] == ["held_out"]
     assert 270 <= len(run.trainer.train_dataset) <= 290
     assert {"source", "target"} <= {*run.trainer.train_dataset.column_names}
+
+
+def test_auto_makes_clusters_of_eight_batches_of_the_run_itself(workspace: Path) -> None:
+    words = ["--n_clusters", "auto", "--per_device_train_batch_size", "5"]
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    assert run.clustering is not None and len(run.clustering.centroids["all"]) == 120 // (8 * 5)
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--global_batch_size", "3"]))
+    assert run.clustering is not None and len(run.clustering.centroids["all"]) == 120 // (8 * 3)
