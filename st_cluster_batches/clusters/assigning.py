@@ -12,8 +12,8 @@ import xxhash
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Key, Pairs
-from st_cluster_batches.storage.cache import hash_array, hash_values
-from st_cluster_batches.storage.chunks import ChunkedArray
+from st_cluster_batches.storage.cache import hash_values
+from st_cluster_batches.storage.chunks import ChunkedArray, hash_array
 
 _CLUSTER_BITS = 24  # of a cluster's number are its place among the clusters of its source
 _NEAREST = np.dtype([("cluster", np.int32), ("similarity", np.float32)])

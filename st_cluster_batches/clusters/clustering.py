@@ -35,7 +35,8 @@ from st_cluster_batches.clusters.vectors import PairVectors, join_sides
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts, sides_of
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.storage.cache import default_cache_dir, hash_array, make_folder, write_atomically, write_whole
+from st_cluster_batches.storage.cache import default_cache_dir, make_folder, write_atomically, write_whole
+from st_cluster_batches.storage.chunks import hash_array
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.shared_cache import SharedCache
 

@@ -24,8 +24,8 @@ from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.two_level_kmeans import MOST_AT_ONCE, fit_in_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Pairs
-from st_cluster_batches.storage.cache import hash_array, hash_values, write_whole
-from st_cluster_batches.storage.chunks import ChunkedArray
+from st_cluster_batches.storage.cache import hash_values, write_whole
+from st_cluster_batches.storage.chunks import ChunkedArray, hash_array
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.row_keys import certify_keys, read_marks
-from st_cluster_batches.storage.cache import hash_array, hash_values, read_json, write_atomically, write_whole
-from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows
+from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically, write_whole
+from st_cluster_batches.storage.chunks import ChunkedArray, MappedRows, hash_array
 
 PREFIX = "guide-"  # of the names of indices
 _MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)

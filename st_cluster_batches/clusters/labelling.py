@@ -20,8 +20,8 @@ from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, join_labels, write_labels
 from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.row_keys import ROW_KEY, mark_keys
-from st_cluster_batches.storage.cache import hash_array, hash_values, read_seal, seal
-from st_cluster_batches.storage.chunks import ChunkedArray
+from st_cluster_batches.storage.cache import hash_values, read_seal, seal
+from st_cluster_batches.storage.chunks import ChunkedArray, hash_array
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,7 +12,7 @@ from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, lis
 from st_cluster_batches.data.roles import Columns, find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, read_marks
-from st_cluster_batches.storage.cache import hash_array
+from st_cluster_batches.storage.chunks import hash_array
 from st_cluster_batches.training.pairs import find_labels, label_pairs, tell_of_idle_threshold
 from st_cluster_batches.training.recipe import Recipe
 

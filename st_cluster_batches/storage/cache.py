@@ -17,8 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import xxhash
 from safetensors import SafetensorError
 
@@ -152,11 +150,6 @@ def write_atomically(path: Path, text: str) -> None:
 def hash_values(*values: Any) -> str:
     """Hash JSON values to 32 hexadecimal digits, to name what was made of them."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
-
-
-def hash_array(array: npt.NDArray[Any]) -> str:
-    """Hash the values of an array."""
-    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
 
 
 def seal(paths: list[Path], seal_path: Path, report: dict[str, Any]) -> None:

@@ -213,3 +213,8 @@ def _digest(rows: Array) -> str:
     state = xxhash.xxh3_64(f"{rows.dtype} {rows.shape}".encode())
     state.update(np.ascontiguousarray(rows).view(np.uint8).data)
     return state.hexdigest()
+
+
+def hash_array(array: Array) -> str:
+    """Hash the values of an array, to name what was made of it."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)

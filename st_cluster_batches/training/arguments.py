@@ -87,7 +87,11 @@ class DataArguments:
         default=None, metadata={"help": "Columns of negatives, where train_data has lists of them."}
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder that relative names in train_data and eval_tasks start from."}
+        default=None,
+        metadata={
+            "help": "Folder that relative names start from; those of train_data have to be there, others that are not "
+            "there stand for themselves."
+        },
     )
     columns: list[str] | None = field(
         default=None,

@@ -53,7 +53,7 @@ def test_splitting_that_never_settles_ends_in_a_clustering(cache: Path, monkeypa
     assert sum(clustering.manifest["statistics"]["all"]["sizes"]) == 600
 
 
-def test_a_draft_that_cannot_be_written_leaves_nothing_and_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_that_cannot_be_written_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
