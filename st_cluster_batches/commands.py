@@ -33,7 +33,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> Result:
         as_count("--seeds", arguments.seeds)
         as_count("--pairs", arguments.pairs, least=1000)
         make_folder(arguments.output)
-        from st_cluster_batches.batches.telling import tell_of_batches
+        from st_cluster_batches.batches.plan_messages import tell_of_batches
         from st_cluster_batches.demo.comparison import gather_pairs, load_start, run_demo
         from st_cluster_batches.demo.description import describe_demo
 

@@ -17,9 +17,10 @@ from transformers.trainer_callback import ExportableState
 from st_cluster_batches.batches.callers import find_inner_sampler
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
-from st_cluster_batches.batches.continuing import describe_run, hash_clusters, refuse_other_batches
 from st_cluster_batches.batches.options import StartError
+from st_cluster_batches.batches.plan_messages import IDLE_SEARCH, tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
+from st_cluster_batches.batches.resume_checks import describe_run, hash_clusters, refuse_other_batches
 from st_cluster_batches.batches.run_length import (
     count_epochs,
     count_passes,
@@ -29,7 +30,6 @@ from st_cluster_batches.batches.run_length import (
     refuse_unreached,
     tell_of_other_length,
 )
-from st_cluster_batches.batches.telling import IDLE_SEARCH, tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.columns import show_labels
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 from st_cluster_batches.storage.cache import read_json, write_atomically

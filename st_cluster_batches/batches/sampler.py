@@ -18,6 +18,7 @@ from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
 from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
+from st_cluster_batches.batches.protocols import RefreshSchedule
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
 from st_cluster_batches.batches.targets import refuse_row_keys
@@ -26,8 +27,6 @@ from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from st_cluster_batches.batches.protocols import RefreshSchedule
 
 logger = logging.getLogger(__name__)
 

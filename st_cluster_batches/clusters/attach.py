@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from st_cluster_batches.clusters.choice import Choice, Method, find_choice, tell_of_chunks
+from st_cluster_batches.clusters.choice_checks import check_sources, compare_choice
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors
-from st_cluster_batches.clusters.following import check_sources, compare_choice
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, find_key

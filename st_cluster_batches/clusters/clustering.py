@@ -21,11 +21,11 @@ from st_cluster_batches.clusters.artefact import (
     read_manifest,
     save_encoder,
 )
+from st_cluster_batches.clusters.assign_input import check_vectors, read_rows, split_texts
 from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
+from st_cluster_batches.clusters.choice_checks import compare_columns, tell_of_keyless, tell_of_middles
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.following import compare_columns, tell_of_keyless, tell_of_middles
-from st_cluster_batches.clusters.given import check_vectors, read_rows, split_texts
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions

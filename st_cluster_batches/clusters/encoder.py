@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.clusters.saved import naming_model, read_kind, warn_of_raw
+from st_cluster_batches.clusters.saved_models import naming_model, read_kind, warn_of_raw
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.storage.cache import write_whole
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.clusters.choice_checks import compare_columns
 from st_cluster_batches.clusters.false_negatives import hash_keys
-from st_cluster_batches.clusters.following import compare_columns
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.meaning import check_meaning
 from st_cluster_batches.data.pairs import WHOLE, Key, PairOptions, sides_of

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from st_cluster_batches.clusters.earlier import EarlierRows, write_index
+from st_cluster_batches.clusters.earlier_rows import EarlierRows, write_index
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import widen
 from st_cluster_batches.data.pairs import Key, Pairs, Side, sides_of

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import xxhash
 
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.data.dataset_kinds import describe_kind, find_call
 from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
-from st_cluster_batches.data.passed import describe_kind, find_call
 from st_cluster_batches.data.roles import Columns, Roles, find_roles, list_texts, read_as_columns, tell_roles
 from st_cluster_batches.data.sources import read_sources, refuse_text, refuse_text_called_source
 from st_cluster_batches.data.texts import check_texts

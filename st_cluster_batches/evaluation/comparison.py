@@ -24,7 +24,7 @@ from st_cluster_batches.columns import SOURCE, list_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.loader_hardness import measure_loader
-from st_cluster_batches.evaluation.prepared import Variant, choose_starts, prepare_variant
+from st_cluster_batches.evaluation.prepared_variant import Variant, choose_starts, prepare_variant
 from st_cluster_batches.evaluation.runs import (
     Record,
     measure_run,

@@ -19,7 +19,7 @@ from transformers import PrinterCallback
 
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.telling import tell_of_batches
+from st_cluster_batches.batches.plan_messages import tell_of_batches
 from st_cluster_batches.clusters.false_negatives import hash_keys
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.clusters.guide_index import RowKeys

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
-from st_cluster_batches.clusters.saved import is_classifier, naming_model, read_kind, warn_of_raw
+from st_cluster_batches.clusters.saved_models import is_classifier, naming_model, read_kind, warn_of_raw
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
 from st_cluster_batches.evaluation.prompts import tell_prompts

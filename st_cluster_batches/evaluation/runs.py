@@ -22,8 +22,8 @@ from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.report import write_report
 from st_cluster_batches.evaluation.retrieval import evaluate
 from st_cluster_batches.evaluation.scores import TaskScores
-from st_cluster_batches.evaluation.spent import Spent
 from st_cluster_batches.evaluation.summary import summarise_runs
+from st_cluster_batches.evaluation.time_spent import Spent
 from st_cluster_batches.losses.guided import Guided
 from st_cluster_batches.storage.cache import hash_values, read_json, write_atomically
 from st_cluster_batches.storage.processes import ProcessGroup

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from st_cluster_batches.batches.options import find_divisor
-from st_cluster_batches.batches.telling import WORTH_A_WARNING, WORTH_A_WARNING_OF_PURITY
+from st_cluster_batches.batches.plan_messages import WORTH_A_WARNING, WORTH_A_WARNING_OF_PURITY
 from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice
 from st_cluster_batches.clusters.sizes import LARGE_SHARE
 from st_cluster_batches.data.naming import list_few

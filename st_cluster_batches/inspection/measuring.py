@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
 from st_cluster_batches.batches.repeats import find_largest_key
+from st_cluster_batches.clusters.choice_checks import compare_columns
 from st_cluster_batches.clusters.encoder import Encoder
-from st_cluster_batches.clusters.following import compare_columns
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
 from st_cluster_batches.clusters.strength import Strength, measure_strength
 from st_cluster_batches.clusters.vectors import join_sides

@@ -23,7 +23,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import PreTrainedModel
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
-from st_cluster_batches.clusters.saved import read_kind
+from st_cluster_batches.clusters.saved_models import read_kind
 from st_cluster_batches.losses.guided import (
     CachedGuidedMultipleNegativesRankingLoss,
     GuidedMultipleNegativesRankingLoss,

@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
+from st_cluster_batches.batches.plan_messages import IDLE_SEARCH
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
-from st_cluster_batches.batches.telling import IDLE_SEARCH
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.refresh.refresher import Refresh

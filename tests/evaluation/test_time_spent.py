@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from st_cluster_batches.evaluation.spent import Spent
+from st_cluster_batches.evaluation.time_spent import Spent
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
