@@ -65,8 +65,12 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
         encoder.max_seq_length = _ENCODER_TOKENS
         start = Start.load_model(arguments.model, cache.folder, arguments.n_layers, arguments.max_seq_length)
         made = Encoder(encoder, cache.folder)
-        has_both_sides = arguments.masked or arguments.communities
-        return prepare_problem(name, read_rows(name, arguments), made, "query", has_both_sides, start, cache)
+        return prepare_problem(name, read_rows(name, arguments), made, "query", has_guide(arguments), start, cache)
+
+
+def has_guide(arguments: argparse.Namespace) -> bool:
+    """Return whether the vectors of both sides are needed, to mask by or to cut communities."""
+    return bool(arguments.masked or arguments.communities)
 
 
 def describe_source(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -87,7 +91,7 @@ def run(
     options = TuneOptions(
         batch_size,
         proxy="model",
-        guide=arguments.masked or arguments.communities,
+        guide=has_guide(arguments),
         n_seeds=arguments.seeds,
         n_steps=max(1, arguments.epochs * len(problem) // batch_size),
         learning_rate=rate,
