@@ -16,8 +16,10 @@ def describe_demo(results: dict[str, Any]) -> str:
     variants, tasks = results["results"], list(results["queries"])
     before, scale = [results["before"][task] for task in tasks], variants["random"]["mean"]
     lines = [
+        "Trials (step 2)",
         describe_tuning(results["choice"]),
         "",
+        "Results (step 3)",
         f"{results['pairs']:,} pairs of {results['sources']} packages in batches of {results['batch_size']}, "
         f"{results['steps']:,} steps, seeds: {results['seeds']}; nDCG@10 on held-out docstrings: mean ± deviation,",
         "difference to random batches with its 95 % interval",
@@ -41,8 +43,11 @@ def describe_demo(results: dict[str, Any]) -> str:
 def _conclude(results: dict[str, Any]) -> list[str]:
     """Say what was chosen and why, and how far from the training docstrings it bears out."""
     evidence = results["choice"]["evidence"][WHOLE]
-    tried = f"{len(evidence['ndcg'])} ways to fill batches, tried on {evidence['trained_rows']:,} training pairs"
-    asked = f"{evidence['queries']:,} other training queries"
+    tried = (
+        f"{len(evidence['ndcg'])} ways to fill batches, random ones among them, tried on {evidence['trained_rows']:,} "
+        "training pairs"
+    )
+    asked = f"{evidence['queries']:,} training queries held out of these"
     chosen = next((one for one in evidence["differences"] if one["name"] == evidence["chosen"]), None)
     if chosen is None:
         return [
@@ -50,27 +55,32 @@ def _conclude(results: dict[str, Any]) -> list[str]:
             "better than random batches by more than chance: tuned batches are the random ones here. With more pairs",
             "smaller differences show (--pairs).",
         ]
-    random, tuned = (results["results"][name]["tasks"] for name in ("random", TUNED))
+    random, tuned = (results["results"][name] for name in ("random", TUNED))
+    found = {name: (one["difference"], random["tasks"][name]["mean"]) for name, one in tuned["tasks"].items()}
+    found["all of them"] = tuned["difference"], random["mean"]
     return [
         f"The choice: {evidence['chosen']}. Of {tried},",
         f"it is {evidence['why']}.",
-        f"It answered {asked} better than these by",
+        f"On {asked} it beat random batches by",
         f"{_compare(chosen['difference'], evidence['ndcg']['random'])}. On docstrings that took no part in it all,",
         "those nearest to the training pairs first, it brought",
         *(
-            f"  {task:<18}{_compare(one['difference'], random[task]['mean']):<26}{_judge(one, results['seeds'])}"
-            for task, one in tuned.items()
+            f"  {name:<18}{_compare(difference, scale):<26}{_judge(difference, results['seeds'])}"
+            for name, (difference, scale) in found.items()
         ),
     ]
 
 
-def _judge(task: dict[str, Any], n_seeds: int) -> str:
-    """Say what a difference on a collection is worth."""
+def _judge(difference: dict[str, float], n_seeds: int) -> str:
+    """Say what a difference on a collection, or on all of them, is worth."""
     if n_seeds == 1:
         return "one run of each says little, for runs differ by their seed alone, too (--seeds 3)"
-    if task["difference"]["low"] > 0:
-        return "the gain is there"
-    return "a loss" if task["difference"]["high"] < 0 else "within the noise"
+    if difference["low"] <= 0 <= difference["high"]:
+        return "within the noise"
+    verdict = "the gain is there" if difference["low"] > 0 else "a loss"
+    # As in the card: of several collections one or other differs by chance.
+    is_clear = difference.get("corrected_p_value", difference["p_value"]) < 0.05
+    return verdict if is_clear else f"{verdict}, not clear among several collections"
 
 
 def _describe(values: list[float]) -> str:

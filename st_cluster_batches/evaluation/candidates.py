@@ -72,9 +72,9 @@ class Verdict:
     def why(self) -> str:
         """The reason in words."""
         if self.chosen.rows_per_stratum is not None:
-            return "better than random batches by more than the noise, and batches of several clusters promise most"
+            return "clearly better than random batches, and batches of several clusters promise most for all sources"
         if self.chosen in self.differences:
-            return "better than random batches by more than the noise, and by most at the interval's lower end"
+            return "clearly better than random batches, and of all such ways its interval has the highest lower end"
         if any(one.mean > 0 and self.p_values[at] < LEVEL for at, one in self.differences.items()):
             return "what is better than random batches here fills them in a way that promises less for other sources"
         return "no candidate is better than random batches by more than the noise"

@@ -27,11 +27,11 @@ def test_rate_of_single_source_batches_is_the_best_of_its_neighbours() -> None:
     assert choose_rate(pairs.with_format(None), start, 16) == rate
 
 
-def describe(chosen: str, low: float, high: float, seeds: int = 3) -> str:
+def describe(chosen: str, low: float, high: float, seeds: int = 3, corrected: float = 0.02) -> str:
     """Describe made-up results, of which the choice is one of two ways."""
 
     def make_difference(low: float, high: float) -> dict[str, float]:
-        return {"mean": (low + high) / 2, "low": low, "high": high, "p_value": 0.01}
+        return {"mean": (low + high) / 2, "low": low, "high": high, "p_value": 0.01, "corrected_p_value": corrected}
 
     def make_variant(score: float, **more: Any) -> dict[str, Any]:
         return {
@@ -75,10 +75,12 @@ def describe(chosen: str, low: float, high: float, seeds: int = 3) -> str:
 
 def test_it_says_why_it_chose_and_whether_that_held() -> None:
     words = " ".join(describe("clusters of 96", 0.005, 0.02).split())
-    assert "choice: clusters of 96. Of 2 ways" in words and "+6.0% (+2.0% to +10.0%)" in words
+    assert "choice: clusters of 96. Of 2 ways" in words and "beat random batches by +6.0% (+2.0% to +10.0%)" in words
     assert "unseen +2.5% (+1.0% to +4.0%) the gain is there" in words
     assert "within the noise" in describe("clusters of 96", -0.01, 0.02)
-    assert "a loss" in describe("clusters of 96", -0.02, -0.01)
+    assert describe("clusters of 96", -0.02, -0.01).count("a loss\n") == 2
+    assert "a loss, not clear among several collections" in describe("clusters of 96", -0.02, -0.01, corrected=0.06)
+    assert "all of them +2.5% (+1.0% to +4.0%) the gain is there" in words
     assert "The choice: random batches. Of 2 ways" in describe("random", -0.01, 0.02)
     assert "runs differ by their seed alone" in describe("clusters of 96", 0.005, 0.02, seeds=1)
     assert "pip install" in words
