@@ -126,7 +126,7 @@ def test_scores_beside_the_same_texts_give_other_labels(options: dict[str, Any])
 
 
 def test_attaching_warns_where_rows_cannot_but_meet(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    attach_clusters(make_pairs(300), make_static_model(), **options)
+    attach_clusters(make_pairs(300), make_static_model(), n_clusters=10, **options)
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
     for _ in range(2):  # the second time from the cache
         caplog.clear()
@@ -134,6 +134,17 @@ def test_attaching_warns_where_rows_cannot_but_meet(options: dict[str, Any], cap
         (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
         assert "2,952 in batches of 128, 2,994 in batches of 1,024" in warning
         assert "The passage 'no' alone stands in" in warning or "The passage 'Yes' alone stands in" in warning
+
+
+def test_who_gives_no_size_hears_what_ten_clusters_are_worth(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    attach_clusters(make_pairs(300), make_static_model(), **options)
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "each source gets 10 clusters" in warning and "-9 % on one source" in warning and "n_clusters=10" in warning
+    caplog.clear()
+    attach_clusters(make_pairs(300), make_static_model(), cluster_size=30, **options)
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
 
 
 def label_apart(parts: list[Dataset], options: dict[str, Any]) -> list[Dataset]:
