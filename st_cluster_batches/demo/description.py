@@ -51,9 +51,9 @@ def _conclude(results: dict[str, Any]) -> list[str]:
     chosen = next((one for one in evidence["differences"] if one["name"] == evidence["chosen"]), None)
     if chosen is None:
         return [
-            f"The choice: random batches. Of {tried}, none answered {asked}",
-            "better than random batches by more than chance: tuned batches are the random ones here. With more pairs",
-            "smaller differences show (--pairs).",
+            f"The choice: random batches. Of {tried},",
+            f"none answered {asked} better than random batches by more than chance:",
+            "tuned batches are the random ones here. With more pairs smaller differences show (--pairs).",
         ]
     random, tuned = (results["results"][name] for name in ("random", TUNED))
     found = {name: (one["difference"], random["tasks"][name]["mean"]) for name, one in tuned["tasks"].items()}
