@@ -16,7 +16,7 @@ from st_cluster_batches.clusters.fitting import fit_vectors
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions, find_key
-from st_cluster_batches.clusters.sizes import warn_of_default, warn_of_sizes, warn_of_whole_sources
+from st_cluster_batches.clusters.sizes import warn_of_sizes, warn_of_whole_sources
 from st_cluster_batches.clusters.strength import describe_strength, measure_parts
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import SOURCE
@@ -181,7 +181,6 @@ def cluster_dataset(
 def _warn_of_clusters(clustering: Clustering, options: ClusterOptions) -> None:
     """Warn of sizes that are not as they are meant."""
     statistics = clustering.manifest["statistics"]
-    warn_of_default(options)
     warn_of_whole_sources({name: one["rows"] for name, one in statistics.items()}, options)
     warn_of_sizes(statistics, options)
 

@@ -21,6 +21,7 @@ from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.communities import cut_sources, find_middles
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.clusters.options import ClusterOptions
+from st_cluster_batches.clusters.sizes import warn_of_default
 from st_cluster_batches.clusters.two_level_kmeans import MOST_AT_ONCE, fit_in_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Pairs
@@ -54,6 +55,8 @@ def fit_vectors(
         The clustering.
     """
     options.check_sources(name for one in vectors for name in one.pairs.sources)
+    if cache.processes.is_main:
+        warn_of_default(options)  # before hours of embedding
     encoder = vectors[0].encoder
     for one in vectors:
         cut_sources(one, options, cache)

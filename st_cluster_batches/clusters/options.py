@@ -162,11 +162,6 @@ class ClusterOptions:
         is_whole = isinstance(self.cluster_size, Mapping) and self.cluster_size[source] is None
         return None if is_whole else self.max_cluster_size
 
-    @property
-    def is_size_given(self) -> bool:
-        """Whether anything says how large clusters are to be."""
-        return self.n_clusters is not None or self.cluster_size is not None
-
     def count_clusters(self, n_rows: int, source: str) -> int:
         """Return k for a source of `n_rows` rows."""
         if isinstance(self.cluster_size, Mapping):

@@ -40,7 +40,7 @@ def choose_rate(pairs: Dataset, start: Start, batch_size: int) -> float:
     (held_out,) = collections.values()
     documents = list_documents(held_out)
     judged = judge_collection(held_out, documents, start)
-    found = as_bags(start.tokenize(documents))
+    found = as_bags(start.tokenize(documents.values()))
     bags = as_bags(start.tokenize(left["query"])), as_bags(start.tokenize(left["passage"]))
     plan = BatchPlan(read_labels(left, (_PACKAGE,)), batch_size, seed=0)
     options = TuneOptions(batch_size)

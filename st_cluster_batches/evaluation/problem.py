@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -135,18 +135,19 @@ def prepare_problem(
     vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False), encoder, cache)
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
     documents = list_documents(measured_on, tuned_on)
+    texts = list(documents.values())
     judged = judge_collection(measured_on, documents, start)
     guide, guide_ndcg = None, None
     if has_guide:
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
-        guide_ndcg = _score_guide(sides, rows, list(measured_on.queries.values()), documents, judged)
+        guide_ndcg = _score_guide(sides, rows, list(measured_on.queries.values()), texts, judged)
         guide = sides[0][trained], sides[1][trained]
     keys = pa.array(hash_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
         start=start.without_tokenizer(),
         queries=start.tokenize(left[query]),
         passages=start.tokenize(left[passage]),
-        documents=start.tokenize(documents),
+        documents=start.tokenize(texts),
         tuned_on=judge_collection(tuned_on, documents, start),
         measured_on=judged,
         vectors=vectors.take(key, trained),
@@ -182,17 +183,17 @@ def _score_guide(
     return float(rank_documents(queries, found, judged).mean())
 
 
-def list_documents(*collections: Collection) -> list[str]:
-    """List the documents of collections, of texts that count as equal the first."""
+def list_documents(*collections: Collection) -> dict[str, str]:
+    """Return the documents of collections by what counts as equal of them; of equal ones the first."""
     documents: dict[str, str] = {}
     for _, text in [document for one in collections for document in one.corpus.values()]:
         documents.setdefault(fold_text(text), text)
-    return list(documents.values())
+    return documents
 
 
-def judge_collection(collection: Collection, documents: Sequence[str], start: Start) -> Judged:
-    """Tokenise the queries of a collection, and find their answers among documents."""
-    position = {fold_text(text): at for at, text in enumerate(documents)}
+def judge_collection(collection: Collection, documents: Mapping[str, str], start: Start) -> Judged:
+    """Tokenise the queries of a collection, and find their answers among documents, from `list_documents`."""
+    position = {folded: at for at, folded in enumerate(documents)}
     found = [
         (at, position[fold_text(collection.corpus[document][1])])
         for at, query in enumerate(collection.queries)
