@@ -16,7 +16,11 @@ RESULTS_FILE = "results.json"
 TABLE_FILE = "results.md"
 
 _NEEDED = {"baseline", "contrasts", "pairs", "queries", "results", "seeds", "spread", "steps"}  # what no results lack
-_HARDNESS = {"negatives": "negative", "hardest": "hardest", "false negatives": "false_negative_rate"}
+_HARDNESS = {"negatives": "negative", "hardest": "hardest", "nearer": "false_negative_rate"}
+_HARDNESS_EXPLAINED = (
+    "The last three columns are of the first batches, as the encoder sees them: similarity of a query to the "
+    "negatives of its batch, mean and highest, and the share of them that are nearer to it than its positive."
+)
 
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
@@ -244,7 +248,7 @@ def _describe_batches(variants: dict[str, Any]) -> list[str]:
         counts = [f"{sum(part[kind] for part in one['counts']):,}" if one["counts"] else "" for kind in kinds]
         hardness = [f"{one['hardness'][key]:.3f}" for key in _HARDNESS.values()]
         lines.append(_row(escape_cell(name), *seconds, *counts, *hardness))
-    return lines
+    return [*lines, "", _HARDNESS_EXPLAINED]
 
 
 def _row(*cells: str) -> str:
