@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.evaluation.significance import Difference, Scores, bootstrap_difference, correct_p_values
+from st_cluster_batches.evaluation.significance import Difference, Scores, bootstrap_difference
 
 # Mean rows of a cluster in global batches: 1,024 to 32 rows at 16 rows a batch. Clusters that are smaller than a batch
 # are packed with their neighbours.
@@ -20,7 +20,6 @@ _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
 Measured = tuple[dict[Candidate, Scores], dict[str, Any]]  # of a source: by candidate its scores; what is known of it
-LEVEL = 0.05  # recipes/in_domain/rules.py compares it with others, on queries that nothing was chosen on
 
 
 def list_candidates(
@@ -56,12 +55,10 @@ class Verdict:
     Args:
         chosen: The way to take.
         differences: By candidate its difference to random batches.
-        p_values: By candidate the p-value of that difference, corrected for the number of candidates.
     """
 
     chosen: Candidate
     differences: dict[Candidate, Difference]
-    p_values: dict[Candidate, float]
 
     @property
     def promise(self) -> float:
@@ -75,34 +72,32 @@ class Verdict:
             return "clearly better than random batches, and batches of several clusters promise most for all sources"
         if self.chosen in self.differences:
             return "clearly better than random batches, and of all such ways its interval has the highest lower end"
-        if any(one.mean > 0 and self.p_values[at] < LEVEL for at, one in self.differences.items()):
+        if any(one.low > 0 for one in self.differences.values()):
             return "what is better than random batches here fills them in a way that promises less for other sources"
         return "no candidate is better than random batches by more than the noise"
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the differences as JSON values."""
         return [
-            {"name": str(one), **one.describe(), "difference": asdict(difference), "corrected_p": self.p_values[one]}
+            {"name": str(one), **one.describe(), "difference": asdict(difference)}
             for one, difference in self.differences.items()
         ]
 
 
-def judge_sources(
-    scores: Mapping[str, Mapping[Candidate, Scores]], weights: Mapping[str, int], level: float = LEVEL
-) -> dict[str, Verdict]:
+def judge_sources(scores: Mapping[str, Mapping[Candidate, Scores]], weights: Mapping[str, int]) -> dict[str, Verdict]:
     """Choose a candidate for each source: of those that beat random batches by more than the noise the surest.
 
-    That is the one whose interval, paired query by query and seed by seed, has the highest lower end; of equal ones
-    the simpler. A mask, which asks for vectors and a loss that reads them, has to beat the best way without one, too.
-    A batch plan has one number of rows of a cluster in a batch for all sources: of each number's candidates one is
-    chosen, and that number taken which promises most.
+    That is the one whose 95 % interval, paired query by query and seed by seed, has the highest lower end, if that is
+    above zero; of equal ones the simpler. The intervals are not widened for the number of candidates: these are much
+    alike, one that was taken by chance costs no quality on average, and to widen them left gains behind
+    (recipes/in_domain/rules.py, on queries that nothing was chosen on). A mask, which asks for vectors and a loss that
+    reads them, has to beat the best way without one, too. A batch plan has one number of rows of a cluster in a batch
+    for all sources: of each number's candidates one is chosen, and that number taken which promises most.
 
     Args:
         scores: By source and candidate, the simplest first and random batches at the head, (seeds, queries) scores of
             the same seeds and queries.
         weights: Rows of each source.
-        level: False discovery rate among all candidates of a source at which random batches are left (Benjamini and
-            Hochberg).
 
     Returns:
         By source what was chosen, with the differences of all candidates.
@@ -114,28 +109,22 @@ def judge_sources(
         by_number[number] = {}
         for name, own in scores.items():
             kept = [one for one in own if one.cluster_size is None or one.rows_per_stratum == number]
-            by_number[number][name] = _choose(own, *compared[name], kept, level)
+            by_number[number][name] = _choose(own, compared[name], kept)
     return max(by_number.values(), key=lambda own: sum_promises(own, weights))
 
 
-def _compare(scores: Mapping[Candidate, Scores]) -> tuple[dict[Candidate, Difference], dict[Candidate, float]]:
-    """Return by candidate its difference to random batches, and the p-value of that, corrected for all of them."""
+def _compare(scores: Mapping[Candidate, Scores]) -> dict[Candidate, Difference]:
+    """Return by candidate its difference to random batches."""
     baseline, *others = scores
-    differences = {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
-    p_values = [one.p_value for one in differences.values()]
-    return differences, dict(zip(others, correct_p_values(p_values) if p_values else [], strict=True))
+    return {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
 
 
 def _choose(
-    scores: Mapping[Candidate, Scores],
-    differences: dict[Candidate, Difference],
-    corrected: dict[Candidate, float],
-    kept: Collection[Candidate],
-    level: float,
+    scores: Mapping[Candidate, Scores], differences: dict[Candidate, Difference], kept: Collection[Candidate]
 ) -> Verdict:
-    """Choose among some candidates, of which random batches are the first; p-values are corrected for all."""
+    """Choose among some candidates, of which random batches are the first."""
     chosen, *_ = kept
-    better = [one for one in kept if one in corrected and corrected[one] < level and differences[one].mean > 0]
+    better = [one for one in kept if one in differences and differences[one].low > 0]
     for is_masked in (False, True):
         own = [one for one in better if one.masked is is_masked]
         if not own:
@@ -143,7 +132,7 @@ def _choose(
         best = max(own, key=lambda one: differences[one].low)
         if chosen not in differences or bootstrap_difference([scores[best] - scores[chosen]]).low > 0:
             chosen = best
-    return Verdict(chosen, differences, corrected)
+    return Verdict(chosen, differences)
 
 
 def sum_promises(verdicts: Mapping[str, Verdict], weights: Mapping[str, int]) -> float:
