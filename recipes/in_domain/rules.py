@@ -5,9 +5,9 @@
 RUNS is the folder of single runs of `static.py`. Both sets of held-out queries are put together and parted in three:
 a rule chooses on two thirds, about as many as `tune` has, and the gain is of the other, in percent of random batches',
 the mean of the three turns. (Learning rates were chosen on a third of the queries, for all ways alike.) `tune` takes
-the way whose 95 % interval has the highest lower end, if that is above zero; it takes a mask only where that is
-clearly better than the best way without, which is left out here. Other rules narrow the interval, or correct
-p-values for the number of ways (Benjamini and Hochberg); the last knows the best way afterwards.
+the way whose 95 % interval has the highest lower end, if that is above zero, and a mask only where it is clearly
+better than the best way without. Other rules take masks as they take any way, narrow the interval, or correct p-values
+for the number of ways (Benjamini and Hochberg); the last knows the best way afterwards.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from scipy.stats import norm
 from static import SOURCES
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.evaluation.candidates import list_candidates
-from st_cluster_batches.evaluation.significance import Difference, bootstrap_difference, correct_p_values
+from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
+from st_cluster_batches.evaluation.significance import Difference, correct_p_values
 from st_cluster_batches.storage.cache import write_atomically
 
 _TURNS = 3
@@ -62,13 +62,13 @@ def take_discovered(level: float) -> Rule:
 
 
 RULES = {
-    "95 % interval above zero (`tune`)": take_above(0.95),
+    "95 % interval above zero": take_above(0.95),
     "90 % interval above zero": take_above(0.9),
     "80 % interval above zero": take_above(0.8),
     "false discovery rate .05": take_discovered(0.05),
     "false discovery rate .2": take_discovered(0.2),
 }
-BEST = "the best way, known afterwards"
+TUNE, BEST = "95 % interval above zero, a mask only where clearly better (`tune`)", "the best way, known afterwards"
 
 
 def read_runs(folder: Path, sources: Collection[str]) -> dict[tuple[str, int], dict[Candidate, Scores]]:
@@ -102,15 +102,17 @@ def _order(scores: dict[Candidate, Scores]) -> dict[Candidate, Scores]:
 def judge(batch_size: int, scores: dict[Candidate, Scores]) -> dict[str, float]:
     """Return the gain of every rule on one source, in percent of random batches."""
     tried = {one.cluster_size for one in list_candidates(batch_size, 1_000_000)}  # not the paper's ten clusters
-    random, *others = [one for one in scores if one.cluster_size in tried]
+    ways = [one for one in scores if one.cluster_size in tried]
+    random = ways[0]
     turns = np.random.default_rng(0).integers(_TURNS, size=scores[random].shape[1])
     gains = defaultdict(list)
     for turn in range(_TURNS):
         is_reported = turns == turn
-        differences = {one: bootstrap_difference([(scores[one] - scores[random])[:, ~is_reported]]) for one in others}
+        verdict = judge_sources({"": {one: scores[one][:, ~is_reported] for one in ways}}, {"": 1})[""]
+        gains[TUNE].append(_compare(scores[verdict.chosen], scores[random], is_reported))
         for name, rule in RULES.items():
-            gains[name].append(_compare(scores[rule(differences)], scores[random], is_reported))
-    best = max(scores, key=lambda one: scores[one].mean() if one.cluster_size in tried else 0)
+            gains[name].append(_compare(scores[rule(verdict.differences)], scores[random], is_reported))
+    best = max(ways, key=lambda one: scores[one].mean())
     gains[BEST].append(_compare(scores[best], scores[random], turns >= 0))
     return {name: float(np.mean(own)) for name, own in gains.items()}
 
@@ -124,7 +126,7 @@ def describe(gains: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
     sizes = sorted({size for _, size in gains})
     lines = ["| a way is taken with |" + "".join(f" batches of {size}: mean, least |" for size in sizes)]
     lines.append("|" + " --- |" * (len(sizes) + 1))
-    for name in (*RULES, BEST):
+    for name in (TUNE, *RULES, BEST):
         cells = ""
         for size in sizes:
             own = [one[name] for (_, at), one in gains.items() if at == size]

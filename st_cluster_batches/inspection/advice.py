@@ -20,7 +20,6 @@ _MIXED = 0.8  # coherence of a cluster, as a share of the median in its source
 _NEARER = 0.01  # how much nearer negatives should be than those of one source alone
 _FALSE = 0.01  # share of negatives that are nearer than the positive
 _STABLE = 0.5  # adjusted mutual information of two seeds
-_LONG = 30  # mean words of a passage; see recipes/RESULTS.md, "What would have told?"
 _CHUNK = 8  # rows of each of several clusters; see recipes/RESULTS.md
 _FEW = 8  # clusters of a source, fewer of which hardly part topics
 _NAMED = 3  # sources that a line names
@@ -50,7 +49,6 @@ def give_advice(inspection: Inspection, tuned: Choice | None = None) -> list[str
         *_on_mixed_topics(inspection, is_coarser_advised=bool(sizes or false_negatives)),
         *([] if is_tuned else _on_hardness(inspection)),
         *_on_stability(inspection),
-        *([] if is_tuned else _on_short_passages(inspection)),
     ]
     if tuned is not None and is_tuned:
         return [*advice, _describe_choice(tuned)]
@@ -189,19 +187,6 @@ def _on_stability(inspection: Inspection) -> Iterator[str]:
         yield (
             f"Two seeds of k-means agree only to {inspection.stability:.2f} (adjusted mutual information, 1 is "
             "perfect): the clusters are in part arbitrary. A stronger encoder may help, or fewer of them."
-        )
-
-
-def _on_short_passages(inspection: Inspection) -> Iterator[str]:
-    short = sorted(
-        (one for one in inspection.sources if one.passage_words < _LONG), key=lambda source: source.passage_words
-    )
-    if short:
-        named = list_few([f"{one.name!r} ({one.passage_words:.0f} words)" for one in short], _NAMED, ", ")
-        yield (
-            f"Passages of {named} are short on average, and on such sources static models lost by fine "
-            "clusters in our measurements (16 and 22 tokens: -4.1 and -9.8 % nDCG@10 in batches of 16; 72 tokens and "
-            "more: +0.2 to +6.8 %), while transformers gained on the first; so let a static model be tuned."
         )
 
 

@@ -26,7 +26,6 @@ class SourceSizes:
         largest: Rows of the largest one.
         effective_clusters: Clusters of equal size that would be as diverse: the exponential of the sizes' entropy.
         coherence: Mean similarity of a sampled row to the mean direction of its cluster; k-means' own objective.
-        passage_words: Mean words of a sampled passage.
     """
 
     name: str
@@ -37,7 +36,6 @@ class SourceSizes:
     largest: int
     effective_clusters: float
     coherence: float
-    passage_words: float
 
 
 @dataclass(frozen=True)

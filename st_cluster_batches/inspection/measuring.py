@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +42,6 @@ logger = logging.getLogger(__name__)
 
 _MIN_ROWS_PER_CLUSTER = 20  # of the sample, for k-means with two seeds
 _TOPIC_ROWS = 25_000  # rows whose words are counted, over all clusters
-_READ_PASSAGES = 500  # of each source, whose length is taken
-# No space parts the words of kana and han: each letter counts.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 def inspect(
@@ -116,7 +112,7 @@ def inspect(
         encoder=loaded.name,
         key=key,
         columns=pairs.text_columns,
-        sources=_describe_sources(pairs, topics, seed),
+        sources=_describe_sources(pairs, topics),
         plans=dict(sample.counts),
         hardness=_measure_hardness(sample),
         shared=_describe_keys(pairs),
@@ -193,12 +189,11 @@ def _describe_topics(sample: Sample, key_vectors: npt.NDArray[np.float32], seed:
     return [replace(one, words=words[number]) for number, one in zip(described.tolist(), topics, strict=True)]
 
 
-def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic], seed: int) -> list[SourceSizes]:
+def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic]) -> list[SourceSizes]:
     described = []
     for at, name in enumerate(pairs.source_names):
         rows = np.flatnonzero(pairs.source_of_row == at)
         sizes = np.unique(pairs.strata[rows], return_counts=True)[1]
-        passages = pairs.read_texts(np.random.default_rng(seed).permutation(rows)[:_READ_PASSAGES])[1]
         shares = sizes / sizes.sum()
         own = [one for one in topics if one.source == name]
         described.append(
@@ -211,7 +206,6 @@ def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic], seed: in
                 largest=int(sizes.max()),
                 effective_clusters=float(np.exp(-(shares * np.log(shares)).sum())),
                 coherence=float(np.average([one.coherence for one in own], weights=[one.rows for one in own])),
-                passage_words=float(np.mean([len(_WORD.findall(text)) for text in passages])),
             )
         )
     return described

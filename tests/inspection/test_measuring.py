@@ -355,18 +355,6 @@ def test_batches_of_several_clusters_are_drawn_as_they_will_be(labelled: Dataset
     assert count_clusters(rows_per_stratum=4) > count_clusters() == 1
 
 
-def test_sources_of_short_passages_are_told_to_tune_first(labelled: Dataset) -> None:
-    def lengthen(row: dict[str, Any]) -> dict[str, str]:
-        return {"source": "short"} if row["cluster"] else {"source": "long", "passage": f"{row['passage']} " * 12}
-
-    found = look(labelled.map(lengthen))
-    words = {one.name: one.passage_words for one in found.sources}
-    assert words["short"] < 30 < words["long"] and words["short"] * 12 == pytest.approx(words["long"], rel=0.1)
-    (line,) = [line for line in found.advice if "are short on average" in line]
-    assert f"Passages of 'short' ({words['short']:.0f} words)" in line and "'long'" not in line and "tune" in line
-    assert any("are short on average" in line for line in found.describe_lines())
-
-
 @pytest.mark.parametrize(("batch_size", "is_followed"), [(16, True), (32, False)])
 def test_what_trials_have_chosen_is_not_advised_against(tmp_path: Path, batch_size: int, is_followed: bool) -> None:
     pairs, options = make_pairs(200), {"cache_dir": tmp_path, "show_progress_bar": False}
@@ -377,4 +365,4 @@ def test_what_trials_have_chosen_is_not_advised_against(tmp_path: Path, batch_si
     advice = " ".join(inspect(labelled, clustering=tuned, batch_size=batch_size, **options).advice)
     assert ("Trials on these pairs have chosen for batches of 16 rows: random for 'all'" in advice) == is_followed
     assert ("The labels were tuned for batches of 16 rows, a global batch has 32" in advice) != is_followed
-    assert ("are short on average" in advice) != is_followed and ("st-cluster-batches tune" in advice) != is_followed
+    assert ("st-cluster-batches tune" in advice) != is_followed
