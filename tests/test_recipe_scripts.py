@@ -34,7 +34,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 @pytest.mark.parametrize(
     ("script", "table"),
-    [("report", "results.md"), ("report", "other_sources/results.md"), ("regret", "regret.md"), ("equal", "whole/equal.md"), ("models", "models.md")],
+    [
+        ("report", "results.md"),
+        ("report", "other_sources/results.md"),
+        ("regret", "regret.md"),
+        ("equal", "whole/equal.md"),
+        ("models", "models.md"),
+    ],
 )
 def test_committed_tables_are_drawn_of_committed_results(run: Script, script: str, table: str, tmp_path: Path) -> None:
     shutil.copytree(RESULTS, tmp_path / "results")

@@ -58,5 +58,6 @@ def _conclude(evidence: dict[str, Any]) -> str:
     for found in evidence["differences"]:
         if found["name"] == evidence["chosen"]:
             low, high = (_relative(found["difference"][end], evidence) for end in ("low", "high"))
-            return f"choice: {found['name']}; expected gain {low:+.1%} to {high:+.1%}"
+            gain = f"gain {low:+.1%} to {high:+.1%}, or less: the best of several ways looks better than it is"
+            return f"choice: {found['name']}; {gain}"
     return f"choice: one stratum, {evidence['why']}"
