@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def read_runs(folder: Path, sources: Collection[str]) -> dict[tuple[str, int], d
 
 
 def _find_best(runs: dict[tuple[float, int], Any]) -> Scores:
-    rate = max((rate for rate, seed in runs if seed == 0), key=lambda one: runs[one, 0]["tuned_ndcg"])
+    n_seeds = Counter(rate for rate, _ in runs)  # the rate that was chosen is the one that was run with all
+    rate = max(n_seeds, key=lambda one: (n_seeds[one], runs[one, 0]["tuned_ndcg"]))
     kept = [runs[key] for key in sorted(runs) if key[0] == rate]
     return np.asarray([one["tuned"] + one["ndcg"] for one in kept])
 
