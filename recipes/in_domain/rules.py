@@ -31,7 +31,7 @@ from st_cluster_batches.evaluation.significance import Difference, correct_p_val
 from st_cluster_batches.storage.cache import write_atomically
 
 _TURNS = 3
-_SIZES = (16, 64, 256)  # of batches; with 1,024 no rule takes anything
+_SIZES = (16, 64, 256)  # of batches; in those of 1,024 no way gains
 
 Scores = NDArray[np.float64]  # (seeds, queries)
 Rule = Callable[[Mapping[Candidate, Difference]], Candidate]
@@ -104,22 +104,23 @@ def judge(batch_size: int, scores: dict[Candidate, Scores]) -> dict[str, float]:
     """Return the gain of every rule on one source, in percent of random batches."""
     tried = {one.cluster_size for one in list_candidates(batch_size, 1_000_000)}  # not the paper's ten clusters
     ways = [one for one in scores if one.cluster_size in tried]
-    random = ways[0]
-    turns = np.random.default_rng(0).integers(_TURNS, size=scores[random].shape[1])
+    random = scores[Candidate()]
+    turns = np.random.default_rng(0).integers(_TURNS, size=random.shape[1])
     gains = defaultdict(list)
     for turn in range(_TURNS):
         is_reported = turns == turn
         verdict = judge_sources({"": {one: scores[one][:, ~is_reported] for one in ways}}, {"": 1})[""]
-        gains[TUNE].append(_compare(scores[verdict.chosen], scores[random], is_reported))
+        gains[TUNE].append(_compare(scores[verdict.chosen][:, is_reported], random[:, is_reported]))
         for name, rule in RULES.items():
-            gains[name].append(_compare(scores[rule(verdict.differences)], scores[random], is_reported))
-    best = max(ways, key=lambda one: scores[one].mean())
-    gains[BEST].append(_compare(scores[best], scores[random], turns >= 0))
+            chosen = scores[rule(verdict.differences)]
+            gains[name].append(_compare(chosen[:, is_reported], random[:, is_reported]))
+    best = max((scores[one] for one in ways), key=np.mean)
+    gains[BEST].append(_compare(best, random))
     return {name: float(np.mean(own)) for name, own in gains.items()}
 
 
-def _compare(scores: Scores, random: Scores, is_reported: NDArray[np.bool_]) -> float:
-    return float(100 * (scores[:, is_reported].mean() / random[:, is_reported].mean() - 1))
+def _compare(scores: Scores, random: Scores) -> float:
+    return float(100 * (scores.mean() / random.mean() - 1))
 
 
 def describe(gains: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
