@@ -123,7 +123,7 @@ def test_scripts_of_transformers_run_one_after_another(
     run("full_length", *layers, "--model", tiny_bert, *rates, "--batch_sizes", 16)
     assert (output / "layers" / "batch-16.md").read_text() == table
     assert set((output / "layers" / "runs").iterdir()) == runs  # the rates of the first call, so nothing is run again
-    more = ["--model", tiny_bert, *rates, "--batch_sizes", 16, "--communities", "--only", "communities"]
+    more = ["--model", tiny_bert, *rates, "--batch_sizes", 16, "--communities", "--only", "communities*"]
     run("full_length", *common[:-1], output / "layers_more", *more)
     tried = json.loads((output / "layers_more" / "batch-16.json").read_text())["sources"][SOURCES[0]]["ways"]
     assert [*tried] == ["random", "communities of 32", "communities of 32, 8 rows of each"]
