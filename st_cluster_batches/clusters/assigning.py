@@ -47,10 +47,11 @@ def assign_rows(vectors: PairVectors, key: Key, centroids: Mapping[str, Centroid
         nearest = np.empty(high - low, dtype=_NEAREST)
         for code in np.unique(codes):
             at = np.flatnonzero(codes == code)
-            nearest["cluster"][at], nearest["similarity"][at] = indexes[code].find(rows[at])
-            if given is not None and (given[low + at] >= 0).all():
-                nearest["cluster"][at] = given[low + at]
-                nearest["similarity"][at] = (rows[at] * own[code][given[low + at]]).sum(axis=1)
+            if given is None or given[low + at[0]] < 0:
+                nearest["cluster"][at], nearest["similarity"][at] = indexes[code].find(rows[at])
+                continue
+            nearest["cluster"][at] = given[low + at]
+            nearest["similarity"][at] = (rows[at] * own[code][given[low + at]]).sum(axis=1)
         return nearest
 
     array.fill(make, cache, "Assigning")

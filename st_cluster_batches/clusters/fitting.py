@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.assigning import assign_rows, measure_clusters
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.clusters.communities import cut_sources, find_middles
 from st_cluster_batches.clusters.kmeans import Centroids, fit_centroids, require_faiss, sample_positions
 from st_cluster_batches.clusters.options import ClusterOptions
 from st_cluster_batches.clusters.sizes import warn_of_default
+from st_cluster_batches.clusters.source_communities import cut_sources, find_middles
 from st_cluster_batches.clusters.two_level_kmeans import MOST_AT_ONCE, fit_in_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Pairs

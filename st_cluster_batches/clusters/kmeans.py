@@ -118,6 +118,16 @@ def widen(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     return singles
 
 
+def make_index(vectors: Centroids) -> Any:
+    """Return the index that finds those of some (n, d) unit rows that are most similar, on all GPUs or on the CPU."""
+    faiss = require_faiss()
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    if faiss.get_num_gpus() > 0:
+        index = faiss.index_cpu_to_all_gpus(index)
+    index.add(np.ascontiguousarray(vectors))
+    return index
+
+
 class NearestCentroid:
     """Exact search for the most similar centroid, on all GPUs that FAISS sees or on the CPU.
 
@@ -126,11 +136,7 @@ class NearestCentroid:
     """
 
     def __init__(self, centroids: Centroids) -> None:
-        faiss = require_faiss()
-        self._index = faiss.IndexFlatIP(centroids.shape[1])
-        if faiss.get_num_gpus() > 0:
-            self._index = faiss.index_cpu_to_all_gpus(self._index)
-        self._index.add(np.ascontiguousarray(centroids))
+        self._index = make_index(centroids)
 
     def find(self, vectors: Vectors) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return the (n,) number of every row's centroid, and its similarity."""

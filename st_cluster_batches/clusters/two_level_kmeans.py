@@ -13,7 +13,7 @@ from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vecto
 
 MOST_AT_ONCE = 4096  # centroids that k-means finds without cells
 
-_READ_AT_ONCE = 65_536  # rows
+READ_AT_ONCE = 65_536  # rows
 
 Positions = npt.NDArray[np.integer]
 
@@ -46,21 +46,11 @@ def fit_in_cells(
         (k, d) float32 unit rows in path order; fewer where a cell has too few different rows, as by `fit_centroids`,
         and more where cells are of so few rows that they would share one, since each cell has one at least.
     """
-    n_cells = isqrt(n_clusters)
-    coarse = fit_centroids(take(sample_positions(n_rows, n_cells, seed)), n_cells, seed=seed, niter=niter)
-    cell_of_row = np.empty(n_rows, dtype=np.int32)
-    search = NearestCentroid(coarse)
-    for low in range(0, n_rows, _READ_AT_ONCE):
-        rows = np.arange(low, min(low + _READ_AT_ONCE, n_rows))
-        cell_of_row[rows] = search.find(take(rows))[0]
-    sizes = np.bincount(cell_of_row, minlength=len(coarse))
-    shares = _share(n_clusters, sizes)
-    by_cell = np.split(np.argsort(cell_of_row, kind="stable"), np.cumsum(sizes)[:-1])
+    cells = split_into_cells(take, n_rows, isqrt(n_clusters), seed=seed, niter=niter)
+    shares = _share(n_clusters, np.asarray([len(rows) for rows in cells]))
     pieces: list[Centroids] = []
-    bar = tqdm(by_cell, "Clustering cells", unit="cell", disable=not show_progress_bar)
+    bar = tqdm(cells, "Clustering cells", unit="cell", disable=not show_progress_bar)
     for rows, share in zip(bar, shares, strict=True):
-        if not len(rows):
-            continue
         sample = take(rows[sample_positions(len(rows), share, seed)])
         piece = fit_centroids(sample, share, seed=seed, niter=niter)
         # In the direction of the path, so that neighbours in number are neighbours in meaning from cell to cell.
@@ -68,6 +58,31 @@ def fit_in_cells(
             piece = piece[::-1]
         pieces.append(piece)
     return np.concatenate(pieces)
+
+
+def split_into_cells(
+    take: Callable[[Positions], Vectors], n_rows: int, n_cells: int, *, seed: int, niter: int
+) -> list[npt.NDArray[np.intp]]:
+    """Split rows by the nearest of a few centroids, in memory that does not grow with their vectors.
+
+    Args:
+        take: Returns the (m, d) unit rows at m ascending positions.
+        n_rows: Rows that there are.
+        n_cells: How many centroids.
+        seed: Seed of sample and FAISS.
+        niter: Iterations.
+
+    Returns:
+        The ascending positions of each cell that has rows, in path order.
+    """
+    coarse = fit_centroids(take(sample_positions(n_rows, n_cells, seed)), n_cells, seed=seed, niter=niter)
+    cell_of_row = np.empty(n_rows, dtype=np.int32)
+    search = NearestCentroid(coarse)
+    for low in range(0, n_rows, READ_AT_ONCE):
+        rows = np.arange(low, min(low + READ_AT_ONCE, n_rows))
+        cell_of_row[rows] = search.find(take(rows))[0]
+    order = np.argsort(cell_of_row, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(cell_of_row[order])) + 1)
 
 
 def _share(n_clusters: int, sizes: npt.NDArray[np.int64]) -> list[int]:

@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 from st_cluster_batches import ClusterBatchSampler, Clustering, attach_clusters, fit_clusters
 from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.choice import Candidate, Choice
-from st_cluster_batches.clusters.communities import _link, choose_window, find_communities
+from st_cluster_batches.clusters.communities import _link, choose_window, cut_group, find_communities
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
+from st_cluster_batches.clusters.source_communities import cut_sources
+from st_cluster_batches.clusters.vectors import PairVectors
+from st_cluster_batches.data.pairs import Key, PairOptions, Pairs
+from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -103,6 +108,49 @@ def test_attach_labels_rows_with_their_communities(tmp_path: Path) -> None:
     assert attach_clusters(rows, encoder, cluster_size=20, method="communities")["cluster"][:] == clusters
     clustering = fit_clusters(rows, encoder, cluster_size=20)
     assert clustering.attach(rows)["cluster"][:] != clusters
+
+
+def test_large_sources_are_cut_group_by_group_as_they_would_be_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("st_cluster_batches.clusters.communities._COARSE_ROWS", 60)
+    rows, encoder = make_pairs(300), make_static_model()
+    labelled = attach_clusters(rows, encoder, cluster_size=20, method="communities", cache_dir=tmp_path)
+    vectors = PairVectors(
+        Pairs.prepare("", rows, PairOptions(), False), Encoder(encoder, tmp_path), SharedCache(tmp_path)
+    )
+    taken: list[int] = []
+    take = PairVectors.take
+
+    def watch(self: PairVectors, key: Key, rows: np.ndarray) -> np.ndarray:
+        taken.append(len(rows))
+        return take(self, key, rows)
+
+    everything = np.arange(300)
+    by_hand = find_communities(vectors.take("query", everything), vectors.take("passage", everything), 20)
+    assert list_parts(np.array(labelled["cluster"])) == list_parts(by_hand)
+    monkeypatch.setattr(PairVectors, "take", watch)
+    cut_sources(vectors, ClusterOptions(cluster_size=20, method="communities", seed=1), SharedCache(tmp_path))
+    assert len(taken) > 10 and max(taken[2:]) < 150  # but for the sample that groups are found by, and their search
+
+
+def test_an_interrupted_cut_goes_on_with_the_next_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("st_cluster_batches.clusters.communities._COARSE_ROWS", 60)
+    calls: list[int] = []
+
+    def cut(queries: np.ndarray, *others: int) -> np.ndarray:
+        calls.append(len(queries))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return cut_group(queries, *others)
+
+    monkeypatch.setattr("st_cluster_batches.clusters.source_communities.cut_group", cut)
+    options = {"cluster_size": 20, "method": "communities", "cache_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        attach_clusters(make_pairs(300), make_static_model(), **options)
+    labelled = attach_clusters(make_pairs(300), make_static_model(), **options)
+    assert calls[3:4] == calls[2:3], "the group that was at work is cut again"
+    assert sum(calls) - calls[2] == len(labelled), "no other is"
 
 
 def test_sources_may_have_methods_of_their_own() -> None:

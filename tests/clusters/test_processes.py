@@ -29,3 +29,15 @@ def test_a_failed_process_stops_the_others_with_its_message(tmp_path: Path) -> N
     again = launch(WORKER, tmp_path)
     assert again.returncode == 0, again.stderr
     assert sum(int(line.split()[1]) for line in again.stdout.splitlines()) < 600
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_groups_that_are_cut_into_communities(tmp_path: Path) -> None:
+    options = ("--communities", "100")
+    _, labels = finish(start(tmp_path / "one", *options))
+    done = launch(WORKER, tmp_path / "two", *options)
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[2] for line in done.stdout.splitlines()} == {labels}
+    kept = sorted(str(path.relative_to(tmp_path / "two")) for path in (tmp_path / "two").glob("communities-*/[0-9]*"))
+    assert len(kept) == 6, kept  # four groups of one source, two of the other
+    assert list_leftovers(tmp_path / "two") == []
