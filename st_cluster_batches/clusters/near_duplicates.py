@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids, require_faiss, sample_positions
+from st_cluster_batches.clusters.kmeans import require_faiss
+from st_cluster_batches.clusters.two_level_kmeans import split_into_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.duplicates import combine_hashes
 from st_cluster_batches.data.pairs import Pairs
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Larger clusters are cut into cells of about half this size, so that cost grows with the rows and not their square.
 # Near-duplicates that a cut parts are missed: tests/bench/bench_attach.py near counts them.
 _CELL_ROWS = 8192
+_ITERATIONS = 5
 _QUERY_ROWS = 256  # at once: bounds the pairs in memory where a cell is full of near-duplicates
 # Above so many near-duplicates of a passage, all of them share one key, and not one for each pair: a thousand form
 # letters would have half a million.
@@ -97,16 +99,10 @@ def _cut(rows: npt.NDArray[np.int32], vectors: PairVectors) -> list[npt.NDArray[
     if len(rows) <= _CELL_ROWS:
         return [rows] if len(rows) > 1 else []
     n_cells = -(-2 * len(rows) // _CELL_ROWS)
-    sample = vectors.take("passage", rows[sample_positions(len(rows), n_cells, seed=0)])
-    nearest = NearestCentroid(fit_centroids(sample, n_cells, seed=0, niter=5))
-    cell_of_row = np.concatenate(
-        [
-            nearest.find(vectors.take("passage", rows[low : low + _CELL_ROWS]))[0]
-            for low in range(0, len(rows), _CELL_ROWS)
-        ]
+    cells = split_into_cells(
+        lambda at: vectors.take("passage", rows[at]), len(rows), n_cells, seed=0, niter=_ITERATIONS
     )
-    order = np.argsort(cell_of_row, kind="stable")
-    return [rows[at] for at in np.split(order, np.cumsum(np.bincount(cell_of_row))[:-1]) if len(at) > 1]
+    return [rows[at] for at in cells if len(at) > 1]
 
 
 def _search(rows: npt.NDArray[np.int32], passages: Hashes, vectors: PairVectors, found: NearDuplicates) -> None:
