@@ -79,7 +79,8 @@ def describe_source(name: str, arguments: argparse.Namespace) -> dict[str, Any] 
     problem = prepare(name, arguments)
     if problem is None:
         return None
-    return {"rows": len(problem), "queries": len(problem.measured_on.queries), "guide_ndcg": problem.guide_ndcg}
+    guide_ndcg = problem.guide_ndcg and problem.guide_ndcg[1]
+    return {"rows": len(problem), "queries": len(problem.measured_on.queries), "guide_ndcg": guide_ndcg}
 
 
 def run(

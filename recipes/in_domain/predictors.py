@@ -33,8 +33,8 @@ def measure(problem: Problem) -> dict[str, float]:
     documents = embed_all(weights, as_bags(problem.documents))
     judged = problem.measured_on
     start = rank_documents(embed_all(weights, as_bags(judged.queries)), documents, judged).mean()
-    assert problem.guide is not None, "static.py embeds both sides"
-    guide = Guide(*problem.guide)
+    assert problem.guide is not None and problem.guide_ndcg is not None, "static.py embeds both sides"
+    guide, guide_ndcg = Guide(*problem.guide), problem.guide_ndcg[1]
     shares = {}
     for name, candidate in (("random", Candidate()), ("clusters of 32", Candidate(32))):
         plan = BatchPlan(label_problem(problem, candidate, 0), _BATCH_SIZE, seed=0).plan_epoch(0)
@@ -43,8 +43,8 @@ def measure(problem: Problem) -> dict[str, float]:
     lengths = np.diff(as_bags(problem.passages).starts)
     return {
         "start": float(start),
-        "guide": float(problem.guide_ndcg or 0),
-        "guide ahead by": float((problem.guide_ndcg or 0) - start),
+        "guide": guide_ndcg,
+        "guide ahead by": float(guide_ndcg - start),
         "answers a held-out query": len(judged.rows) / len(judged.queries),
         "tokens of a passage": float(lengths.mean()),
         "false negatives, random": shares["random"],

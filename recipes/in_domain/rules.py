@@ -3,8 +3,8 @@
     python recipes/in_domain/rules.py RUNS --output recipes/in_domain/results
 
 RUNS is the folder of single runs of `static.py`. Both sets of held-out queries are put together and parted in three:
-a rule chooses on two thirds, about as many as `tune` has, and the gain is of the other, in percent of random batches',
-the mean of the three turns. (Learning rates were chosen on a third of the queries, for all ways alike.) `tune` takes
+a rule chooses on two thirds (`tune` has all), and the gain is of the other, in percent of random batches', the mean of
+the three turns. (Learning rates were chosen on a third of the queries, for all ways alike.) `tune` takes
 the way whose 95 % interval has the highest lower end, if that is above zero, and a mask only where it is clearly
 better than the best way without. Other rules take masks as they take any way, narrow the interval, or correct p-values
 for the number of ways (Benjamini and Hochberg); the last knows the best way afterwards.

@@ -156,7 +156,7 @@ def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make:
         "rows": len(problem),
         "queries": len(problem.measured_on.queries),
         "documents": len(problem.documents),
-        "guide_ndcg": problem.guide_ndcg,
+        "guide_ndcg": problem.guide_ndcg and problem.guide_ndcg[1],
         "batch_sizes": {},
     }
     for batch_size in arguments.batch_sizes:

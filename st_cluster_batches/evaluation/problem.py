@@ -49,11 +49,11 @@ class Problem:
         passages: Training passages, row by row.
         documents: What held-out queries are looked up in: held-out passages, and training passages of the source.
         tuned_on: Held-out queries that the learning rate is chosen on.
-        measured_on: Other held-out queries, that candidates are compared on.
+        measured_on: Other held-out queries, of which no rate knows anything.
         vectors: (n, d) unit rows of the training pairs, to be clustered.
         guide: (n, d) unit rows of queries and of passages, to mask by; None without a guide.
         keys: The false negatives that are known from texts.
-        guide_ndcg: Mean nDCG@10 of the guide itself on `measured_on`, or None.
+        guide_ndcg: Mean nDCG@10 of the guide itself on `tuned_on`, and on `measured_on`; or None.
         sample: (2 n, d) what k-means sees instead of `vectors`, of a symmetric key; or None.
     """
 
@@ -66,7 +66,7 @@ class Problem:
     vectors: npt.NDArray[np.float32]
     guide: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]] | None
     keys: Keys | None
-    guide_ndcg: float | None
+    guide_ndcg: tuple[float, float] | None
     sample: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -136,20 +136,21 @@ def prepare_problem(
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
     documents = list_documents(measured_on, tuned_on)
     texts = list(documents.values())
-    judged = judge_collection(measured_on, documents, start)
+    judged = [judge_collection(one, documents, start) for one in (tuned_on, measured_on)]
     guide, guide_ndcg = None, None
     if has_guide:
         sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
-        guide_ndcg = _score_guide(sides, rows, list(measured_on.queries.values()), texts, judged)
-        guide = sides[0][trained], sides[1][trained]
+        asked = [list(one.queries.values()) for one in (tuned_on, measured_on)]
+        tuned, measured = (_score_guide(sides, rows, *one, texts) for one in zip(asked, judged, strict=True))
+        guide, guide_ndcg = (sides[0][trained], sides[1][trained]), (tuned, measured)
     keys = pa.array(hash_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
         start=start.without_tokenizer(),
         queries=start.tokenize(left[query]),
         passages=start.tokenize(left[passage]),
         documents=start.tokenize(texts),
-        tuned_on=judge_collection(tuned_on, documents, start),
-        measured_on=judged,
+        tuned_on=judged[0],
+        measured_on=judged[1],
         vectors=vectors.take(key, trained),
         guide=guide,
         keys=read_keys(pa.chunked_array([keys]), FALSE_NEGATIVE_KEYS, True),
@@ -175,7 +176,7 @@ def _hold_out_twice(
 
 
 def _score_guide(
-    sides: Sequence[npt.NDArray[np.float16]], rows: Dataset, asked: list[str], documents: list[str], judged: Judged
+    sides: Sequence[npt.NDArray[np.float16]], rows: Dataset, asked: list[str], judged: Judged, documents: list[str]
 ) -> float:
     """Return the mean nDCG@10 of the guide itself, by its vectors of all queries and passages of the source."""
     texts = zip(sides, rows.column_names, (asked, documents), strict=True)

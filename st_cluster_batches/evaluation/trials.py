@@ -89,8 +89,8 @@ def run_trial(problem: Problem, trial: Trial, options: TuneOptions) -> tuple[Tri
     """Train and score a model.
 
     Returns:
-        The trial, and its record: nDCG@10 of every query that candidates are compared on, and of those that the rate
-        is chosen on with their mean, and what the batches were made of.
+        The trial, and its record: nDCG@10 of every query that the rate is chosen on, with their mean, and of the
+        others, and what the batches were made of.
     """
     start = time.perf_counter()
     labels = label_problem(problem, trial.candidate, trial.seed)

@@ -271,11 +271,14 @@ class Tuning:
         """Run the trials of a source by one key."""
         candidates = _list_candidates(problem, self.options)
         records = TrialRuns(self.options, self.output, self.cache.show_progress_bar).run(name, problem, candidates)
-        scores = {one: np.asarray([own["ndcg"] for own in records[one]]) for one in candidates}
+        # The queries that rates were chosen on, too: every candidate had its choice, and more queries tell more.
+        scores = {one: np.asarray([own["tuned"] + own["ndcg"] for own in records[one]]) for one in candidates}
+        n_queries = [len(one.queries) for one in (problem.tuned_on, problem.measured_on)]
+        guide = None if problem.guide_ndcg is None else float(np.average(problem.guide_ndcg, weights=n_queries))
         return scores, {
             "trained_rows": len(problem),
-            "queries": len(problem.measured_on.queries),
-            "guide_ndcg": problem.guide_ndcg,
+            "queries": sum(n_queries),
+            "guide_ndcg": guide,
             "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
         }

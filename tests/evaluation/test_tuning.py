@@ -40,6 +40,8 @@ def test_clusters_are_chosen_where_they_help_and_the_choice_labels(pairs: Datase
     assert chosen.cluster_size is not None
     (found,) = [one for one in choice.evidence["all"]["differences"] if one["name"] == str(chosen)]
     assert found["difference"]["low"] > 0
+    record = json.loads(next((tmp_path / "runs").iterdir()).read_text())
+    assert choice.evidence["all"]["queries"] == len(record["tuned"]) + len(record["ndcg"]), "all that are held out"
     assert Choice.load(tmp_path).sources == choice.sources
     labelled = attach_clusters(pairs, make_planted_model(True), tuned=tmp_path, cache_dir=tmp_path / "cache")
     assert len(set(labelled["cluster"])) == pytest.approx(len(pairs) / chosen.cluster_size, rel=0.1)
