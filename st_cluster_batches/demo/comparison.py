@@ -22,7 +22,7 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Collection
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.demo.description import TUNED
-from st_cluster_batches.demo.docstrings import collect_docstrings, split_docstrings
+from st_cluster_batches.demo.docstrings import COLLECTIONS, collect_docstrings, split_docstrings
 from st_cluster_batches.demo.latent_semantics import fit_encoder, train_tokenizer
 from st_cluster_batches.demo.source_rate import choose_rate
 from st_cluster_batches.demo.static_trainer import BATCH_SIZE, build_static_trainer
@@ -214,6 +214,7 @@ class Demo:
             "batch_size": BATCH_SIZE,
             "rates": self.rates,
             "before": {name: one.ndcg_at_10 for name, one in before.items()},
+            "collections": COLLECTIONS,
         }
         results = report_runs(records, about, self.output)
         logger.info("Step 4 of 4: drawing the batches")

@@ -38,6 +38,12 @@ _LEAST_PAIRS = 400  # of fewer, tuning could not hold queries enough out
 _REMEDY = "install more packages into this Python, or run the demo by another: PYTHON -m st_cluster_batches demo"
 _PACKAGE = "package"  # not `source`: queries are held out of all packages together
 
+COLLECTIONS = {  # from near to far
+    "same_modules": "docstrings of the modules that are trained on, others than these",
+    "unseen_modules": "docstrings of other modules of the same packages",
+    "unseen_packages": "docstrings of other packages",
+}
+
 
 @dataclass(frozen=True)
 class Docstring:
@@ -88,8 +94,7 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
         max_pairs: Training pairs to keep at most, evenly over the list.
 
     Returns:
-        Pairs with columns query, passage and source; and the collections `same_modules`, `unseen_modules` and
-        `unseen_packages`.
+        Pairs with columns query, passage and source; and `COLLECTIONS` by name.
 
     Raises:
         ValueError: If the environment holds too few docstrings.
@@ -121,11 +126,12 @@ def split_docstrings(docstrings: list[Docstring], max_pairs: int | None) -> tupl
         )
     if max_pairs is not None and len(left) > max_pairs:
         left = left.select([at * len(left) // max_pairs for at in range(max_pairs)])
-    return left.rename_column(_PACKAGE, SOURCE).flatten_indices(), {
-        "same_modules": next(iter(near.values())),
-        "unseen_modules": _make_collection([one for one in training if one.is_held_out]),
-        "unseen_packages": _make_collection([one for one in docstrings if one.package in held_out]),
-    }
+    found = (
+        next(iter(near.values())),
+        _make_collection([one for one in training if one.is_held_out]),
+        _make_collection([one for one in docstrings if one.package in held_out]),
+    )
+    return left.rename_column(_PACKAGE, SOURCE).flatten_indices(), dict(zip(COLLECTIONS, found, strict=True))
 
 
 def _make_collection(docstrings: list[Docstring]) -> Collection:

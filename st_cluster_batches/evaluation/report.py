@@ -118,6 +118,7 @@ def describe_results(results: dict[str, Any]) -> str:
         "",
         f"Noise is the standard deviation of {quote_code(baseline)} between seeds. Differences are to "
         f"{quote_code(baseline)}; * marks p < .05, corrected for the number of collections.",
+        *_describe_collections(results.get("collections", {})),
         "",
         *_describe_batches(variants),
         *_describe_seeds(results["seeds"]),
@@ -127,6 +128,12 @@ def describe_results(results: dict[str, Any]) -> str:
         *_describe_correlation(variants),
     ]
     return "\n".join(lines)
+
+
+def _describe_collections(collections: dict[str, str]) -> list[str]:
+    """Say what collections hold, where whoever compares has said so."""
+    told = [f"- {quote_code(name)}: {what}" for name, what in collections.items()]
+    return ["", *told] if told else []
 
 
 def _describe_seeds(n_seeds: int) -> list[str]:

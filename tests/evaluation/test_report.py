@@ -56,6 +56,12 @@ def test_one_seed_is_reported_without_its_noise() -> None:
     assert "between seeds: unknown" in describe_results(results)
 
 
+def test_collections_are_explained_where_the_results_know_what_they_hold() -> None:
+    assert "- `" not in describe_results(summarise_runs(make_records(), ABOUT))
+    told = describe_results(summarise_runs(make_records(), {**ABOUT, "collections": {"one": "films | papers"}}))
+    assert told.count("- `one`: films | papers") == 1
+
+
 def test_figures_name_every_variant_and_collection(tmp_path: Path) -> None:
     files = draw_figures(summarise_runs(make_records(), ABOUT), tmp_path)
     assert len(files) == 6 and all(file.stat().st_size > 1000 for file in files)
