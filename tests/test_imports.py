@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "st_cluster_batches"
 ORDER = [
     ["storage"],
     ["row_keys"],
-    ["columns", "column_values"],
+    ["columns", "column_values", "target_values"],
     ["data"],
     ["clusters", "batches"],  # the two halves, which meet in columns alone
     ["losses", "refresh"],

@@ -20,7 +20,7 @@ from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan_messages import IDLE_SEARCH, tell_of_batches, tell_of_epoch, tell_of_stock
 from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
-from st_cluster_batches.batches.resume_checks import describe_run, hash_clusters, refuse_other_batches
+from st_cluster_batches.batches.resume_checks import check_skipping, describe_run, hash_clusters, refuse_other_batches
 from st_cluster_batches.batches.run_length import (
     count_epochs,
     count_passes,
@@ -110,6 +110,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
             self._clusters = kept.get("clusters", {})
             refuse_fewer_steps(state)
+            check_skipping(args, state, samplers, len(train_dataloader))
             tell_of_other_length(args, state, kept.get("steps", state.max_steps))
             if samplers:
                 end_finished_run(state, outer)

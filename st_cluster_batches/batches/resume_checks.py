@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.protocols import PlannedSampler
+from st_cluster_batches.batches.run_length import count_updates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import TrainingArguments
+    from transformers import TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
@@ -47,6 +51,34 @@ def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
         f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "
         "trained with, or start anew with resume_from_checkpoint=None"
     )
+
+
+def check_skipping(
+    args: TrainingArguments, state: TrainerState, samplers: Sequence[PlannedSampler], n_batches: int
+) -> None:
+    """Warn of a run that goes on within an epoch with the first batches of it, as `ignore_data_skip` has it.
+
+    Args:
+        args: The trainer's arguments.
+        state: Its state, from the checkpoint.
+        samplers: Those that follow a plan.
+        n_batches: Batches of an epoch on one process.
+
+    Raises:
+        StartError: If clusters are refreshed: epochs would begin within those that clusters are made for.
+    """
+    done = state.global_step % count_updates(n_batches, args)
+    if not (args.ignore_data_skip and done and samplers):
+        return
+    told = (
+        f"ignore_data_skip=True: the checkpoint is {done} steps into an epoch, and the run would go on with the first "
+        "batches of it, so that rows come twice"
+    )
+    remedy = "Leave it out: to skip the batches that are done costs nothing here, for no row of them is read"
+    if any(one.refresh is not None for one in samplers):
+        raise StartError(f"{told}, and clusters are made anew at the start of epochs alone. {remedy}")
+    if state.is_world_process_zero:
+        logger.warning("%s. %s", told, remedy)
 
 
 def describe_run(args: TrainingArguments, outer: Any) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from sentence_transformers.cross_encoder import losses as cross_encoder
 from sentence_transformers.multi_vector_encoder import losses as multi_vector
 from sentence_transformers.sentence_transformer import losses
@@ -14,6 +12,7 @@ from sentence_transformers.sentence_transformer import losses
 from st_cluster_batches.batches.callers import find_loss, gathers
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, list_targets
+from st_cluster_batches.target_values import describe_targets, read_targets
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +89,6 @@ def refuse_row_keys(trainer: Any, dataset: Any) -> None:
         )
 
 
-def describe_targets(dataset: Any) -> str:
-    """Say which columns say how well pairs fit, and of how many rows they say that these do not."""
-    parts = []
-    for name in list_targets(dataset):
-        column = dataset.with_format("arrow", columns=[name])[:][name]
-        is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        rows = pc.sum(pc.less_equal(column, 0)).as_py() if is_number else None
-        parts.append(f"{name!r}" + (f", 0 or less in {rows:,} of {len(dataset):,} rows" if rows else ""))
-    return ", and ".join(parts)
-
-
 def _find_in_batch_loss(trainer: Any, dataset: Any) -> Any:
     """Return the loss of a dataset if it, or one within it, takes in-batch negatives."""
     loss = None if trainer is None else find_loss(trainer, dataset)
@@ -175,12 +163,12 @@ def tell_of_targets(trainer: Any, dataset: Any) -> None:
     loss = _find_in_batch_loss(trainer, dataset) if targets else None
     if loss is None:
         return
+    values = read_targets(dataset, targets)
     logger.warning(
         "The pairs have the column %s. %s does not read it: every pair is learnt as a positive, and no false "
-        "negatives are kept apart. Keep the pairs that belong together, then attach: dataset.filter(lambda row: "
-        "row[%r] > 0).remove_columns(%r); or take a loss of labelled pairs, to which batches make no difference",
-        describe_targets(dataset),
+        "negatives are kept apart. Keep the pairs that belong together, then attach: %s; or take a loss of labelled "
+        "pairs, to which batches make no difference",
+        describe_targets(values),
         type(loss).__name__,
-        targets[0],
-        targets[0],
+        values[0].call,
     )

@@ -22,6 +22,7 @@ from st_cluster_batches.data.pairs import Key, Pairs
 from st_cluster_batches.row_keys import ROW_KEY, mark_keys
 from st_cluster_batches.storage.cache import hash_values, read_seal, seal
 from st_cluster_batches.storage.chunks import ChunkedArray, hash_array
+from st_cluster_batches.target_values import read_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,11 +39,11 @@ def check_threshold(parts: Sequence[Pairs], threshold: float | None) -> None:
         ValueError: If all pairs are such; where some are not, these get theirs.
     """
     if threshold is not None and all(one.targets for one in parts):
+        values = read_targets(parts[0].given, parts[0].targets)[0]
         raise ValueError(
             f"false_negative_threshold={threshold:g} finds rows that no batch should hold both of, and pairs with "
-            f"{parts[0].targets} get no such keys: their losses take no other rows for negatives. Leave it out, or "
-            f"keep the pairs that belong together: dataset.filter(lambda row: row[{parts[0].targets[0]!r}] == 1)"
-            f".remove_columns({parts[0].targets[0]!r}), on the command line --positive_label 1"
+            f"{values} get no such keys: their losses take no other rows for negatives. Leave it out, or "
+            f"keep the pairs that belong together: {values.call}, on the command line --positive_label {values.label}"
         )
 
 

@@ -12,6 +12,7 @@ from st_cluster_batches.data.collection import Judging, read_collection
 from st_cluster_batches.data.role_names import find_rank
 from st_cluster_batches.data.roles import TEXT, describe_feature, list_texts
 from st_cluster_batches.row_keys import TARGET_COLUMNS
+from st_cluster_batches.target_values import read_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -196,10 +197,11 @@ def keep_positive(rows: Dataset, label: str, where: str) -> Dataset:
             f"called {', '.join(_LABELS)}"
         )
     values = rows[column][:]
-    kept = [at for at, value in enumerate(values) if _is_label(value, label)]
+    names = getattr(rows.features[column], "names", ())  # of classes, whose values are their numbers
+    wanted = str(names.index(label)) if label in names else label
+    kept = [at for at, value in enumerate(values) if _is_label(value, wanted)]
     if not kept:
-        there = ", ".join(sorted({str(value) for value in values})[:10])
-        raise ValueError(f"{where}: no row has the label {label!r} in {column!r}; there are {there}")
+        raise ValueError(f"{where}: no row has the label {label!r} in {read_targets(rows, [column])[0]}")
     logger.warning(
         "%s: %d of %d pairs have the label %s in %r and are kept; %d are left out",
         where,

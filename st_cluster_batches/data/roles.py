@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +117,9 @@ def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> st
         remedy = "Give each text of the list a row, or a column, of its own. "
     elif ("holds values" in fault or "holds classes" in fault) and not _IDS.fullmatch(name):
         remedy = (
-            f"If it says which pairs belong together, call it 'label', dataset.rename_column({name!r}, 'label'), and "
-            "keep those: positive_label=1 (a number, or whatever stands for it). Else leave it out. "
+            f"If it says which pairs belong together, keep those: dataset.filter(lambda row: row[{name!r}] == LABEL)"
+            f".remove_columns({name!r}), on the command line --positive_label LABEL, for which the column is to be "
+            "called 'label'. Else leave it out. "
         )
     kept = [one for one in texts if one != name]
     if len(kept) < 2 and name in texts and len(texts) > 1:
@@ -220,10 +221,18 @@ def read_as_columns(dataset: Dataset, texts: Sequence[str], others: Sequence[str
     if state["type"] != "custom":
         return plain
     # `datasets` keeps what the transform gives on disk, so that no text is made twice.
-    read = plain.select_columns(state["columns"])
-    made = read.map(state["format_kwargs"]["transform"], batched=True, remove_columns=read.column_names)
+    read, how = plain.select_columns(state["columns"]), {"transform": state["format_kwargs"]["transform"]}
+    made = read.map(_transform, batched=True, remove_columns=read.column_names, fn_kwargs=how)
     made = made.select_columns(list(texts))
     return concatenate_datasets([made, plain.select_columns(list(others))], axis=1) if others else made
+
+
+def _transform(batch: Mapping[str, Any], transform: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    """Apply a transform to what the collator's rows are made of: a dict, which it may change in place.
+
+    Of what `map` passes, and gets back as it is, `datasets` would remove the columns that it had before.
+    """
+    return dict(transform(dict(batch)))
 
 
 def list_texts(features: Mapping[str, Any]) -> list[str]:

@@ -30,6 +30,7 @@ from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
+from st_cluster_batches.target_values import describe_targets, read_targets
 from st_cluster_batches.training.prompts import warn_of_trials_without_prompts
 
 if TYPE_CHECKING:
@@ -166,11 +167,12 @@ def _check_part(part: Pairs) -> None:
     """Check that a dataset is trained on with in-batch negatives, and say what of it is not used."""
     where = f"Dataset {part.name!r}" if part.name else "The dataset"
     if part.targets:
+        values = read_targets(part.given, part.targets)
         raise ValueError(
-            f"{where} has {part.targets}: losses of labelled pairs take no in-batch negatives, so batches change "
-            "nothing. To tune on the pairs that belong together, keep these, and none of those columns: dataset.filter"
-            f"(...).remove_columns({part.targets}); on the command line --positive_label 1 does so for one column "
-            "'label', others have to leave the file"
+            f"{where} has {describe_targets(values)}: losses of labelled pairs take no in-batch negatives, so "
+            "batches change nothing. To tune on the pairs that belong together, keep these, and none of those "
+            f"columns: {values[0].call}; on the command line --positive_label {values[0].label} does so for one "
+            "column, others have to leave the file"
         )
     if negatives := part.text_columns[2:]:
         logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)

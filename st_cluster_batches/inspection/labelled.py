@@ -12,13 +12,13 @@ import numpy.typing as npt
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.sources import has_source_labels
-from st_cluster_batches.batches.targets import describe_targets
 from st_cluster_batches.clusters.assigning import find_position
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, list_targets, read_marks
+from st_cluster_batches.target_values import describe_targets, read_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -85,8 +85,8 @@ class LabelledPairs:
             is_label = SOURCE not in (columns or ()) and has_source_labels(part)
             where = f"Dataset {name!r}" if name else "The dataset"
             roles = replace(find_roles(part, columns, [SOURCE] if is_label else [], where), targets=())
-            if list_targets(part):
-                logger.warning(_LABELLED, where, describe_targets(part))
+            if targets := list_targets(part):
+                logger.warning(_LABELLED, where, describe_targets(read_targets(part, targets)))
             found.append(roles)
             own_names, own_codes = [name or WHOLE], np.zeros(len(part), np.int32)
             if is_label:

@@ -31,7 +31,7 @@ from st_cluster_batches.refresh.folder import RefreshFolder
 from st_cluster_batches.refresh.guided_losses import find_guided_losses, read_row_keys
 from st_cluster_batches.refresh.mining import NEGATIVES_FOLDER, mine_negatives
 from st_cluster_batches.refresh.schedule import RefreshedSampler, RefreshOptions
-from st_cluster_batches.refresh.trained_encoder import TrainedEncoder, find_prompt
+from st_cluster_batches.refresh.trained_encoder import TrainedColumn, TrainedEncoder
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 from st_cluster_batches.storage.chunks import ChunkedArray
 from st_cluster_batches.storage.processes import ProcessGroup
@@ -123,10 +123,9 @@ class Refresher:
             due = sampler.find_refresh(epoch)
             if due is None or due == sampler.refreshed_at:
                 continue
-            folder = self.folder.at(due, number)
-            array = ChunkedArray.at(folder, len(sampler.dataset))
             is_made = self.folder.is_made(due, number)
             if not is_made and not (due == epoch and is_start):
+                folder = self.folder.at(due, number)
                 raise StartError(
                     f"The clusters of epoch {due} were made of the model as it was then, and are not in {folder}. Put "
                     "them beside the checkpoint again, resume from a checkpoint at the end of an epoch, or start anew "
@@ -134,11 +133,20 @@ class Refresher:
                 )
             with SharedCache.open(self.folder.work, True, "refreshing clusters") as cache:
                 if is_made:
-                    array.fill(_refuse_damaged(folder), cache, "Reading clusters")
-                    sampler.relabel(due, array.slice(0, array.n_rows))
+                    self._read(sampler, number, due, cache)
                     self._load_guide(due, number)
-                else:
-                    self._make(sampler, number, due, cache)
+                    continue
+                last = sampler.find_refresh(epoch - 1)
+                if last not in (None, sampler.refreshed_at) and self.folder.is_made(last, number):
+                    self._read(sampler, number, last, cache)  # after a resume: what the new ones are compared with
+                self._make(sampler, number, due, cache)
+
+    def _read(self, sampler: RefreshedSampler, number: int, due: int, cache: SharedCache) -> None:
+        """Give a sampler the clusters that were made at the start of an epoch."""
+        folder = self.folder.at(due, number)
+        array = ChunkedArray.at(folder, len(sampler.dataset))
+        array.fill(_refuse_damaged(folder), cache, "Reading clusters")
+        sampler.relabel(due, array.slice(0, array.n_rows))
 
     def _make(self, sampler: RefreshedSampler, number: int, epoch: int, cache: SharedCache) -> None:
         """Embed, cluster and assign together with the other processes, and write down what has come of it."""
@@ -196,16 +204,13 @@ class Refresher:
         return self._pairs[number]
 
     def _make_encoder(self, dataset: Any, pairs: Pairs, refresh: RefreshOptions, cache: SharedCache) -> TrainedEncoder:
-        args = self.trainer.args
         columns: dict[Side, str] = {"query": pairs.text_columns[0], "passage": pairs.text_columns[:2][-1]}
         name = find_name(self.trainer, dataset)
-        max_length = getattr(args, "max_length", None)
         return TrainedEncoder(
             self.trainer.accelerator.unwrap_model(self.trainer.model),
             cache.folder,
             batch_size=refresh.batch_size,
-            side_prompts={side: find_prompt(args.prompts, name, column) for side, column in columns.items()},
-            max_length=max_length if isinstance(max_length, int) else None,
+            columns={side: TrainedColumn.of(self.trainer.args, name, one) for side, one in columns.items()},
             accelerator=self.trainer.accelerator,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,48 @@ _SPARSE_BATCH = 64  # as dense rows of a vocabulary's length
 
 
 @dataclass(frozen=True)
-class TrainedEncoder(Encoder):
-    """Embeds as training does: with its prompts, maximal length and precision, and leaves no trace.
+class TrainedColumn:
+    """How the stock collator makes a column ready for the model.
 
     Args:
-        side_prompts: The prompts that the trainer puts before the texts, by side; none is an empty one.
-        max_length: Tokens that training reads of a text, if not as many as the model itself.
+        prompt: What it puts before the texts.
+        task: The route that a Router sends them by; None for its default, and for all other models.
+        max_length: Tokens that it reads of a text, if not as many as the model itself.
+    """
+
+    prompt: str = ""
+    task: str | None = None
+    max_length: int | None = None
+
+    @classmethod
+    def of(cls, args: Any, name: str | None, column: str) -> TrainedColumn:
+        """Read the arguments of a trainer.
+
+        Args:
+            args: The arguments. Prompts are of all columns, by column, by dataset, or by dataset and column, a
+                `router_mapping` by column, or by dataset and column, and a `max_length` of all, or by task.
+            name: The name of the dataset, if it has one.
+            column: The column.
+        """
+        mapping: Any = args.router_mapping or {}
+        if isinstance(next(iter(mapping.values()), None), dict):
+            mapping = mapping.get(name, {})
+        task, length = mapping.get(column), getattr(args, "max_length", None)
+        if isinstance(length, dict):
+            length = length.get(task)
+        return cls(find_prompt(args.prompts, name, column), task, length)
+
+
+@dataclass(frozen=True)
+class TrainedEncoder(Encoder):
+    """Embeds as training does: with its prompts, routes, maximal length and precision, and leaves no trace.
+
+    Args:
+        columns: How training reads the texts, by side.
         accelerator: The trainer's, for its precision.
     """
 
-    side_prompts: Mapping[Side, str] = field(default_factory=dict)
-    max_length: int | None = None
+    columns: Mapping[Side, TrainedColumn] = field(default_factory=dict)
     accelerator: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,25 +84,25 @@ class TrainedEncoder(Encoder):
         """Hash of its weights as they are now, and of how texts are embedded."""
         return hash_values(
             fingerprint_model(self.model),
-            sorted(self.side_prompts.items()),
-            self.max_length,
+            sorted((side, astuple(one)) for side, one in self.columns.items()),
             self.accelerator.mixed_precision,
         )
 
     def _encode(self, side: Side, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        model = self.model
-        encode = model.encode_query if side == "query" else model.encode_document
+        model, column = self.model, self.columns[side]
         is_sparse = isinstance(model, SparseEncoder)
         size = self.batch_size or (_SPARSE_BATCH if is_sparse else choose_batch_size(model))
         options = {"convert_to_sparse_tensor": False} if is_sparse else {}
-        with _untouched(model, self.max_length), self.accelerator.autocast():
+        with _untouched(model, column.max_length), self.accelerator.autocast():
             steps = range(0, len(texts), _SPARSE_BATCH) if is_sparse else [0]
             parts = []
             for low in steps:
                 part = texts[low : low + _SPARSE_BATCH] if is_sparse else texts
-                vectors = encode(
+                # Not `encode_query`, which would choose a route that training may not take.
+                vectors = model.encode(
                     list(part),
-                    prompt=self.side_prompts.get(side, ""),
+                    prompt=column.prompt,
+                    task=column.task,
                     batch_size=size,
                     show_progress_bar=False,
                     convert_to_tensor=True,

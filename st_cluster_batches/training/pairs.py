@@ -11,7 +11,6 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from st_cluster_batches.batches.sources import has_source_labels
-from st_cluster_batches.batches.targets import describe_targets
 from st_cluster_batches.clusters.artefact import MANIFEST_FILE, read_manifest
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import find_choice, find_tuned
@@ -26,6 +25,7 @@ from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tel
 from st_cluster_batches.data.sources import read_sources, refuse_text
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, check_keys, has_row_keys, list_targets
 from st_cluster_batches.storage.processes import ProcessGroup
+from st_cluster_batches.target_values import describe_targets, read_targets
 from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
 
@@ -92,10 +92,11 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
         if not roles.is_given:
             check_meaning(part, roles.texts)
         if targets := list_targets(part):
+            values = read_targets(part, targets)
             raise ValueError(
-                f"The pairs have the column {describe_targets(part)}. No loss of a recipe reads it: each would learn "
-                f"every pair as a positive. Keep the pairs that belong together, positive_label: 1, or save the data "
-                f"without {targets}"
+                f"The pairs have the column {describe_targets(values)}. No loss of a recipe reads it: each "
+                "would learn every pair as a positive. Keep the pairs that belong together, positive_label: "
+                f"{values[0].label}, or save the data without {targets}"
             )
         if len(roles.texts) < 2:
             raise ValueError(

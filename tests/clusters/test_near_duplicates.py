@@ -142,7 +142,8 @@ def test_near_duplicates_of_labelled_pairs_are_refused_before_anything_is_embedd
     labelled = make_pairs(40).add_column("label", [0, 1] * 20)
     clustering = fit_clusters(labelled, model, n_clusters=2, cache_dir=cache)
     monkeypatch.setattr(model, "encode", lambda *_, **__: pytest.fail("a text is embedded"))
-    with pytest.raises(ValueError, match=r"threshold=0\.9 finds rows .* pairs with \['label'\] get no such keys"):
+    told = r"threshold=0\.9 finds rows .* pairs with 'label' \(0 in 20 rows, 1 in 20 rows\) get no such keys"
+    with pytest.raises(ValueError, match=told):
         attach_clusters(labelled, model, false_negative_threshold=0.9, cache_dir=cache)
     with pytest.raises(ValueError, match="get no such keys"):
         clustering.attach(labelled, false_negative_threshold=0.9, cache_dir=cache)

@@ -213,7 +213,7 @@ def test_each_dataset_is_planned_by_itself_as_in_training(labelled: Dataset) -> 
 
 def test_pairs_with_labels_are_told_of(labelled: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     look(labelled.add_column("label", [0, 1] * 150))
-    assert "The dataset has the column 'label', 0 or less in 150 of 300 rows: every pair is measured" in caplog.text
+    assert "The dataset has the column 'label' (0 in 150 rows, 1 in 150 rows): every pair is measured" in caplog.text
 
 
 def test_every_source_and_its_largest_cluster_are_described_however_many_clusters_there_are() -> None:

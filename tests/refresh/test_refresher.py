@@ -20,7 +20,7 @@ from sentence_transformers import (
     SparseEncoderTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
 from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 from trainers import make_trainer, record_texts
 from transformers import TrainerCallback
@@ -35,7 +35,7 @@ from st_cluster_batches import (
 from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.refresh.folder import FOLDER, RefreshFolder
 from st_cluster_batches.refresh.refresher import Refresher
-from st_cluster_batches.refresh.trained_encoder import TrainedEncoder
+from st_cluster_batches.refresh.trained_encoder import TrainedColumn, TrainedEncoder
 from st_cluster_batches.row_keys import certify_keys
 
 
@@ -133,6 +133,63 @@ def test_a_run_that_is_resumed_reads_the_clusters_of_its_epoch(tmp_path: Path) -
         train(tmp_path / "whole", make_pairs(300), refresh, **options, resume=True)
     with pytest.raises(ValueError, match=r"refresh was .* and is"):
         train(tmp_path / "whole", make_pairs(300), Refresh(cluster_size=41), **options, resume=True)
+
+
+def test_a_refresh_after_a_resume_is_compared_with_the_one_before_the_checkpoint(tmp_path: Path) -> None:
+    refresh, options = Refresh(cluster_size=40), {"save_strategy": "epoch", "num_train_epochs": 3}
+
+    def read() -> list[dict[str, Any]]:
+        (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
+        return [{name: one for name, one in record.items() if name != "seconds"} for record in plan["refreshes"]]
+
+    train(tmp_path, label_pairs(make_pairs(300)), refresh, **options)
+    whole = read()
+    for made_later in ("checkpoint-57", f"{FOLDER}/epoch-2-0"):
+        shutil.rmtree(tmp_path / "out" / made_later)
+    train(tmp_path, label_pairs(make_pairs(300)), refresh, **options, resume=True)
+    assert [one["epoch"] for one in whole] == [1, 2]
+    assert read() == whole
+
+
+@pytest.mark.parametrize("is_refreshed", [False, True])
+def test_batches_that_come_twice_after_a_resume_are_told_of_or_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_refreshed: bool
+) -> None:
+    rows, refresh = label_pairs(make_pairs(300)), Refresh(first=2, cluster_size=40) if is_refreshed else None
+    options = {"save_strategy": "steps", "save_steps": 25, "num_train_epochs": 3}
+    train(tmp_path, rows, refresh, **options)
+    for last in (50, 57):
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{last}")
+    told = "ignore_data_skip=True: the checkpoint is 6 steps into an epoch"
+    if is_refreshed:
+        with pytest.raises(ValueError, match=told):
+            train(tmp_path, rows, refresh, **options, ignore_data_skip=True, resume=True)
+        return
+    train(tmp_path, rows, refresh, **options, ignore_data_skip=True, resume=True)
+    assert told in caplog.text
+
+
+def test_texts_take_the_routes_that_training_sends_them_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SentenceTransformer(
+        modules=[Router.for_query_document([make_static_model()[0]], [make_static_model()[0]])]
+    )
+    seen = set()
+    encode = SentenceTransformer.encode
+
+    def spy(self: SentenceTransformer, texts: Any, **options: Any) -> Any:
+        seen.add(options["task"])
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(SentenceTransformer, "encode", spy)
+    mapping = {"query": "document", "passage": "document"}
+    train(tmp_path, make_pairs(64), Refresh(cluster_size=30), num_train_epochs=2, model=model, router_mapping=mapping)
+    assert seen == {"document"}
+    assert (
+        TrainedColumn.of(SimpleNamespace(prompts=None, router_mapping={"a": mapping}), "a", "query").task == "document"
+    )
+    assert TrainedColumn.of(SimpleNamespace(prompts=None, router_mapping={"a": mapping}), "b", "query").task is None
+    limited = SimpleNamespace(prompts=None, router_mapping=mapping, max_length={"document": 9, "query": 3})
+    assert TrainedColumn.of(limited, None, "query").max_length == 9
 
 
 def test_a_refresh_that_is_killed_goes_on_from_its_last_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,14 +440,17 @@ def test_prompts_of_a_dataset_are_put_before_its_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: Any
 ) -> None:
     seen = set()
-    encode = SentenceTransformer.encode_query
+    encode = SentenceTransformer.encode
+
+    rows = DatasetDict({"a": make_pairs(64), "b": make_pairs(48, seed=3)})
+    queries = {*rows["a"]["query"], *rows["b"]["query"]}
 
     def spy(self: SentenceTransformer, texts: Any, **options: Any) -> Any:
-        seen.add((len(texts), options["prompt"]))
+        if queries.issuperset(texts):
+            seen.add((len(texts), options["prompt"]))
         return encode(self, texts, **options)
 
-    monkeypatch.setattr(SentenceTransformer, "encode_query", spy)
-    rows = DatasetDict({"a": make_pairs(64), "b": make_pairs(48, seed=3)})
+    monkeypatch.setattr(SentenceTransformer, "encode", spy)
     options = {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler, "num_train_epochs": 2}
     train(tmp_path, rows, Refresh(cluster_size=30), prompts=prompts, **options)
     assert {(64, "A: "), (48, "B: ")} <= seen and "" not in {prompt for _, prompt in seen}
@@ -398,14 +458,18 @@ def test_prompts_of_a_dataset_are_put_before_its_texts(
 
 def test_prompts_of_training_are_put_before_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    encode = SentenceTransformer.encode_query
+    encode = SentenceTransformer.encode
+
+    rows = make_pairs(64)
+    queries = set(rows["query"])
 
     def spy(self: SentenceTransformer, texts: Any, **options: Any) -> Any:
-        seen.add(options["prompt"])
+        if queries.issuperset(texts):
+            seen.add(options["prompt"])
         return encode(self, texts, **options)
 
-    monkeypatch.setattr(SentenceTransformer, "encode_query", spy)
-    train(tmp_path, make_pairs(64), Refresh(cluster_size=30), num_train_epochs=2, prompts={"query": "find: "})
+    monkeypatch.setattr(SentenceTransformer, "encode", spy)
+    train(tmp_path, rows, Refresh(cluster_size=30), num_train_epochs=2, prompts={"query": "find: "})
     assert seen == {"find: "}
 
 
