@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.storage.cache import make_folder
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import is_first_process
@@ -279,7 +280,8 @@ def _read_selection(arguments: argparse.Namespace) -> Selection:
     cache_dir = getattr(arguments, "cache_dir", None)
     rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
     names = ("split", "config", "revision", "queries", "corpus", "positive_label", "max_negatives")
-    return Selection(**{name: getattr(arguments, name) for name in names}, cache_dir=rows)
+    tells_sources = getattr(arguments, "source_column", SOURCE) is not None
+    return Selection(**{name: getattr(arguments, name) for name in names}, tells_sources=tells_sources, cache_dir=rows)
 
 
 def _build(arguments: argparse.Namespace, output: Path) -> Path:

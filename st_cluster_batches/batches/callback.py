@@ -14,7 +14,7 @@ from accelerate.utils import extract_model_from_parallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from st_cluster_batches.batches.callers import find_inner_sampler
+from st_cluster_batches.batches.callers import find_inner_sampler, list_mask_counts
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.options import StartError
@@ -79,9 +79,9 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
-        clusters = hash_clusters(self._refreshed)
-        attributes = {"plans": self.plans, "run": self.run, "clusters": clusters, "steps": self._steps}
-        return {"args": {}, "attributes": attributes}
+        masks = [counts.values for counts in list_mask_counts(self.trainer)]
+        told = {"clusters": hash_clusters(self._refreshed), "steps": self._steps, "masks": masks}
+        return {"args": {}, "attributes": {"plans": self.plans, "run": self.run, **told}}
 
     def on_train_begin(
         self,
@@ -109,10 +109,12 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             kept = state.stateful_callbacks.get(type(self).__name__, {"attributes": {}})["attributes"]
             refuse_other_batches(kept, {"plans": self.plans, "run": self.run})
             self._clusters = kept.get("clusters", {})
+            for counts, values in zip(list_mask_counts(self.trainer), kept.get("masks", ()), strict=False):
+                counts.values = values  # of the whole run, as a card tells them
             refuse_fewer_steps(state)
-            check_skipping(args, state, samplers, len(train_dataloader))
             tell_of_other_length(args, state, kept.get("steps", state.max_steps))
             if samplers:
+                check_skipping(args, state, samplers, len(train_dataloader))
                 end_finished_run(state, outer)
         # The trainer saves the states of callbacks that have a key here; after random batches ours has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -198,7 +200,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.refresher.refresh(samplers, epoch, is_start)
         for sampler in samplers:
             if sampler.refreshed_at == epoch and self.trainer.is_world_process_zero():
-                tell_of_epoch(sampler, epoch)
+                tell_of_epoch(sampler, epoch, self.trainer)
         self._refreshed = samplers
         now, kept = hash_clusters(samplers), self._clusters
         if others := [name for name in now if kept.get(name, now[name]) != now[name]]:

@@ -54,15 +54,15 @@ class Caller:
         return gathers(find_loss(self.trainer, dataset))
 
     def refuse_dispatching(self) -> None:
-        """Check that each process of several reads its own batches.
+        """Check that each process reads its own batches.
 
         Raises:
             ValueError: If the first one is to deal them out.
         """
-        if self.trainer.accelerator.dispatch_batches:
+        if self.trainer is not None and self.trainer.accelerator.dispatch_batches:
             raise ValueError(
-                "dispatch_batches=True joins the batches of all processes as one tensor, which texts of different "
-                "lengths do not make; pass accelerator_config={'dispatch_batches': False}"
+                "dispatch_batches=True makes one tensor of the batches of all processes, even of one, and cuts it: "
+                "texts of different lengths do not bear that; pass accelerator_config={'dispatch_batches': False}"
             )
 
     def check_guides(self, dataset: Any) -> None:
@@ -86,6 +86,14 @@ def find_name(trainer: Any, dataset: Any) -> str | None:
 def find_loss(trainer: Any, dataset: Any) -> Any:
     """Return the loss that a trainer has for one of its training datasets."""
     return trainer.loss[find_name(trainer, dataset)] if isinstance(trainer.loss, dict) else trainer.loss
+
+
+def list_mask_counts(trainer: Any) -> list[Any]:
+    """Return what the guided losses of a trainer, or those within its losses, have counted; none outside of one."""
+    losses = getattr(trainer, "loss", None)
+    given = [*losses.values()] if isinstance(losses, dict) else [losses]
+    parts = dict.fromkeys(part for loss in given if loss is not None for part in loss.modules())
+    return [part.mask_counts for part in parts if hasattr(part, "mask_counts")]
 
 
 def gathers(loss: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from st_cluster_batches.batches.callers import list_mask_counts
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
@@ -39,7 +40,7 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     stages = [epoch for epoch, _ in sampler.options.schedule]
     now = max(epoch for epoch in stages if epoch <= sampler.epoch)
     for epoch in stages:
-        tell_of_epoch(sampler, sampler.epoch if epoch == now else epoch)
+        tell_of_epoch(sampler, sampler.epoch if epoch == now else epoch, trainer)
     share = sampler.options.random_fraction
     if share and not sampler.counts.random:
         n_batches = sampler.counts.pure + sampler.counts.pooled + sampler.counts.mixed  # global ones: these are drawn
@@ -47,12 +48,13 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
         logger.warning("random_fraction=%g of %d batches is none; %s", share, n_batches, remedy)
 
 
-def tell_of_epoch(sampler: PlannedSampler, epoch: int) -> None:
+def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
     """Log what an epoch is made of, and warn of false negatives that meet, and of purity that is given up for them.
 
     Args:
         sampler: A `ClusterBatchSampler` that follows a plan.
         epoch: The current epoch, or the first that shares other columns.
+        trainer: The trainer; None outside of one.
     """
     plan, columns = sampler.plan_of(epoch), sampler.strata_of(epoch)
     counts: PlanCounts = sampler.counts if epoch == sampler.epoch else plan.plan_epoch(epoch).counts
@@ -60,7 +62,8 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int) -> None:
     which = "one epoch" if is_like_others else f"epoch {epoch}"
     logger.info("Batches of %s, by %s: %s", which, columns[-1] if columns else "random", counts)
     if counts.repeats > WORTH_A_WARNING * len(sampler.dataset):
-        logger.warning("In %s %s", which, explain_repeats(plan, sampler.dataset, counts))
+        is_guided = bool(list_mask_counts(trainer))
+        logger.warning("In %s %s", which, explain_repeats(plan, sampler.dataset, counts, is_guided))
     if counts.dropped > WORTH_A_WARNING * len(sampler.dataset):
         logger.warning(
             "In %s %d of %d rows are in no batch: they fill no whole global batch of %d = %d rows x %d devices. "

@@ -50,8 +50,8 @@ def find_largest_key(dataset: Dataset, keys: Keys) -> tuple[int, str, str]:
     return len(rows), "a key without a text of its own, as near-duplicates do, such as", first_text
 
 
-def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> str:
-    """Say how many rows meet a false negative, why, and what helps."""
+def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts, is_guided: bool) -> str:
+    """Say how many rows meet a false negative, why, and what helps, beside a loss that masks if there is none yet."""
     keys = plan.labels.keys
     assert keys is not None, "without keys no row repeats any"
     n_rows, what, text = find_largest_key(dataset, keys)
@@ -63,10 +63,11 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts) -> st
             "across sources and clusters help (strata=()), or smaller ones"
         )
     share = 100 * counts.repeats / len(dataset)
+    mask = ", and so does a loss that masks false negatives, such as the guided ones (attach with guide=True)"
+    mask = ", and the guided loss masks those that its guide finds nearer than the positive" if is_guided else mask
     return (
         f"at least {counts.repeats:,} of {len(dataset):,} rows ({share:.1f} %) meet a false negative in a global "
-        f"batch of {counts.global_batch_size:,} rows: {why}, and so does a loss that masks false negatives, "
-        f"such as the guided ones (attach with guide=True). {n_rows:,} rows share {what} {text[:100]!r}"
+        f"batch of {counts.global_batch_size:,} rows: {why}{mask}. {n_rows:,} rows share {what} {text[:100]!r}"
     )
 
 

@@ -111,10 +111,10 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     def _fit_to_trainer(self, caller: Caller) -> None:
         """Take the number of processes from what accelerate will do with the batches, and see what the loss sees."""
+        caller.refuse_dispatching()
         if caller.trainer is None or self.world_size == 1:
             return
         n_devices, global_size = self.world_size, self.world_size * self.batch_size
-        caller.refuse_dispatching()
         if caller.trainer.accelerator.split_batches:
             # accelerate cuts every batch into one slice per process: a batch is a global batch already.
             global_size, self.world_size, self.drop_last = self.batch_size, 1, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,11 +16,13 @@ from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.naming import name_file
-from st_cluster_batches.storage.cache import make_folder, recover_folder, replace_folder
+from st_cluster_batches.storage.cache import make_folder, read_json, recover_folder, replace_folder
 from st_cluster_batches.storage.claims import LOCK_FILE
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
 
 _DATA_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 _OWN = {*_DATA_FILES, CENTROIDS_FILE, MANIFEST_FILE, ENCODER_FOLDER, VECTORS_FOLDER}
@@ -78,6 +81,11 @@ def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Cluster
         labelled: The rows; the names of a dict are checked by `check_names`.
         clustering: What labelled them.
     """
+    if (out / MANIFEST_FILE).is_file():
+        earlier = read_json(out / MANIFEST_FILE)
+        if earlier.get("data_hash") != clustering.manifest.get("data_hash"):
+            n_rows = sum(one["rows"] for one in earlier["statistics"].values())
+            logger.warning("%s held %s labelled rows of other texts, which these replace", out, f"{n_rows:,}")
     with replace_folder(out, lambda path: path.name in _OWN or _is_data(path)) as temporary:
         labelled.save_to_disk(str(temporary))
         clustering.save(temporary)

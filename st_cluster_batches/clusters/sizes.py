@@ -48,10 +48,14 @@ def warn_of_sizes(
             large.append(f"{source!r} {largest:,} of its {n_rows:,} rows in one of {n_clusters:,} clusters")
     asked_for = f"the {options.n_clusters or 'ten'} clusters asked for"
     limited = f"clusters of more than max_cluster_size={options.max_cluster_size} rows, too alike to be split"
+    fewer = "fewer clusters than asked for, since so few of their vectors differ"
     known = "Ask for fewer, or see whether the encoder knows these texts and reads the part in which they differ"
+    if options.key == "symmetric":
+        fewer = "fewer clusters than asked for, since others would hold exchanged sides of pairs alone"
+        known = "Ask for more: a smaller cluster_size=, or a larger n_clusters="
     for found, what, mend in (
         (small, f"fewer rows than {asked_for}: every row is one", "cluster_size= suits sources of any size"),
-        (few, "fewer clusters than asked for, since so few of their vectors differ", known),
+        (few, fewer, known),
         (alike, limited, "Take out rows that repeat others, or allow larger ones"),
         (large, "most of their rows in one cluster", remedy),
     ):
@@ -79,16 +83,19 @@ def warn_of_whole_sources(sizes: Mapping[str, int], options: ClusterOptions, cal
     if not whole:
         return
     given = "cluster_size= by source" if by_source is not None else f"cluster_size={options.cluster_size}"
+    remedy = "a smaller cluster_size"
     if options.n_clusters is not None:
         given = f"n_clusters={options.n_clusters!r}, global_batch_size={options.global_batch_size}"
+        remedy = "cluster_size= in its place"
     logger.warning(
         "%s(%s) makes one cluster of a whole source, whose batches are then random rows of it: %d of %d sources, %s. "
-        "Give a smaller cluster_size",
+        "Give %s",
         call,
         given,
         len(whole),
         len(sizes),
         list_few([f"{name!r} with {size:,} rows" for name, size in whole.items()]),
+        remedy,
     )
 
 

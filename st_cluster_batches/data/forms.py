@@ -113,7 +113,7 @@ def _tell_of_lists(
 ) -> None:
     """Warn of rows whose lists are empty, or of different lengths, by their numbers of positives and negatives."""
     if min(negatives) < max(negatives):
-        fate = f"{n_negatives} become columns" if max_negatives is None else f"{n_negatives} columns, some repeated"
+        fate = f"{n_negatives} columns, some repeated" if max_negatives else f"{n_negatives} become columns"
         logger.warning(
             "%s: rows have %d to %d negatives; %s (--max_negatives chooses)",
             where,

@@ -63,12 +63,13 @@ def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -
     )
 
 
-def join_parts(parts: Sequence[tuple[str, str, Dataset]]) -> Dataset:
+def join_parts(parts: Sequence[tuple[str, str, Dataset]], tells_sources: bool = True) -> Dataset:
     """Join datasets.
 
     Args:
         parts: For each the name of its place, the source that it is where it has no column `source`, and its rows.
             Those of one source are shards, and need no such column.
+        tells_sources: Whether any get one.
 
     Returns:
         One dataset, with the columns in the order of the first.
@@ -80,7 +81,7 @@ def join_parts(parts: Sequence[tuple[str, str, Dataset]]) -> Dataset:
 
     has_sources = any(SOURCE in rows.column_names for _, _, rows in parts)
     named = {source for _, source, rows in parts if SOURCE not in rows.column_names}
-    if len(named) > 1 or (has_sources and named):
+    if tells_sources and (len(named) > 1 or (has_sources and named)):
         without = sum(SOURCE not in rows.column_names for _, _, rows in parts)
         logger.info(
             "%d of %d files have no column %r, and get it: %s", without, len(parts), SOURCE, sorted(named)[:10]

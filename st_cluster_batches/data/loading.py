@@ -42,6 +42,7 @@ class Selection:
         positive_label: Label of the pairs to keep, where there are others.
         max_negatives: Columns of negatives, where these are lists.
         cache_dir: Where rows are kept as Arrow files; the cache of `datasets` by default.
+        tells_sources: Whether files of a folder that have no column `source` get it, with their names.
     """
 
     split: str | None = None
@@ -52,6 +53,7 @@ class Selection:
     positive_label: str | None = None
     max_negatives: int | None = None
     cache_dir: str | None = None
+    tells_sources: bool = True
 
     def __post_init__(self) -> None:
         if self.max_negatives is not None and self.max_negatives < 0:
@@ -160,7 +162,7 @@ def _load_folder(folder: Path, selection: Selection) -> Dataset:
         (str(file.relative_to(folder)), source, read_file(file, selection.cache_dir))
         for file, source in zip(taken, name_sources([file.relative_to(folder) for file in taken]), strict=True)
     ]
-    return join_parts(parts)
+    return join_parts(parts, selection.tells_sources)
 
 
 def _has_configs(folder: Path) -> bool:

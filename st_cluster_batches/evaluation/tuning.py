@@ -169,10 +169,9 @@ def _check_part(part: Pairs) -> None:
     if part.targets:
         values = read_targets(part.given, part.targets)
         raise ValueError(
-            f"{where} has {describe_targets(values)}: losses of labelled pairs take no in-batch negatives, so "
-            "batches change nothing. To tune on the pairs that belong together, keep these, and none of those "
-            f"columns: {values[0].call}; on the command line --positive_label {values[0].label} does so for one "
-            "column, others have to leave the file"
+            f"{where} has {describe_targets(values)}: losses of labelled pairs take no in-batch negatives, so batches "
+            f"change nothing. To tune on the pairs that belong together: {values[0].call}, and so on for others of "
+            f"{part.targets}; on the command line --positive_label {values[0].label}"
         )
     if negatives := part.text_columns[2:]:
         logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)
@@ -273,14 +272,13 @@ class Tuning:
         """Run the trials of a source by one key."""
         candidates = _list_candidates(problem, self.options)
         records = TrialRuns(self.options, self.output, self.cache.show_progress_bar).run(name, problem, candidates)
-        # The queries that rates were chosen on, too: every candidate had its choice, and more queries tell more.
+        # The queries of the rates, too: every candidate had its choice of them, and more queries tell more.
         scores = {one: np.asarray([own["tuned"] + own["ndcg"] for own in records[one]]) for one in candidates}
-        n_queries = [len(one.queries) for one in (problem.tuned_on, problem.measured_on)]
-        guide = None if problem.guide_ndcg is None else float(np.average(problem.guide_ndcg, weights=n_queries))
+        n_queries = [len(problem.tuned_on.queries), len(problem.measured_on.queries)]
         return scores, {
             "trained_rows": len(problem),
             "queries": sum(n_queries),
-            "guide_ndcg": guide,
+            "guide_ndcg": problem.guide_ndcg and float(np.average(problem.guide_ndcg, weights=n_queries)),
             "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
         }

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _COMPARED_ROWS = 100_000  # whose clusters before and after are compared
 
+_WHEN = {"before": "before", "after": "now"}
+
 Numbers = npt.NDArray[np.integer[Any]]
 
 
@@ -45,13 +47,8 @@ def measure_planned(vectors: PairVectors, batches: npt.NDArray[np.int64]) -> dic
 def tell_of_refresh(record: dict[str, Any]) -> None:
     """Log what a refresh has cost and changed."""
     moved = f", {record['moved']:.0%} of the rows moved" if "moved" in record else ""
-    logger.info(
-        "Epoch %d has %d clusters of the model as it is now, made in %.1f s%s; similarity of a query and the "
-        "negatives of its batch: %.3f before, %.3f now",
-        record["epoch"],
-        record["clusters"],
-        record["seconds"],
-        moved,
-        record.get("hardness_before", {}).get("negative", float("nan")),
-        record.get("hardness_after", {}).get("negative", float("nan")),
-    )
+    measured = {name: record.get(f"hardness_{when}") for when, name in _WHEN.items()}
+    hardness = [f"{one['negative']:.3f} {name}" for name, one in measured.items() if one is not None]
+    similar = f"; similarity of a query and the negatives of its batch: {', '.join(hardness)}" if hardness else ""
+    text = "Epoch %d has %d clusters of the model as it is now, made in %.1f s%s%s"
+    logger.info(text, record["epoch"], record["clusters"], record["seconds"], moved, similar)

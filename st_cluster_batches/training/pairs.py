@@ -160,6 +160,11 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
         )
     if strategy == "stock" and "keep_false_negatives_apart" in recipe.given:
         logger.warning("batch_sampler: stock knows no keys, so keep_false_negatives_apart decides nothing here")
+    if recipe.given.get("guide") and not recipe.model.is_guided:
+        logger.warning(
+            "guide: true stores the vectors of all pairs, and loss: %s reads none of them; loss: guided does",
+            recipe.model.loss,
+        )
     clustering = None
     # Near-duplicates are searched within clusters, also where batches are of random rows.
     needs_near = (

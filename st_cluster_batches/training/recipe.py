@@ -32,6 +32,7 @@ _MEANT = {
     "train_dataset": "train_data",
 }
 _SWITCH = ()  # the value of a `--key` that stands without one
+_NULL = "null"  # as YAML has it: what a recipe says of the key counts no more
 
 
 @dataclass
@@ -141,7 +142,8 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             own.append(word)
         else:
             raise ValueError(f"{word!r} stands alone; say --key {word}")
-    return {key: own[0] if len(own) == 1 else own or _SWITCH for key, own in given.items()}
+    one_or_all = {key: own[0] if len(own) == 1 else own or _SWITCH for key, own in given.items()}
+    return {key: None if own == _NULL else own for key, own in one_or_all.items()}
 
 
 def parse_values(values: dict[str, Any]) -> Recipe:
@@ -165,6 +167,9 @@ def parse_values(values: dict[str, Any]) -> Recipe:
     words = [word for key, value in spelled.items() for word in to_words(key, value)]
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
+    # Also those that say what holds by default.
+    told = [key for key, one in values.items() if key.startswith("refresh_") and one is not None]
+    training.refuse_idle_refresh([key for key in told if key != "refresh_every"])
     # A key without a value passed, so it is a switch.
     given = {key: True if one == _SWITCH else one for key, one in values.items()}
     return Recipe(data, model, clusters, training, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -168,16 +169,28 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
             refresh=refresh,
         )
 
-    def _read_refresh(self) -> Refresh | None:
-        names = [one.name for one in fields(self) if one.name.startswith("refresh_")]
-        given = [name for name in names if getattr(self, name) != type(self).__dataclass_fields__[name].default]
-        if self.refresh_every is None and not given:
-            return None
-        if self.refresh_every is None or self.strategy == "stock":
+    def refuse_idle_refresh(self, given: Collection[str]) -> None:
+        """Refuse what says how clusters are refreshed where they are not.
+
+        Args:
+            given: The keys of a recipe that say something of a refresh.
+
+        Raises:
+            ValueError: If there are any, and no refresh.
+        """
+        if given and (self.refresh_every is None or self.strategy == "stock"):
             raise ValueError(
                 f"{', '.join(given)} of the recipe decide nothing with refresh_every={self.refresh_every} and "
                 f"batch_sampler={self.strategy}: a refresh needs refresh_every, and any other batch_sampler than stock"
             )
+
+    def _read_refresh(self) -> Refresh | None:
+        names = [one.name for one in fields(self) if one.name.startswith("refresh_")]
+        self.refuse_idle_refresh(
+            [name for name in names if getattr(self, name) != type(self).__dataclass_fields__[name].default]
+        )
+        if self.refresh_every is None:
+            return None
         return Refresh(
             self.refresh_first,
             self.refresh_every,

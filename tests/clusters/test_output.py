@@ -35,6 +35,16 @@ def test_the_folder_that_is_read_can_be_written(workspace: Path, out: Path) -> N
     assert Clustering.load(out).centroids["all"].shape == (2, 16)
 
 
+def test_rows_of_other_texts_that_are_replaced_are_told_of(
+    workspace: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert attach(workspace, workspace / "pairs.parquet", "--n_clusters", "2") == 0
+    assert "which these replace" not in caplog.text
+    make_pairs(40, seed=5).to_parquet(workspace / "others.parquet")
+    assert attach(workspace, workspace / "others.parquet", "--n_clusters", "2") == 0
+    assert f"{out} held 120 labelled rows of other texts, which these replace" in caplog.text
+
+
 def test_a_write_that_fails_leaves_the_old_folder_whole(
     workspace: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

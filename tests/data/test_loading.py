@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 from examples import label_pairs, make_pairs
 
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.data.loading import Selection, cap_sources, load_data, load_training_data
 from st_cluster_batches.row_keys import certify_keys
 
@@ -144,6 +145,16 @@ def test_a_source_column_that_one_file_lacks_is_filled_with_its_name(tmp_path: P
     loaded = load_data(tmp_path)
     assert loaded["source"][:] == ["web"] * 4 + ["forum"] * 4
     assert loaded.column_names == ["query", "passage", "source"]
+
+
+def test_files_get_no_source_where_none_is_wanted(tmp_path: Path, saved_model: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "labelled"
+    data.mkdir()
+    for at, name in enumerate(("web", "news")):
+        make_pairs(30, seed=at).to_parquet(data / f"{name}.parquet")
+    words = ["--encoder", str(saved_model), "--n_clusters", "2", "--source_column", "none"]
+    assert main(["attach", str(data), str(out), *words]) == 0
+    assert load_from_disk(str(out)).column_names == ["query", "passage", "cluster", "false_negative_keys"]
 
 
 def test_shards_are_no_sources(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -507,6 +508,23 @@ def test_a_stock_trainer_trains_with_it(tmp_path: Path, guide: SentenceTransform
     trainer.train()
     assert own.masked_share > 0
     assert trainer.state.log_history[0]["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("around", [None, MatryoshkaLoss])
+def test_what_was_masked_before_a_resume_counts_too(tmp_path: Path, guide: SentenceTransformer, around: Any) -> None:
+    rows = attach_clusters(make_rows(96), guide, n_clusters=2, guide=True)
+
+    def train(resume: bool) -> list[int]:
+        model = make_static_model(seed=1)
+        own = GuidedMultipleNegativesRankingLoss(model, guide=rows)
+        loss = own if around is None else around(model, own, matryoshka_dims=[16, 8])
+        trainer = make_trainer(tmp_path, rows, model=model, loss=loss, save_strategy="steps", save_steps=4)
+        trainer.train(resume_from_checkpoint=resume)
+        return own.mask_counts.values
+
+    whole = train(False)
+    shutil.rmtree(tmp_path / "out" / "checkpoint-6")
+    assert train(True) == whole
 
 
 def test_it_works_within_the_sparse_and_the_multi_vector_trainers_losses(

@@ -173,11 +173,24 @@ def test_a_recipe_refreshes_whatever_fills_the_first_epochs(workspace: Path, str
 
 
 @pytest.mark.parametrize(
-    "words", [["--refresh_first", "2"], ["--refresh_every", "1", "--batch_sampler", "stock"]], ids=["every", "stock"]
+    "words",
+    [
+        ["--refresh_first", "2"],
+        ["--refresh_first", "1"],  # as by default
+        ["--refresh_cluster_size", "100"],
+        ["--refresh_every", "1", "--batch_sampler", "stock"],
+    ],
+    ids=["first", "default first", "default size", "stock"],
 )
 def test_a_refresh_that_would_be_idle_is_refused(recipe: Path, words: list[str]) -> None:
     with pytest.raises(ValueError, match="decide nothing"):
         read_recipe(recipe, words)
+
+
+def test_null_on_the_command_line_takes_a_key_out_of_a_recipe(recipe: Path) -> None:
+    assert read_recipe(recipe).clusters.options(None, False).clusters.cluster_size == 300
+    clusters = read_recipe(recipe, ["--cluster_size", "null", "--n_clusters", "10"]).clusters.options(None, False)
+    assert (clusters.clusters.cluster_size, clusters.clusters.n_clusters) == (None, 10)
 
 
 def test_batches_are_random_before_the_first_epoch_with_clusters(workspace: Path) -> None:
