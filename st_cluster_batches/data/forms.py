@@ -84,9 +84,10 @@ def spread_lists(rows: Dataset, max_negatives: int | None, where: str) -> Datase
     names = ["negative"] if n_negatives == 1 else [f"negative_{at}" for at in range(1, n_negatives + 1)]
     shaped = rows.map(
         _spread,
+        with_indices=True,
         batched=True,
         remove_columns=rows.column_names,
-        fn_kwargs={"query": query, "positive": positive, "negative": negative, "names": names},
+        fn_kwargs={"query": query, "positive": positive, "negative": negative, "names": names, "where": where},
         desc="Spreading lists to columns",
     )
     if not len(shaped):
@@ -142,9 +143,19 @@ def _tell_of_lists(
 
 
 def _spread(
-    batch: dict[str, list[Any]], query: str, positive: str, negative: str | None, names: list[str]
+    batch: dict[str, list[Any]],
+    rows: list[int],
+    query: str,
+    positive: str,
+    negative: str | None,
+    names: list[str],
+    where: str,
 ) -> dict[str, list[Any]]:
-    """Give each positive of a batch a row."""
+    """Give each positive of a batch a row.
+
+    Raises:
+        ValueError: If a list holds no text in some place, with the row that the user knows.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in ("query", "positive", *names)}
     if SOURCE in batch:
         columns[SOURCE] = []
@@ -152,7 +163,13 @@ def _spread(
         negatives = _listed(batch[negative][at]) if negative is not None else []
         if names and not negatives:
             continue
-        for one in _listed(batch[positive][at]):
+        positives = _listed(batch[positive][at])
+        for name, texts in ((positive, positives), (negative, negatives[: len(names)])):
+            if not all(isinstance(one, str) and one.strip() for one in texts):
+                raise ValueError(
+                    f"{where}: the list {name!r} of row {rows[at]} holds an empty text; take it out there"
+                )
+        for one in positives:
             columns["query"].append(text)
             columns["positive"].append(one)
             for name, other in zip(names, islice(cycle(negatives), len(names)), strict=True):

@@ -183,6 +183,16 @@ def test_lists_of_negatives_are_spread_whatever_the_texts_beside_them_are_called
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(("name", "texts"), [("pos", ["p", None]), ("neg", ["", "n"])])
+def test_an_empty_text_in_a_list_is_named_by_its_row_in_the_file(
+    tmp_path: Path, name: str, texts: list[str | None]
+) -> None:
+    rows = [{"query": "a", "pos": ["p"], "neg": ["n", "m"]}, {"query": "b", "pos": ["p"], "neg": ["n", "m"]}]
+    path = write_lines(tmp_path / "rows.jsonl", *rows, {**rows[0], name: texts})
+    with pytest.raises(ValueError, match=rf"rows\.jsonl: the list '{name}' of row 2 holds an empty text"):
+        load_data(path)
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
 def test_lists_of_any_type_of_text_are_spread(tmp_path: Path, kind: pa.DataType) -> None:
     table = pa.table({"query": ["a"], "positive": ["p"], "negatives": pa.array([["n", "m"]], pa.list_(kind))})
