@@ -82,14 +82,23 @@ def write_output(out: Path, labelled: Dataset | DatasetDict, clustering: Cluster
         clustering: What labelled them.
     """
     if (out / MANIFEST_FILE).is_file():
-        earlier = read_json(out / MANIFEST_FILE)
-        if earlier.get("data_hash") != clustering.manifest.get("data_hash"):
-            n_rows = sum(one["rows"] for one in earlier["statistics"].values())
-            logger.warning("%s held %s labelled rows of other texts, which these replace", out, f"{n_rows:,}")
+        _tell_of_other_texts(out, clustering)
     with replace_folder(out, lambda path: path.name in _OWN or _is_data(path)) as temporary:
         labelled.save_to_disk(str(temporary))
         clustering.save(temporary)
         copy_guides(labelled, temporary)
+
+
+def _tell_of_other_texts(out: Path, clustering: Clustering) -> None:
+    """Warn of labelled rows of other texts that are to be replaced."""
+    try:
+        earlier = read_json(out / MANIFEST_FILE)
+    except ValueError as error:
+        logger.warning("%s. It is replaced, with all that `attach` wrote beside it", error)
+        return
+    if earlier.get("data_hash") != clustering.manifest.get("data_hash"):
+        n_rows = sum(one["rows"] for one in earlier["statistics"].values())
+        logger.warning("%s held %s labelled rows of other texts, which these replace", out, f"{n_rows:,}")
 
 
 def check_belonging(folder: Path, parts: Iterable[Dataset]) -> None:

@@ -43,6 +43,9 @@ def test_rows_of_other_texts_that_are_replaced_are_told_of(
     make_pairs(40, seed=5).to_parquet(workspace / "others.parquet")
     assert attach(workspace, workspace / "others.parquet", "--n_clusters", "2") == 0
     assert f"{out} held 120 labelled rows of other texts, which these replace" in caplog.text
+    (out / "clustering.json").write_text("{")
+    assert attach(workspace, workspace / "pairs.parquet", "--n_clusters", "2") == 0
+    assert "clustering.json is damaged" in caplog.text and len(load_from_disk(str(out))) == 120
 
 
 def test_a_write_that_fails_leaves_the_old_folder_whole(
