@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from st_cluster_batches.batches.callers import list_mask_counts
+from st_cluster_batches.batches.callers import find_name, list_mask_counts
 from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
@@ -60,6 +60,8 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
     counts: PlanCounts = sampler.counts if epoch == sampler.epoch else plan.plan_epoch(epoch).counts
     is_like_others = sampler.refresh is None and len(sampler.options.schedule) == 1
     which = "one epoch" if is_like_others else f"epoch {epoch}"
+    if trainer is not None and (name := find_name(trainer, sampler.dataset)) is not None:
+        which = f"{which} of {name!r}"
     logger.info("Batches of %s, by %s: %s", which, columns[-1] if columns else "random", counts)
     if counts.repeats > WORTH_A_WARNING * len(sampler.dataset):
         is_guided = bool(list_mask_counts(trainer))

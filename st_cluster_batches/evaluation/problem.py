@@ -35,7 +35,11 @@ logger = logging.getLogger(__name__)
 # A held-out query is worth as much to the noise as a seed costs in time. The rate needs fewer: its curve is steep.
 _MEASURED_QUERIES, _TUNED_QUERIES = 1000, 500
 _LEAST_QUERIES = 30  # with fewer no difference that batches make could be told from noise
-TOO_FEW_QUERIES = f"fewer than {_LEAST_QUERIES} queries can be held out twice with all that repeats them"
+_ENOUGH_ROWS = 340  # of which a tenth, and a tenth of what is left, are as many
+TOO_FEW_QUERIES = (
+    f"fewer than {_LEAST_QUERIES} queries can be held out twice with all that repeats them, a tenth of the rows each "
+    f"time ({_ENOUGH_ROWS} rows do where none repeat)"
+)
 _ROW = "row of the source"
 
 
