@@ -65,6 +65,7 @@ def test_committed_tables_are_drawn_of_committed_results(run: Script, script: st
         "two_layers_communities/batch-64",
         "two_layers_communities/batch-256",
         "whole_communities/batch-16",
+        "whole_communities_more/batch-16",
         "two_layers_more/batch-16",
         "two_layers_more/batch-64",
         "pretrained/batch-16",
