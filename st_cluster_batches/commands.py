@@ -14,7 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.storage.cache import make_folder
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import is_first_process
@@ -280,7 +279,7 @@ def _read_selection(arguments: argparse.Namespace) -> Selection:
     cache_dir = getattr(arguments, "cache_dir", None)
     rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
     names = ("split", "config", "revision", "queries", "corpus", "positive_label", "max_negatives")
-    tells_sources = getattr(arguments, "source_column", SOURCE) is not None
+    tells_sources = getattr(arguments, "source_column", "source") is not None  # None: there are no sources
     return Selection(**{name: getattr(arguments, name) for name in names}, tells_sources=tells_sources, cache_dir=rows)
 
 
