@@ -88,11 +88,15 @@ def find_loss(trainer: Any, dataset: Any) -> Any:
     return trainer.loss[find_name(trainer, dataset)] if isinstance(trainer.loss, dict) else trainer.loss
 
 
+def list_losses(loss: Any) -> list[Any]:
+    """Return the losses of a trainer, by name of dataset or one alone, with those within them, each once."""
+    given = loss.values() if isinstance(loss, dict) else [loss]
+    return list(dict.fromkeys(part for one in given for part in one.modules()))
+
+
 def list_mask_counts(trainer: Any) -> list[Any]:
     """Return what the guided losses of a trainer, or those within its losses, have counted; none outside of one."""
-    losses = getattr(trainer, "loss", None)
-    given = [*losses.values()] if isinstance(losses, dict) else [losses]
-    parts = dict.fromkeys(part for loss in given if loss is not None for part in loss.modules())
+    parts = [] if trainer is None else list_losses(trainer.loss)
     return [part.mask_counts for part in parts if hasattr(part, "mask_counts")]
 
 

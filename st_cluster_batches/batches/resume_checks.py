@@ -68,7 +68,7 @@ def check_skipping(
         StartError: If clusters are refreshed: epochs would begin within those that clusters are made for.
     """
     done = state.global_step % count_updates(n_batches, args)
-    if not (args.ignore_data_skip and done and samplers):
+    if not (args.ignore_data_skip and done):
         return
     told = (
         f"ignore_data_skip=True: the checkpoint is {done} steps into an epoch, and the run would go on with the first "

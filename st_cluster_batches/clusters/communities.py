@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.kmeans import make_index, normalise, order_along_path
 from st_cluster_batches.clusters.metis import cut_graph
-from st_cluster_batches.clusters.two_level_kmeans import split_into_cells
+from st_cluster_batches.clusters.two_level_kmeans import list_cells, number_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scipy.sparse import csr_array
 
@@ -49,13 +49,13 @@ def find_communities(queries: Vectors, passages: Vectors, size: int, *, seed: in
     Returns:
         (n,) the community of every row, from 0; those near one another have numbers near one another.
     """
-    groups = split_coarsely(lambda rows: queries[rows], len(queries), seed)
+    groups = list_cells(number_groups(lambda rows: queries[rows], len(queries), seed))
     parts = [cut_group(queries[rows], passages[rows], len(queries), size, seed) for rows in groups]
     return join_groups(groups, parts)
 
 
-def split_coarsely(take: Callable[[Rows], Vectors], n_rows: int, seed: int) -> list[Rows]:
-    """Split the rows of a source into groups that are cut by themselves.
+def number_groups(take: Callable[[Rows], Vectors], n_rows: int, seed: int) -> Labels:
+    """Number the rows of a source by the group that they are cut in: coarse clusters, or one where it is not large.
 
     Args:
         take: Returns the (m, d) queries, unit rows, at m ascending positions.
@@ -63,12 +63,12 @@ def split_coarsely(take: Callable[[Rows], Vectors], n_rows: int, seed: int) -> l
         seed: Seed of the coarse clusters.
 
     Returns:
-        The ascending positions of each group; all rows are one in a source that is not large.
+        (n,) the group of every row, for `list_cells`.
     """
     n_groups = round(n_rows / _COARSE_ROWS)
     if n_groups < 2:
-        return [np.arange(n_rows)]
-    return [*split_into_cells(take, n_rows, n_groups, seed=seed, niter=_COARSE_ITERATIONS)]
+        return np.zeros(n_rows, dtype=np.int64)
+    return number_cells(take, n_rows, n_groups, seed=seed, niter=_COARSE_ITERATIONS)
 
 
 def cut_group(queries: Vectors, passages: Vectors, n_rows: int, size: int, seed: int) -> Labels:
@@ -89,7 +89,7 @@ def cut_group(queries: Vectors, passages: Vectors, n_rows: int, size: int, seed:
     return _number_along_path(queries, parts)
 
 
-def join_groups(groups: list[Rows], parts: list[Labels]) -> Labels:
+def join_groups(groups: Sequence[Rows], parts: Sequence[Labels]) -> Labels:
     """Number the communities of some groups on, and return that of every row."""
     labels = np.empty(sum(map(len, groups)), dtype=np.int64)
     first = 0

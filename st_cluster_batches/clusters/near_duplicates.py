@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from st_cluster_batches.clusters.kmeans import require_faiss
-from st_cluster_batches.clusters.two_level_kmeans import split_into_cells
+from st_cluster_batches.clusters.two_level_kmeans import list_cells, number_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.duplicates import combine_hashes
 from st_cluster_batches.data.pairs import Pairs
@@ -99,10 +99,8 @@ def _cut(rows: npt.NDArray[np.int32], vectors: PairVectors) -> list[npt.NDArray[
     if len(rows) <= _CELL_ROWS:
         return [rows] if len(rows) > 1 else []
     n_cells = -(-2 * len(rows) // _CELL_ROWS)
-    cells = split_into_cells(
-        lambda at: vectors.take("passage", rows[at]), len(rows), n_cells, seed=0, niter=_ITERATIONS
-    )
-    return [rows[at] for at in cells if len(at) > 1]
+    cells = number_cells(lambda at: vectors.take("passage", rows[at]), len(rows), n_cells, seed=0, niter=_ITERATIONS)
+    return [rows[at] for at in list_cells(cells) if len(at) > 1]
 
 
 def _search(rows: npt.NDArray[np.int32], passages: Hashes, vectors: PairVectors, found: NearDuplicates) -> None:

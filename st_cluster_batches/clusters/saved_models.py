@@ -44,8 +44,9 @@ def warn_of_raw(name: str) -> None:
     """Warn of a model of transformers alone, whose token vectors sentence-transformers averages without a word."""
     from sentence_transformers.util import load_file_path
 
-    is_anywhere = load_file_path(name, "config.json") is not None  # else the host's error says so
-    if is_anywhere and read_kind(name) is None and load_file_path(name, "modules.json") is None:
+    if read_kind(name) is not None or load_file_path(name, "modules.json") is not None:
+        return
+    if load_file_path(name, "config.json") is not None:  # where there is nothing at all, the host's error says so
         logger.warning(
             "%s is no model of sentence-transformers: it has no modules.json. The vector of a text is the mean of its "
             "token vectors, which nobody has trained for that; take a model that is one, unless this is the start of "

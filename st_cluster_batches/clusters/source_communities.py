@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,15 @@ from st_cluster_batches.clusters.communities import (
     Rows,
     cut_group,
     join_groups,
-    split_coarsely,
+    number_groups,
 )
 from st_cluster_batches.clusters.kmeans import Centroids, normalise
 from st_cluster_batches.clusters.options import ClusterOptions
-from st_cluster_batches.clusters.two_level_kmeans import READ_AT_ONCE
+from st_cluster_batches.clusters.two_level_kmeans import READ_AT_ONCE, list_cells
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import Key
-from st_cluster_batches.storage.cache import hash_values, remove_leftovers, write_whole
+from st_cluster_batches.storage.cache import hash_values, remove_leftovers
+from st_cluster_batches.storage.chunks import write_array
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 
@@ -44,7 +45,7 @@ class _Source:
     size: int
     seed: int
     folder: Path
-    groups: list[Rows]
+    groups: Sequence[Rows]
 
     def cut(self, number: int, vectors: PairVectors) -> Labels:
         """Return the communities of a group, found now or kept by an earlier call."""
@@ -94,23 +95,15 @@ def _split_source(at: int, vectors: PairVectors, options: ClusterOptions, cache:
     decides = (*vectors.name("both"), vectors.pairs.data_hash, name, n_communities, options.seed, COMMUNITIES_VERSION)
     folder = cache.folder / f"communities-{hash_values(*decides)}"
 
-    def number_groups() -> Labels:
-        groups = split_coarsely(lambda positions: vectors.take("query", rows[positions]), len(rows), options.seed)
-        numbers = np.empty(len(rows), dtype=np.int64)
-        for number, positions in enumerate(groups):
-            numbers[positions] = number
-        return numbers
-
     def prepare() -> None:
         folder.mkdir(exist_ok=True)
         remove_leftovers(folder)
-        _keep(folder / "groups.npy", number_groups)
+        take = partial(vectors.take, "query")
+        _keep(folder / "groups.npy", lambda: number_groups(lambda at: take(rows[at]), len(rows), options.seed))
 
     cache.processes.once(prepare, None)
-    group_of_row = np.load(folder / "groups.npy")
-    order = np.argsort(group_of_row, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(group_of_row[order])) + 1)
-    return _Source(rows, max(1, round(len(rows) / n_communities)), options.seed, folder, [*groups])
+    groups = list_cells(np.load(folder / "groups.npy"))
+    return _Source(rows, max(1, round(len(rows) / n_communities)), options.seed, folder, groups)
 
 
 def find_middles(vectors: PairVectors, key: Key, source: int) -> Centroids:
@@ -130,10 +123,6 @@ def find_middles(vectors: PairVectors, key: Key, source: int) -> Centroids:
 def _keep(path: Path, make: Callable[[], Labels]) -> Labels:
     """Return the numbers that a file holds, and make them first where it is not there."""
     if not path.exists():
-        # By way of memory: numpy's own writing to a file does not notice that a disk is full.
-        buffer = io.BytesIO()
-        np.save(buffer, make())
-        with write_whole(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_array(path, make())
     numbers: Labels = np.load(path)
     return numbers

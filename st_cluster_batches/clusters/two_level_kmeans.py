@@ -46,7 +46,7 @@ def fit_in_cells(
         (k, d) float32 unit rows in path order; fewer where a cell has too few different rows, as by `fit_centroids`,
         and more where cells are of so few rows that they would share one, since each cell has one at least.
     """
-    cells = split_into_cells(take, n_rows, isqrt(n_clusters), seed=seed, niter=niter)
+    cells = list_cells(number_cells(take, n_rows, isqrt(n_clusters), seed=seed, niter=niter))
     shares = _share(n_clusters, np.asarray([len(rows) for rows in cells]))
     pieces: list[Centroids] = []
     bar = tqdm(cells, "Clustering cells", unit="cell", disable=not show_progress_bar)
@@ -60,10 +60,10 @@ def fit_in_cells(
     return np.concatenate(pieces)
 
 
-def split_into_cells(
+def number_cells(
     take: Callable[[Positions], Vectors], n_rows: int, n_cells: int, *, seed: int, niter: int
-) -> list[npt.NDArray[np.intp]]:
-    """Split rows by the nearest of a few centroids, in memory that does not grow with their vectors.
+) -> npt.NDArray[np.int64]:
+    """Number rows by the nearest of a few centroids, in memory that does not grow with their vectors.
 
     Args:
         take: Returns the (m, d) unit rows at m ascending positions.
@@ -73,14 +73,16 @@ def split_into_cells(
         niter: Iterations.
 
     Returns:
-        The ascending positions of each cell that has rows, in path order.
+        (n,) the cell of every row; cells are numbered along a path.
     """
     coarse = fit_centroids(take(sample_positions(n_rows, n_cells, seed)), n_cells, seed=seed, niter=niter)
-    cell_of_row = np.empty(n_rows, dtype=np.int32)
     search = NearestCentroid(coarse)
-    for low in range(0, n_rows, READ_AT_ONCE):
-        rows = np.arange(low, min(low + READ_AT_ONCE, n_rows))
-        cell_of_row[rows] = search.find(take(rows))[0]
+    blocks = (np.arange(low, min(low + READ_AT_ONCE, n_rows)) for low in range(0, n_rows, READ_AT_ONCE))
+    return np.concatenate([search.find(take(rows))[0] for rows in blocks])
+
+
+def list_cells(cell_of_row: npt.NDArray[np.int64]) -> list[npt.NDArray[np.intp]]:
+    """Return the ascending positions of the rows of each cell that has any, in the order of their numbers."""
     order = np.argsort(cell_of_row, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(cell_of_row[order])) + 1)
 

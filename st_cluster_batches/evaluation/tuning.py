@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_cluster_batches.clusters.choice import CHOICE_FILE, Candidate, Choice
+from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder, name_model
 from st_cluster_batches.clusters.kmeans import require_faiss
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import list_few
-from st_cluster_batches.data.pairs import KEYS, Key, PairOptions, Pairs, as_datasets, prepare_parts
+from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.candidates import Measured, judge_measured, list_candidates
-from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
 from st_cluster_batches.evaluation.problem import TOO_FEW_QUERIES, Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.evaluation.tuning_report import write_choices
 from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KEYS_FOLDER = "keys"
 _TOO_FEW_ROWS = "the rows are too few for two clusters"
 _VERSIONED = ("st-cluster-batches", "sentence-transformers", "torch")
 
@@ -159,7 +157,7 @@ def tune(
         embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
         choices = Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
         if output_dir is not None:
-            _write_choices(choices, output)
+            write_choices(choices, output)
         return next(iter(choices.values()))
 
 
@@ -282,18 +280,6 @@ class Tuning:
             "ndcg": {str(one): float(own.mean()) for one, own in scores.items()},
             "rates": {str(one): records[one][0]["rate"] for one in candidates},
         }
-
-
-def _write_choices(choices: Mapping[Key, Choice], output: Path) -> None:
-    """Write choices and their figures, the first into the folder itself, the others below `keys`."""
-    for key in KEYS:  # of an earlier run, perhaps with other keys
-        if (output / KEYS_FOLDER / key / CHOICE_FILE).is_file():
-            shutil.rmtree(output / KEYS_FOLDER / key)
-    for number, (key, choice) in enumerate(choices.items()):
-        folder = output / KEYS_FOLDER / key if number else output
-        choice.save(folder)
-        if can_draw("A figure of the choice"):
-            draw_tuning(choice.describe(), folder)
 
 
 def _list_candidates(problem: Problem, options: TuneOptions) -> list[Candidate]:

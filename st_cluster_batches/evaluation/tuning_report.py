@@ -1,10 +1,30 @@
-"""What a choice rests on, as a table for people, made from the choice alone."""
+"""What a choice rests on: its files and figure, and a table for people that is made from the choice alone."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from st_cluster_batches.clusters.choice import CHOICE_FILE, Choice
 from st_cluster_batches.data.naming import show_line
+from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
+
+KEYS_FOLDER = "keys"
+
+
+def write_choices(choices: Mapping[Key, Choice], output: Path) -> None:
+    """Write choices and their figures, the first into the folder itself, the others below `keys`."""
+    for key in KEYS:  # of an earlier run, perhaps with other keys
+        if (output / KEYS_FOLDER / key / CHOICE_FILE).is_file():
+            shutil.rmtree(output / KEYS_FOLDER / key)
+    for number, (key, choice) in enumerate(choices.items()):
+        folder = output / KEYS_FOLDER / key if number else output
+        choice.save(folder)
+        if can_draw("A figure of the choice"):
+            draw_tuning(choice.describe(), folder)
 
 
 def describe_tuning(choice: dict[str, Any]) -> str:

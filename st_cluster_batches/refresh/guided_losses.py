@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from st_cluster_batches.batches.callers import list_losses
 from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.clusters.guide import GuideVectors
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
@@ -18,8 +19,7 @@ def find_guided_losses(loss: Any) -> list[Any]:
     Raises:
         ValueError: If there is none.
     """
-    parts = [part for one in (loss.values() if isinstance(loss, dict) else [loss]) for part in one.modules()]
-    guided = [part for part in parts if isinstance(getattr(part, "guide", None), GuideVectors)]
+    guided = [part for part in list_losses(loss) if isinstance(getattr(part, "guide", None), GuideVectors)]
     if not guided:
         raise StartError(
             f"refresh=Refresh(guide=True), but the loss {type(loss).__name__} has no guide; take "

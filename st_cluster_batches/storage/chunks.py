@@ -156,13 +156,22 @@ class ChunkedArray:
 
     def _write(self, chunk: int, rows: Array) -> None:
         path = self.folder / f"{chunk:06d}-{_digest(rows)}.npy"
-        # By way of memory: numpy's own writing to a file does not notice that a disk is full.
-        buffer = io.BytesIO()
-        np.save(buffer, rows)
-        buffer.seek(0)
-        with write_whole(path) as temporary, temporary.open("wb") as file:
-            shutil.copyfileobj(buffer, file)  # in small pieces: ext4 takes five times as long for one large one
+        write_array(path, rows)
         self._paths[chunk] = path
+
+
+def write_array(path: Path, rows: Array) -> None:
+    """Write an array to a file as a whole.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    # By way of memory: numpy's own writing to a file does not notice that a disk is full.
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    buffer.seek(0)
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        shutil.copyfileobj(buffer, file)  # in small pieces: ext4 takes five times as long for one large one
 
 
 class MappedRows:

@@ -168,8 +168,8 @@ def parse_values(values: dict[str, Any]) -> Recipe:
     # Abbreviations would let a typing error through as another key.
     data, model, clusters, training = _Parser(groups, allow_abbrev=False).parse_args_into_dataclasses(words)
     # Also those that say what holds by default.
-    told = [key for key, one in values.items() if key.startswith("refresh_") and one is not None]
-    training.refuse_idle_refresh([key for key in told if key != "refresh_every"])
+    said = [key for key, one in values.items() if one is not None]
+    training.refuse_idle_refresh([key for key in said if key.startswith("refresh_")])
     # A key without a value passed, so it is a switch.
     given = {key: True if one == _SWITCH else one for key, one in values.items()}
     return Recipe(data, model, clusters, training, given)
