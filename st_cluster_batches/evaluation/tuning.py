@@ -25,7 +25,7 @@ from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
 from st_cluster_batches.evaluation.tune_options import TuneOptions
-from st_cluster_batches.evaluation.tuning_report import write_choices
+from st_cluster_batches.evaluation.tuning_report import warn_of_replaced, write_choices
 from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -155,7 +155,10 @@ def tune(
             output.mkdir(parents=True, exist_ok=True)
             stack.enter_context(claim(output, "tune"))
         embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
-        choices = Tuning(embedder, name_model(model or encoder), start, options, cache, output).choose(parts)
+        tuning = Tuning(embedder, name_model(model or encoder), start, options, cache, output)
+        if output_dir is not None:
+            tuning.tell_of_replaced(parts)
+        choices = tuning.choose(parts)
         if output_dir is not None:
             write_choices(choices, output)
         return next(iter(choices.values()))
@@ -213,21 +216,31 @@ class Tuning:
         self, key: Key, chosen: Mapping[str, Candidate], evidence: Record, promises: Mapping[Key, float]
     ) -> Choice:
         """Say what was chosen by a key, and how."""
+        versions = {name: version(name) for name in _VERSIONED}
+        about = {"promises": dict(promises), **self._describe_trials(), "versions": versions}
+        encoder = self.encoder
+        return Choice(chosen, self.options.batch_size, encoder.name, encoder.fingerprint, key, evidence, about)
+
+    def _describe_trials(self) -> Record:
         options = self.options
-        about = {
-            "promises": dict(promises),
+        own = ("max_seq_length", "bf16", "learning_rate", "guide", "margin", "communities", "max_rows", "seed")
+        return {
             "model": self.model,
             "model_hash": self.start.origin,
             "proxy": options.proxy,
             **options.length,
             "layers": options.n_layers,
-            **{name: getattr(options, name) for name in ("max_seq_length", "bf16", "learning_rate", "guide")},
             "seeds": options.n_seeds,
-            "max_rows": options.max_rows,
-            "seed": options.seed,
-            "versions": {name: version(name) for name in _VERSIONED},
+            **{name: getattr(options, name) for name in own},
         }
-        return Choice(chosen, options.batch_size, self.encoder.name, self.encoder.fingerprint, key, evidence, about)
+
+    def tell_of_replaced(self, parts: Sequence[Pairs]) -> None:
+        """Warn of a choice in the folder of other rows, or by other options, before it is replaced."""
+        rows = {
+            name: int(np.sum(part.source_of_row == code)) for part in parts for code, name in enumerate(part.sources)
+        }
+        encoder, batch_size = self.encoder.name, self.options.batch_size
+        warn_of_replaced(self.output, {"batch_size": batch_size, "encoder": encoder, **self._describe_trials()}, rows)
 
     def _measure_source(self, name: str, rows: Any, part: Pairs) -> dict[Key, Measured]:
         """Run the trials of a source; return by key the scores of every candidate, if any, and what is known of it."""

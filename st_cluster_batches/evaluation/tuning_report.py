@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,37 @@ from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
 
+logger = logging.getLogger(__name__)
+
 KEYS_FOLDER = "keys"
+
+
+def warn_of_replaced(output: Path, coming: Mapping[str, Any], rows: Mapping[str, int]) -> None:
+    """Warn of a choice in a folder that another one is to replace; its runs are kept.
+
+    Args:
+        output: The folder.
+        coming: How the choice to come is made, as `Choice.about` says it, with `batch_size` and `encoder`.
+        rows: What it is made of: the number of rows of each source.
+    """
+    if not (output / CHOICE_FILE).is_file():
+        return
+    try:
+        earlier = Choice.load(output)
+    except ValueError as error:
+        logger.warning("%s. What is chosen now replaces it", error)
+        return
+    before = {"batch_size": earlier.batch_size, "encoder": earlier.encoder, **earlier.about}
+    changes = [f"{name} {before[name]!r}" for name, one in coming.items() if before.get(name, one) != one]
+    if {name: one["rows"] for name, one in earlier.evidence.items()} != rows:
+        changes.append("other rows")
+    if changes:
+        logger.warning(
+            "%s holds a choice made with %s, which this one replaces when it is done. To keep it, give another "
+            "output_dir (--output); runs are kept",
+            output,
+            ", ".join(changes),
+        )
 
 
 def write_choices(choices: Mapping[Key, Choice], output: Path) -> None:

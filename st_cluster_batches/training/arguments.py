@@ -120,6 +120,8 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         _check_counts(self, max_rows_per_source=1, max_negatives=0, held_out_queries=1, held_out_documents=1)
+        if self.data_dir is not None and not Path(self.data_dir).is_dir():
+            raise FileNotFoundError(f"data_dir: there is no folder {self.data_dir}, which relative names start from")
         if self.held_out_queries is not None and self.held_out_queries > self.held_out_documents:
             raise ValueError(
                 f"held_out_queries={self.held_out_queries} must be at most held_out_documents="

@@ -14,7 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.refresh.folder import list_checkpoints
 from st_cluster_batches.storage.cache import read_json, write_atomically
-from st_cluster_batches.training.folder import STARTED_FILE
+from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE, STARTED_FILE
 from st_cluster_batches.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ def find_resumed(recipe: Recipe) -> str | None:
                 f"{output} holds {there[max(there)].name} of an earlier run. resume_from_checkpoint: true goes on "
                 "from it, resume_from_checkpoint: false removes it and starts anew; or give another output_dir"
             )
+        if switch is None and (output / RECIPE_FILE).is_file() and (output / MODEL_FOLDER).is_dir():
+            _tell_of_replaced(output, recipe)
         return None
     _refuse_other_training(found, recipe)
     return str(found)
@@ -109,6 +111,24 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     return described
 
 
+def _list_changes(output: Path, recipe: Recipe) -> list[str]:
+    """Say which parameters have changed since the run in a folder began; an older version wrote down fewer."""
+    now = _describe(recipe)
+    before = read_json(output / STARTED_FILE) if (output / STARTED_FILE).is_file() else {}
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    return [f"{name} was {before[name]!r} and is {now[name]!r}" for name in changed]
+
+
+def _tell_of_replaced(output: Path, recipe: Recipe) -> None:
+    """Warn of a finished model, of which no checkpoint is left, that is to be replaced."""
+    logger.warning(
+        "%s holds the finished model of an earlier run, which this run replaces%s. To keep it, give another "
+        "output_dir; resume_from_checkpoint: false says that it may go",
+        output,
+        "".join(f"; {change}" for change in _list_changes(output, recipe)),
+    )
+
+
 def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
     """Refuse to go on from a checkpoint with other parameters than it was trained with.
 
@@ -122,11 +142,7 @@ def _refuse_other_training(checkpoint: Path, recipe: Recipe) -> None:
             f"{checkpoint} was trained on planned batches, and batch_sampler: stock takes another order. Resume with "
             "what it was trained with, or start anew: resume_from_checkpoint: false"
         )
-    started = checkpoint.parent / STARTED_FILE
-    now = _describe(recipe)
-    before = read_json(started) if started.is_file() else now
-    changed = [name for name in now if before.get(name, now[name]) != now[name]]  # an older version wrote fewer
-    if changes := [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed]:
+    if changes := _list_changes(checkpoint.parent, recipe):
         raise ValueError(
             f"{checkpoint} is of other training: {'; '.join(changes)}. Resume with what it was trained with, or start "
             "anew: resume_from_checkpoint: false, in another output_dir if this checkpoint is to stay"

@@ -67,7 +67,9 @@ def test_two_choices_are_not_made_in_one_folder(pairs: Dataset, tmp_path: Path) 
         run(pairs, tmp_path)
 
 
-def test_what_was_run_is_not_run_again(pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_run_is_not_run_again(
+    pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pairs = pairs.select(range(400))
     real, n_runs = trials.run_trial, 0
 
@@ -94,6 +96,7 @@ def test_what_was_run_is_not_run_again(pairs: Dataset, tmp_path: Path, monkeypat
     assert len(list((tmp_path / "runs").iterdir())) == total
     stop_at(total)
     assert run(pairs, tmp_path) == choice
+    assert "which this one replaces" not in caplog.text
     with pytest.raises(KeyboardInterrupt):  # another batch size is another run
         tune(
             pairs,
@@ -102,6 +105,10 @@ def test_what_was_run_is_not_run_again(pairs: Dataset, tmp_path: Path, monkeypat
             cache_dir=tmp_path / "cache",
             **{**QUICK, "batch_size": 16},
         )
+    assert "holds a choice made with batch_size 8, which this one replaces" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs.select(range(350)), tmp_path)
+    assert "holds a choice made with other rows, which" in caplog.text
 
 
 @pytest.mark.slow

@@ -97,6 +97,18 @@ def test_a_run_that_is_started_anew_is_not_taken_for_the_one_before_it(workspace
         train(workspace, "--resume_from_checkpoint", "true", "--loss_scale", "10")
 
 
+def test_a_finished_model_is_not_replaced_in_silence(
+    workspace: Path, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in output.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    find_resumed(read_recipe(workspace / "recipe.yaml", [*_KEPT, "--learning_rate", "1e-05"]))
+    assert "holds the finished model of an earlier run, which this run replaces; learning_rate was" in caplog.text
+    caplog.clear()
+    find_resumed(read_recipe(workspace / "recipe.yaml", [*_KEPT, "--resume_from_checkpoint", "false"]))
+    assert not caplog.text
+
+
 def test_checkpoints_of_other_programs_are_resumed_from(workspace: Path, output: Path, tmp_path: Path) -> None:
     shutil.move(output, tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "_started.json").unlink()
