@@ -74,6 +74,7 @@ def attach(arguments: argparse.Namespace, _: list[str]) -> Result:
             cache_dir=arguments.cache_dir,
             trust_remote_code=arguments.trust_remote_code,
             guide=arguments.guide,
+            guide_model=arguments.guide_model,
             tuned=tuned,
         )
         check_output(arguments.out)
@@ -140,10 +141,11 @@ def tune(arguments: argparse.Namespace, _: list[str]) -> Result:
         from st_cluster_batches.evaluation.tuning_report import describe_tuning
 
         given = {one.name: getattr(arguments, one.name) for one in fields(TuneOptions)}
+        given["guide"] = arguments.guide or arguments.guide_model is not None
         TuneOptions(**given)  # checked before any row is read
         make_folder(arguments.output_dir)
         data = load_data(arguments.data, _read_selection(arguments))
-        others = ("model", "truncate_dim", "trust_remote_code", "output_dir", "cache_dir")
+        others = ("model", "guide_model", "truncate_dim", "trust_remote_code", "output_dir", "cache_dir")
         given |= {name: getattr(arguments, name) for name in others}
         choice = tune_data(data, arguments.encoder, **given)
     described = choice.describe()

@@ -90,6 +90,7 @@ def _add_attach(add: _Add) -> None:
     attach.add_argument(
         "--guide", action="store_true", help="keep the vectors of all texts, by which the guided losses mask"
     )
+    attach.add_argument("--guide_model", help="model whose vectors these are; the encoder by default")
     attach.add_argument("--overwrite", action="store_true", help="replace label columns that the data has")
 
 
@@ -181,7 +182,8 @@ def _add_tune(add: _Add) -> None:
     tune.add_argument("--model", help="model that will be trained; the encoder by default")
     tune.add_argument("--truncate_dim", type=int, metavar="D", help="dimensions to keep of the encoder's vectors")
     _add_trust(tune)
-    tune.add_argument("--guide", action="store_true", help="embed passages too, and try to mask false negatives")
+    tune.add_argument("--guide", action="store_true", help="try to mask false negatives, too")
+    tune.add_argument("--guide_model", help="model whose vectors mask; the encoder by default")
     tune.add_argument("--margin", type=float, default=0.0, metavar="M", help="similarity above the positive's to mask")
     tune.add_argument(
         "--key",
@@ -192,7 +194,7 @@ def _add_tune(add: _Add) -> None:
     )
     _add_columns(tune)
     _add_source_column(tune)
-    tune.add_argument("--communities", action="store_true", help="try communities too; needs --guide and METIS")
+    tune.add_argument("--communities", action="store_true", help="try communities too; needs METIS")
     tune.add_argument("--cache_dir", metavar="DIR", help="where embeddings are kept")
     _add_trials(tune)
 

@@ -58,7 +58,7 @@ def main() -> None:
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder, start = load_start(arguments.encoder, cache)
         for name in arguments.sources:
-            problem = prepare_problem(name, read_rows(name, arguments), encoder, "query", False, start, cache)
+            problem = prepare_problem(name, read_rows(name, arguments), encoder, "query", None, start, cache)
             for size in arguments.batch_sizes if problem is not None else ():
                 options = TuneOptions(size, n_seeds=arguments.seeds, n_workers=arguments.workers)
                 runs = TrialRuns(options, arguments.runs or arguments.output)

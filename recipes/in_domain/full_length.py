@@ -66,12 +66,9 @@ def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
         encoder.max_seq_length = _ENCODER_TOKENS
         start = Start.load_model(arguments.model, cache.folder, arguments.n_layers, arguments.max_seq_length)
         made = Encoder(encoder, cache.folder)
-        return prepare_problem(name, read_rows(name, arguments), made, "query", has_guide(arguments), start, cache)
-
-
-def has_guide(arguments: argparse.Namespace) -> bool:
-    """Return whether the vectors of both sides are needed, to mask by or to cut communities."""
-    return bool(arguments.masked or arguments.communities)
+        guide = made if arguments.masked else None
+        rows, communities = read_rows(name, arguments), arguments.communities
+        return prepare_problem(name, rows, made, "query", guide, start, cache, has_communities=communities)
 
 
 def describe_source(name: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -93,7 +90,7 @@ def run(
     options = TuneOptions(
         batch_size,
         proxy="model",
-        guide=has_guide(arguments),
+        guide=arguments.masked,
         n_seeds=arguments.seeds,
         n_steps=max(1, arguments.epochs * len(problem) // batch_size),
         learning_rate=rate,

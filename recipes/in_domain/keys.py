@@ -73,7 +73,7 @@ def main() -> None:
             rows = read_rows(name, arguments)
             scores: dict[tuple[Key, Candidate], Any] = {}
             for key in KEYS:
-                problem = prepare_problem(name, rows, encoder, key, False, start, cache)
+                problem = prepare_problem(name, rows, encoder, key, None, start, cache)
                 if problem is not None:
                     ways = WAYS if key == KEYS[0] else WAYS[1:]  # random batches are the same for all
                     records = runs.run(f"{name}-{key}", problem, ways)

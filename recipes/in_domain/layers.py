@@ -95,7 +95,7 @@ def main() -> None:
         records = {}
         for name in arguments.sources:
             rows = read_rows(name, arguments)
-            problem = prepare_problem(name, rows, encoder, "query", False, start, cache)
+            problem = prepare_problem(name, rows, encoder, "query", None, start, cache)
             if problem is not None:
                 records[name] = runs.run(name, problem, ways)
                 results[name] = summarise(records[name])

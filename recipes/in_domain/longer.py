@@ -38,7 +38,7 @@ def run_source(name: str, chosen: str, arguments: Any, cache: SharedCache) -> di
     if "communities" in chosen or "masked" in chosen:
         problem = prepare_source(name, arguments, cache)  # with the guide that these need
     else:
-        problem = prepare_problem(name, read_rows(name, arguments), encoder, "query", False, start, cache)
+        problem = prepare_problem(name, read_rows(name, arguments), encoder, "query", None, start, cache)
     assert problem is not None, f"{name} has a choice"
     way = next(one for one in list_ways(arguments.batch_size, len(problem)) if str(one) == chosen)
     found = {}

@@ -4,9 +4,9 @@
 
 DATA is a folder of SOURCE.parquet files with the columns query and passage. Of each source --rows pairs are taken, and
 queries held out of them twice: candidates and learning rates are chosen on one set, and scores are reported of the
-other. The model starts from MODEL, distilled to token embeddings. Clusters are of these embeddings, the model's own;
-MODEL itself is the guide, that masks and that communities are cut by. Each seed has clusters of its own. Finished runs
-are never repeated; report.py draws table and figure.
+other. The model starts from MODEL, distilled to token embeddings. Clusters and communities are of its own embeddings;
+MODEL itself is the guide that masks: tune(..., "static:MODEL", guide_model=MODEL). Each seed has clusters of its own.
+Finished runs are never repeated; report.py draws table and figure.
 """
 
 from __future__ import annotations
@@ -138,16 +138,13 @@ def load_start(model: str, cache: SharedCache) -> tuple[Encoder, Start]:
 
 
 def prepare_source(name: str, arguments: argparse.Namespace, cache: SharedCache) -> Problem | None:
-    """Take pairs of a source, hold queries out, and embed all with the model itself, as the guide."""
+    """Take pairs of a source, hold queries out, and embed all with the model itself, as the guide that masks."""
     model = SentenceTransformer(arguments.encoder)
     model.max_seq_length = arguments.max_seq_length
     encoder, start = load_start(arguments.encoder, cache)
     rows = read_rows(name, arguments)
-    problem = prepare_problem(name, rows, encoder, "query", True, start, cache)
-    guided = prepare_problem(name, rows, Encoder(model, cache.folder), "query", True, start, cache)
-    if problem is None or guided is None:
-        return None
-    return replace(problem, guide=guided.guide, guide_ndcg=guided.guide_ndcg)
+    guide = Encoder(model, cache.folder)
+    return prepare_problem(name, rows, encoder, "query", guide, start, cache, has_communities=True)
 
 
 def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make: Any) -> dict[str, Any]:

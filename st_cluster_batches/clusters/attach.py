@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from st_cluster_batches.clusters.choice import Choice, Method, find_choice, tell_of_chunks
-from st_cluster_batches.clusters.choice_checks import check_sources, compare_choice
+from st_cluster_batches.clusters.choice_checks import check_sources, compare_choice, compare_guide
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.fitting import fit_vectors
@@ -53,6 +53,7 @@ def attach_clusters(
     cache_dir: str | Path | None = None,
     show_progress_bar: bool = True,
     guide: bool = False,
+    guide_model: str | Path | SentenceTransformer | None = None,
     method: Method | Mapping[str, Method] = "kmeans",
     tuned: Choice | str | Path | None = None,
     trust_remote_code: bool = False,
@@ -81,6 +82,7 @@ def attach_clusters(
         cache_dir: Where embeddings, centroids and labels are kept; a folder in the datasets cache by default.
         show_progress_bar: Whether to show progress.
         guide: Whether to keep all vectors, and to give rows the keys by which a guided loss finds them.
+        guide_model: The model whose vectors these are, by default the encoder; see `AttachOptions`.
         method: `kmeans`, or `communities`; of all sources or by source.
         tuned: What `tune` chose, or its output folder: sizes and method by source, and a guide if it masks.
         trust_remote_code: Whether code that comes with the encoder may run.
@@ -111,6 +113,7 @@ def attach_clusters(
         cache_dir=cache_dir,
         show_progress_bar=show_progress_bar,
         guide=guide,
+        guide_model=guide_model,
         tuned=choice,
         trust_remote_code=trust_remote_code,
     )
@@ -151,28 +154,27 @@ def cluster_dataset(
         check_threshold(parts, threshold)
         if options.tuned is None:  # which may well be followed on a part of the sources
             options.clusters.refuse_strange(name for part in parts for name in part.sources)
-        loaded = Encoder(
-            encoder,
-            cache.folder,
-            options.truncate_dim,
-            options.batch_size,
-            trust_remote_code=options.trust_remote_code,
-        )
+        batch_size, trust = options.batch_size, options.trust_remote_code
+        loaded = Encoder(encoder, cache.folder, options.truncate_dim, batch_size, trust_remote_code=trust)
+        masking = loaded.load_beside(options.guide_model)
         if options.tuned is not None:
             check_sources(options.tuned, parts)
             compare_choice(options.tuned, options.guide, loaded, parts)
+            compare_guide(options.tuned, masking, is_given=options.guide_model is not None)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
             _warn_of_clusters(clustering, options.clusters)
         unmasked = frozenset() if options.tuned is None else options.tuned.unmasked_sources
-        keeps_vectors, centroids = options.keeps_vectors, clustering.centroids
-        labelled, report = label_rows(vectors, centroids, key, threshold, keeps_vectors, unmasked)
+        guides = [replace(one, encoder=masking) for one in vectors] if options.keeps_vectors else None
+        labelled, report = label_rows(vectors, clustering.centroids, key, threshold, guides, unmasked)
         about: dict[str, Any] = {"false_negatives": report}
         if options.tuned is not None:
             about["tuned"] = options.tuned.describe()
-        if keeps_vectors:
-            about["guide"] = _describe_guide(parts, loaded, cache)
+        if guides is not None:
+            about["guide"] = _describe_guide(parts, masking, cache)
+        if options.guide_model is not None:
+            about["guide_model"] = masking.name
     clustering = replace(clustering, manifest={**clustering.manifest, **about})
     named = {part.name: one for part, one in zip(parts, labelled, strict=True)}
     return (DatasetDict(named) if isinstance(dataset, DatasetDict) else named[""]), clustering
@@ -186,7 +188,7 @@ def _warn_of_clusters(clustering: Clustering, options: ClusterOptions) -> None:
 
 
 def _describe_guide(parts: Sequence[Pairs], encoder: Encoder, cache: SharedCache) -> dict[str, Any]:
-    """Measure the encoder as a guide, and say what it is worth; see `measure_parts`."""
+    """Measure a guide, and say what it is worth; see `measure_parts`."""
     found = measure_parts(parts, encoder, cache)
     for line in describe_strength(found) if cache.processes.is_main else ():
         logger.info(line)

@@ -122,6 +122,11 @@ class Choice:
         return max((self.sources[name].margin for name in self.masked_sources), default=None)
 
     @property
+    def guide_model(self) -> str | None:
+        """The model whose vectors mask, where it is another one than the encoder."""
+        return self.about.get("guide_model") if self.masked_sources else None
+
+    @property
     def unmasked_sources(self) -> frozenset[str]:
         """The sources whose rows are to mask nothing while others do."""
         if not self.masked_sources:  # then a guide is the user's own idea, and masks

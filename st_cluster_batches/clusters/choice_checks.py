@@ -66,6 +66,34 @@ def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequ
         )
 
 
+def compare_guide(tuned: Choice, guide: Encoder, is_given: bool) -> None:
+    """Check that what masks is what was tuned to mask.
+
+    Args:
+        tuned: What was chosen.
+        guide: The model whose vectors mask.
+        is_given: Whether it was given as such, and is not the encoder for want of another.
+
+    Raises:
+        ValueError: If the choice masks by another model than the encoder, and none was given.
+    """
+    if not tuned.masked_sources:
+        return
+    if tuned.guide_model is not None and not is_given:
+        raise ValueError(
+            f"The choice masks false negatives of {', '.join(tuned.masked_sources)} by {tuned.guide_model!r}, not by "
+            f"the encoder; name it, or where it lies: guide_model={tuned.guide_model!r}, on the command line "
+            "--guide_model, in a recipe guide_model:"
+        )
+    if guide.fingerprint != tuned.about.get("guide_hash", tuned.encoder_hash):
+        logger.warning(
+            "The choice was tuned with a mask by %s, and %s is to mask here: its gain may be another one; tune with "
+            "this guide_model",
+            tuned.guide_model or tuned.encoder,
+            guide.name,
+        )
+
+
 def _compare_tried_columns(tuned: Choice, parts: Sequence[Pairs]) -> None:
     """Warn where query and passage are not those of the trials."""
     others: dict[tuple[str, str], list[str]] = {}

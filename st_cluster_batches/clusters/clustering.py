@@ -24,7 +24,7 @@ from st_cluster_batches.clusters.artefact import (
 from st_cluster_batches.clusters.assign_input import check_vectors, read_rows, split_texts
 from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
-from st_cluster_batches.clusters.choice_checks import compare_columns, tell_of_keyless, tell_of_middles
+from st_cluster_batches.clusters.choice_checks import compare_columns, compare_guide, tell_of_keyless, tell_of_middles
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
@@ -92,6 +92,7 @@ class Clustering:
         cache_dir: str | Path | None = None,
         show_progress_bar: bool = True,
         guide: bool = False,
+        guide_model: str | Path | SentenceTransformer | None = None,
     ) -> AnyDataset:
         """Label rows, old or new, by their nearest centroid.
 
@@ -105,6 +106,7 @@ class Clustering:
             cache_dir: Where embeddings and labels are kept; a folder in the datasets cache by default.
             show_progress_bar: Whether to show progress.
             guide: See `attach_clusters`; not for an IterableDataset.
+            guide_model: The same.
 
         Returns:
             The dataset with the columns `cluster` and `false_negative_keys` after its own.
@@ -117,12 +119,13 @@ class Clustering:
         key: Key = self.manifest["key"]
         tell_of_chunks(self.tuned)
         tell_of_middles(self.manifest, list(self.centroids))
-        tell_of_keyless(self.tuned, guide, isinstance(dataset, IterableDataset))
+        has_guide = guide or guide_model is not None
+        tell_of_keyless(self.tuned, has_guide, isinstance(dataset, IterableDataset))
         encoder = self.get_encoder()
         if batch_size is not None:
             encoder = encoder.with_batch_size(as_count("batch_size", batch_size))
         if isinstance(dataset, IterableDataset):
-            for name, value in (("false_negative_threshold", false_negative_threshold), ("guide", guide or None)):
+            for name, value in (("false_negative_threshold", false_negative_threshold), ("guide", has_guide or None)):
                 if value is not None:
                     raise ValueError(f"{name}= needs all rows at once, which an IterableDataset does not give")
             as_they_come = PairOptions(source_column, overwrite=overwrite, columns=columns)
@@ -134,6 +137,7 @@ class Clustering:
             false_negative_threshold=false_negative_threshold,
             overwrite=overwrite,
             guide=guide,
+            guide_model=guide_model,
         )
         dataset = as_datasets(dataset, "Clustering.attach")
         with SharedCache.open(cache_dir, show_progress_bar, "Clustering.attach") as cache:
@@ -141,9 +145,12 @@ class Clustering:
             compare_columns(self.manifest, {part.name: part.text_columns for part in parts})
             check_threshold(parts, options.false_negative_threshold)
             vectors = [PairVectors(self._name_sources(part), encoder, cache) for part in parts]
+            masking = encoder.load_beside(guide_model)
+            if self.tuned is not None and has_guide:
+                compare_guide(self.tuned, masking, is_given=guide_model is not None)
+            guides = [replace(one, encoder=masking) for one in vectors] if has_guide else None
             unmasked = frozenset() if self.tuned is None else self.tuned.unmasked_sources
-            threshold = options.false_negative_threshold
-            labelled, _ = label_rows(vectors, self.centroids, key, threshold, guide, unmasked)
+            labelled, _ = label_rows(vectors, self.centroids, key, false_negative_threshold, guides, unmasked)
             if cache.processes.is_main:
                 warn_of_new_sizes(zip((one.pairs for one in vectors), labelled, strict=True), self.manifest)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}

@@ -24,6 +24,7 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
         f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), {_describe_method(manifest)} "
         f"with seed {manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
         *_describe_columns(manifest.get("columns")),
+        *([] if "guide_model" not in manifest else ["", f"Vectors that mask are of `{manifest['guide_model']}`."]),
         *_describe_choice(manifest.get("tuned")),
         "",
     ]

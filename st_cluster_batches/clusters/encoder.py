@@ -128,6 +128,10 @@ class Encoder:
             "truncate_dim": self.truncate_dim or getattr(self.model, "truncate_dim", None),
         }
 
+    def load_beside(self, given: str | Path | SentenceTransformer | None) -> Encoder:
+        """Return another model that is loaded and run as this one is; this one for None."""
+        return self if given is None else replace(self, given=given, truncate_dim=None, manifest=None)
+
     def with_batch_size(self, batch_size: int) -> Encoder:
         """Return the same encoder, which sees so many texts at once; the model is loaded for both."""
         changed = replace(self, batch_size=batch_size)

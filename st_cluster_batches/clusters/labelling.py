@@ -52,7 +52,7 @@ def label_rows(
     centroids: Mapping[str, Centroids],
     key: Key,
     threshold: float | None,
-    guide: bool = False,
+    guides: Sequence[PairVectors] | None = None,
     unmasked: Collection[str] = (),
 ) -> tuple[list[Dataset], dict[str, Any]]:
     """Attach clusters and false-negative keys; a second call with the same inputs reads them from the cache.
@@ -62,17 +62,17 @@ def label_rows(
         centroids: Centroids by source, in the order in which clusters are numbered.
         key: The text that decides the cluster.
         threshold: Similarity from which on passages count as nearly equal; None for equal texts alone.
-        guide: Whether rows get their keys, and the vectors of all columns are indexed by these.
+        guides: The same pairs under the encoder that masks: rows get keys, by which the vectors of all their columns
+            are indexed. None for rows without keys.
         unmasked: The sources whose rows get keys by which a guided loss masks nothing.
 
     Returns:
         The labelled datasets, and a report on the rows that would be false negatives of one another.
     """
-    if guide:
-        for one in vectors:
-            write_guide(one)
-    marked = sorted({name for one in vectors for name in one.pairs.sources} & set(unmasked)) if guide else None
-    paths, report = _Labelling(vectors, centroids, key, threshold, marked).make()
+    for one in guides or ():
+        write_guide(one)
+    marked = sorted({name for one in vectors for name in one.pairs.sources} & set(unmasked))
+    paths, report = _Labelling(vectors, centroids, key, threshold, guides, marked).make()
     if vectors[0].cache.processes.is_main:
         for one, own in zip(vectors, report.values(), strict=True):
             tell_of_keys(one.pairs, own)
@@ -94,14 +94,16 @@ class _Labelling:
     """All that decides the labels of some pairs; see `label_rows`.
 
     Args:
-        marked: The sources whose row keys are marked, sorted; None if rows get no keys.
+        guides: The pairs under the encoder by which row keys are made; None if rows get none.
+        marked: The sources whose row keys are marked, sorted.
     """
 
     vectors: Sequence[PairVectors]
     centroids: Mapping[str, Centroids]
     key: Key
     threshold: float | None
-    marked: Sequence[str] | None
+    guides: Sequence[PairVectors] | None
+    marked: Sequence[str]
 
     def make(self) -> tuple[list[Path], dict[str, Any]]:
         """Make the labels together with the other processes, unless they are in the cache.
@@ -131,16 +133,18 @@ class _Labelling:
             [(one.pairs.data_hash, one.pairs.targets) for one in self.vectors],
             {name: hash_array(one) for name, one in self.centroids.items()},
         )
-        guided = [] if self.marked is None else ["guide", *self.marked]
+        encoder = self.vectors[0].encoder.fingerprint
+        guided = [] if self.guides is None else ["guide", *self.marked]
+        guided += sorted({one.encoder.fingerprint for one in self.guides or ()} - {encoder})
         guided += [hash_array(one.communities) for one in self.vectors if one.communities is not None]
-        decided = (self.vectors[0].encoder.fingerprint, self.key, self.threshold, require_faiss().__version__)
+        decided = (encoder, self.key, self.threshold, require_faiss().__version__)
         return f"labels-{hash_values(*hashes, *decided, _LABEL_VERSION, *guided)}"
 
     def _write(self, nearest: Sequence[ChunkedArray], paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         """Find the keys of all rows and write their labels; return what is known of their false negatives."""
         reports: dict[str, dict[str, Any]] = {}
         first_cluster = number_clusters(self.centroids)
-        for one, assigned, path in zip(self.vectors, nearest, paths, strict=True):
+        for at, (one, assigned, path) in enumerate(zip(self.vectors, nearest, paths, strict=True)):
             read = partial(read_clusters, one.pairs, assigned, first_cluster)
             columns: dict[str, Any] = {CLUSTER: lambda low, high, read=read: pa.array(read(low, high))}
             report: dict[str, Any] = {}
@@ -148,8 +152,8 @@ class _Labelling:
                 clusters = None if self.threshold is None else read(0, len(one))
                 keys, report = find_keys(one, clusters, self.threshold)
                 columns[FALSE_NEGATIVE_KEYS] = keys.to_arrow
-            if self.marked is not None:
-                columns[ROW_KEY] = partial(_read_row_keys, one, self.marked)
+            if self.guides is not None:
+                columns[ROW_KEY] = partial(_read_row_keys, self.guides[at], self.marked)
             write_labels(path, len(one), columns)
             reports[one.pairs.name or "all"] = report
         return reports

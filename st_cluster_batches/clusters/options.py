@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from st_cluster_batches.clusters.choice import METHODS, Choice, Method, method_of
 from st_cluster_batches.clusters.metis import require_metis
@@ -14,6 +14,9 @@ from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.storage.numbers import as_count
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _BATCHES_IN_A_CLUSTER = 8  # global batches that a cluster of `n_clusters="auto"` holds: about 1 in 16 rows is pooled
 _DEFAULT_CLUSTERS = 10
@@ -196,6 +199,8 @@ class AttachOptions:
         trust_remote_code: Whether code that comes with the encoder may run.
         guide: Whether to embed queries, positives and negatives, and to give every row its key, a column `label` by
             which a guided loss finds their vectors.
+        guide_model: The model whose vectors these are; by default the encoder. One that knows more than the model to
+            be trained masks better, where that wants clusters of its own vectors. Asks for a guide by itself.
         tuned: What `tune` chose: sizes of clusters by source, and a guide if it masks anywhere. If it masks in some
             sources only, the row keys of the others carry a mark: a guided loss masks nothing for their queries.
     """
@@ -212,6 +217,7 @@ class AttachOptions:
     show_progress_bar: bool = True
     trust_remote_code: bool = False
     guide: bool = False
+    guide_model: str | Path | SentenceTransformer | None = None
     tuned: Choice | None = None
 
     def __post_init__(self) -> None:
@@ -229,7 +235,8 @@ class AttachOptions:
     @property
     def keeps_vectors(self) -> bool:
         """Whether a guide's vectors are kept: as asked, or since the choice masks."""
-        return self.guide or (self.tuned is not None and bool(self.tuned.masked_sources))
+        is_tuned = self.tuned is not None and bool(self.tuned.masked_sources)
+        return self.guide or self.guide_model is not None or is_tuned
 
     @property
     def pairs(self) -> PairOptions:

@@ -45,7 +45,7 @@ def choose_starts(recipes: dict[str, Recipe]) -> set[str]:
     chosen: dict[tuple[Any, ...], str] = {}
     for name in sorted(recipes, key=lambda name: recipes[name].training.strategy != CLUSTER):  # tells more
         clusters, model = recipes[name].clusters, recipes[name].model
-        chosen.setdefault((clusters.tuned, clusters.encoder, model.is_guided), name)
+        chosen.setdefault((clusters.tuned, clusters.encoder, model.is_guided, model.guide_model), name)
     return {*chosen.values()}
 
 

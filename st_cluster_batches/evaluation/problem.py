@@ -43,6 +43,9 @@ TOO_FEW_QUERIES = (
 _ROW = "row of the source"
 
 
+Sides = tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]  # of queries and of passages
+
+
 @dataclass(frozen=True)
 class Problem:
     """What trials of a source need; numbers alone, where static models are trained.
@@ -55,6 +58,7 @@ class Problem:
         tuned_on: Held-out queries that the learning rate is chosen on.
         measured_on: Other held-out queries, of which no rate knows anything.
         vectors: (n, d) unit rows of the training pairs, to be clustered.
+        sides: (n, d) unit rows of queries and of passages under the same encoder, to cut communities from; or None.
         guide: (n, d) unit rows of queries and of passages, to mask by; None without a guide.
         keys: The false negatives that are known from texts.
         guide_ndcg: Mean nDCG@10 of the guide itself on `tuned_on`, and on `measured_on`; or None.
@@ -68,7 +72,8 @@ class Problem:
     tuned_on: Judged
     measured_on: Judged
     vectors: npt.NDArray[np.float32]
-    guide: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]] | None
+    sides: Sides | None
+    guide: Sides | None
     keys: Keys | None
     guide_ndcg: tuple[float, float] | None
     sample: npt.NDArray[np.float32] | None = None
@@ -77,9 +82,11 @@ class Problem:
         return len(self.queries)
 
     def digest(self, method: Method = "kmeans") -> str:
-        """Hash all of it that batches of a method come from: communities are cut from the guide's vectors alone."""
+        """Hash all of it that batches of a method come from, so that one is not run again for what another needs."""
         state = xxhash.xxh3_128()
-        own = self if method == "kmeans" else replace(self, vectors=np.empty((0, 0), dtype=np.float32), sample=None)
+        own = replace(self, sides=None)
+        if method == "communities":
+            own = replace(self, vectors=np.empty((0, 0), dtype=np.float32), sample=None)
         for part in _list_parts(own):
             state.update(part)
         return state.hexdigest()
@@ -107,11 +114,12 @@ def prepare_problem(
     rows: Dataset,
     encoder: Encoder,
     key: Key,
-    has_guide: bool,
+    guide: Encoder | None,
     start: Start,
     cache: SharedCache,
     seed: int = 0,
     warns: bool = True,
+    has_communities: bool = False,
 ) -> Problem | None:
     """Hold queries out of the pairs of a source, embed and tokenise what is left.
 
@@ -120,11 +128,12 @@ def prepare_problem(
         rows: Its pairs: a column of queries, and one of passages.
         encoder: The model whose vectors are clustered, and perhaps mask.
         key: The text that decides the cluster.
-        has_guide: Whether to embed both sides, to mask by.
+        guide: The model whose vectors mask; None for no masks.
         start: The model that trials start from.
         cache: Where vectors are kept.
         seed: Seed of what is held out.
         warns: Whether to warn of a source that is too small; callers with many say it once for all.
+        has_communities: Whether to embed both sides by the encoder, to cut communities from.
 
     Returns:
         The problem; None where the source is too small to hold enough out.
@@ -136,17 +145,18 @@ def prepare_problem(
             logger.warning("Source %r with %d rows: %s. It is not tried", name, len(rows), TOO_FEW_QUERIES)
         return None
     left, measured_on, tuned_on = held_out
-    vectors = PairVectors(Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False), encoder, cache)
+    pairs = Pairs.prepare("", rows, PairOptions(None, columns=(query, passage)), False)
+    vectors = PairVectors(pairs, encoder, cache)
     trained = np.asarray(left[_ROW][:], dtype=np.int64)
     documents = list_documents(measured_on, tuned_on)
     texts = list(documents.values())
     judged = [judge_collection(one, documents, start) for one in (tuned_on, measured_on)]
-    guide, guide_ndcg = None, None
-    if has_guide:
-        sides = [vectors.take(side, np.arange(len(rows))).astype(np.float16) for side in ("query", "passage")]
+    masking, guide_ndcg = None, None
+    if guide is not None:
+        masking = _take_sides(PairVectors(pairs, guide, cache))
         asked = [list(one.queries.values()) for one in (tuned_on, measured_on)]
-        tuned, measured = (_score_guide(sides, rows, *one, texts) for one in zip(asked, judged, strict=True))
-        guide, guide_ndcg = (sides[0][trained], sides[1][trained]), (tuned, measured)
+        tuned, measured = (_score_guide(masking, rows, *one, texts) for one in zip(asked, judged, strict=True))
+        masking, guide_ndcg = (masking[0][trained], masking[1][trained]), (tuned, measured)
     keys = pa.array(hash_keys([left[query][:], left[passage][:]]), pa.list_(pa.int64()))
     return Problem(
         start=start.without_tokenizer(),
@@ -156,7 +166,8 @@ def prepare_problem(
         tuned_on=judged[0],
         measured_on=judged[1],
         vectors=vectors.take(key, trained),
-        guide=guide,
+        sides=_take_sides(vectors, trained) if has_communities else None,
+        guide=masking,
         keys=read_keys(pa.chunked_array([keys]), FALSE_NEGATIVE_KEYS, True),
         guide_ndcg=guide_ndcg,
         sample=vectors.take_sample(key, trained) if key == "symmetric" else None,
@@ -179,9 +190,13 @@ def _hold_out_twice(
     return left, *collections
 
 
-def _score_guide(
-    sides: Sequence[npt.NDArray[np.float16]], rows: Dataset, asked: list[str], judged: Judged, documents: list[str]
-) -> float:
+def _take_sides(vectors: PairVectors, rows: npt.NDArray[np.int64] | None = None) -> Sides:
+    """Return the vectors of some queries and of their passages; of all rows by default."""
+    rows = np.arange(len(vectors)) if rows is None else rows
+    return vectors.take("query", rows).astype(np.float16), vectors.take("passage", rows).astype(np.float16)
+
+
+def _score_guide(sides: Sides, rows: Dataset, asked: list[str], judged: Judged, documents: list[str]) -> float:
     """Return the mean nDCG@10 of the guide itself, by its vectors of all queries and passages of the source."""
     texts = zip(sides, rows.column_names, (asked, documents), strict=True)
     queries, found = (torch.from_numpy(side[_find(rows[name][:], own)]).float() for side, name, own in texts)

@@ -141,8 +141,8 @@ def label_problem(problem: Problem, candidate: Candidate, seed: int) -> Labels:
     if candidate.cluster_size is None:
         return Labels(np.zeros(len(problem), dtype=np.int64), np.zeros(1, dtype=np.int64), problem.keys)
     if candidate.method == "communities":
-        assert problem.guide is not None, "communities are tried where there are vectors of both sides"
-        queries, passages = (one.astype(np.float32) for one in problem.guide)
+        assert problem.sides is not None, "communities are tried where there are vectors of both sides"
+        queries, passages = (one.astype(np.float32) for one in problem.sides)
         strata = find_communities(queries, passages, candidate.cluster_size, seed=seed)
         return Labels(strata, np.zeros(int(strata.max()) + 1, dtype=np.int64), problem.keys)
     n_clusters = max(1, round(len(problem) / candidate.cluster_size))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.metis import require_metis
 from st_cluster_batches.columns import SOURCE
-from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.data.pairs import KEYS, Key, Pairs
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.start import Proxy
 from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.target_values import describe_targets, read_targets
+
+logger = logging.getLogger(__name__)
 
 # What says how the model itself is trained; counts first.
 _OF_MODELS = ("n_steps", "n_layers", "max_seq_length", "bf16", "learning_rate")
@@ -26,7 +30,7 @@ class TuneOptions:
         key: The text that decides the clusters, or several to choose from.
         columns: Query and positive, in order.
         source_column: Column that names the source of a row; None takes all rows for one source.
-        guide: Whether to embed the passages too, and to try each candidate with a mask of false negatives.
+        guide: Whether to try each candidate with a mask of false negatives too, by vectors of both sides.
         margin: That of the mask.
         n_seeds: Runs of each candidate.
         n_epochs: Times that a run sees each pair; once by default.
@@ -95,8 +99,6 @@ class TuneOptions:
             )
         if self.communities:
             require_metis()
-        if self.communities and not self.guide:
-            raise ValueError("communities=True needs the vectors of both sides: guide=True embeds them")
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -107,3 +109,21 @@ class TuneOptions:
     def length(self) -> dict[str, int]:
         """How long a run is, in `steps` or in `epochs`."""
         return {"steps": self.n_steps} if self.n_steps else {"epochs": self.n_epochs or 1}
+
+
+def check_part(part: Pairs) -> None:
+    """Check that a dataset is trained on with in-batch negatives, and say what of it is not used.
+
+    Raises:
+        ValueError: If it has labels or scores.
+    """
+    where = f"Dataset {part.name!r}" if part.name else "The dataset"
+    if part.targets:
+        values = read_targets(part.given, part.targets)
+        raise ValueError(
+            f"{where} has {describe_targets(values)}: losses of labelled pairs take no in-batch negatives, so batches "
+            f"change nothing. To tune on the pairs that belong together: {values[0].call}, and so on for others of "
+            f"{part.targets}; on the command line --positive_label {values[0].label}"
+        )
+    if negatives := part.text_columns[2:]:
+        logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)

@@ -24,12 +24,11 @@ from st_cluster_batches.evaluation.problem import TOO_FEW_QUERIES, Problem, prep
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.trials import Record
-from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.evaluation.tune_options import TuneOptions, check_part
 from st_cluster_batches.evaluation.tuning_report import warn_of_replaced, write_choices
 from st_cluster_batches.storage.claims import claim
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.storage.shared_cache import SharedCache
-from st_cluster_batches.target_values import describe_targets, read_targets
 from st_cluster_batches.training.prompts import warn_of_trials_without_prompts
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ def tune(
     columns: Columns | None = None,
     source_column: str | None = SOURCE,
     guide: bool = False,
+    guide_model: str | Path | SentenceTransformer | None = None,
     margin: float = 0.0,
     n_seeds: int = 3,
     n_epochs: int | None = None,
@@ -86,7 +86,8 @@ def tune(
         key: The text that decides the clusters; of several the one that promises most for all sources is chosen.
         columns: Query and positive, in order.
         source_column: Column that names the source of a row.
-        guide: Whether to try each candidate with a mask of false negatives, by the encoder's vectors.
+        guide: Whether to try each candidate with a mask of false negatives, too.
+        guide_model: The model whose vectors mask; by default the encoder. Asks for a guide by itself.
         margin: That of the mask.
         n_seeds: Runs of each candidate.
         n_epochs: Times that a run sees each pair; once by default.
@@ -100,7 +101,7 @@ def tune(
         max_seq_length: Tokens that the model itself reads of a text.
         bf16: Whether the model itself is trained and run in bfloat16 (autocast).
         learning_rate: That of the model itself; by default it is chosen for each candidate.
-        communities: Whether to try communities too (B3), one in a batch and several; needs `guide` and METIS.
+        communities: Whether to try communities too (B3), one in a batch and several; needs METIS.
         truncate_dim: Keep the first so many dimensions of the encoder's vectors.
         trust_remote_code: Whether code that comes with encoder and model may run.
         output_dir: Folder for `choice.json`, its figure, and `runs/`; by default runs are kept in the cache, and the
@@ -120,7 +121,7 @@ def tune(
         key=key,
         columns=columns,
         source_column=source_column,
-        guide=guide,
+        guide=guide or guide_model is not None,
         margin=margin,
         n_seeds=n_seeds,
         n_epochs=n_epochs,
@@ -144,7 +145,7 @@ def tune(
         read = PairOptions(source_column, overwrite=True, needs_passages="tune", columns=columns)
         parts = prepare_parts(dataset, read, show_progress_bar)
         for part in parts:
-            _check_part(part)
+            check_part(part)
         if proxy == "model":
             start = Start.load_model(model or encoder, cache.folder, n_layers, max_seq_length, trust_remote_code)
             if start.model is not None:
@@ -155,7 +156,8 @@ def tune(
             output.mkdir(parents=True, exist_ok=True)
             stack.enter_context(claim(output, "tune"))
         embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
-        tuning = Tuning(embedder, name_model(model or encoder), start, options, cache, output)
+        masking = embedder.load_beside(guide_model) if options.guide else None
+        tuning = Tuning(embedder, masking, name_model(model or encoder), start, options, cache, output)
         if output_dir is not None:
             tuning.tell_of_replaced(parts)
         choices = tuning.choose(parts)
@@ -164,26 +166,13 @@ def tune(
         return next(iter(choices.values()))
 
 
-def _check_part(part: Pairs) -> None:
-    """Check that a dataset is trained on with in-batch negatives, and say what of it is not used."""
-    where = f"Dataset {part.name!r}" if part.name else "The dataset"
-    if part.targets:
-        values = read_targets(part.given, part.targets)
-        raise ValueError(
-            f"{where} has {describe_targets(values)}: losses of labelled pairs take no in-batch negatives, so batches "
-            f"change nothing. To tune on the pairs that belong together: {values[0].call}, and so on for others of "
-            f"{part.targets}; on the command line --positive_label {values[0].label}"
-        )
-    if negatives := part.text_columns[2:]:
-        logger.warning("%s: trials take no explicit negatives; %s are left aside", where, negatives)
-
-
 @dataclass(frozen=True)
 class Tuning:
     """All that a choice needs.
 
     Args:
         encoder: The model whose vectors are clustered.
+        guide: The model whose vectors mask, perhaps the same; None for no masks.
         model: Name of the model to be trained.
         start: The model that trials start from.
         options: The options.
@@ -192,6 +181,7 @@ class Tuning:
     """
 
     encoder: Encoder
+    guide: Encoder | None
     model: str
     start: Start
     options: TuneOptions
@@ -232,7 +222,14 @@ class Tuning:
             "layers": options.n_layers,
             "seeds": options.n_seeds,
             **{name: getattr(options, name) for name in own},
+            **self._describe_guide(),
         }
+
+    def _describe_guide(self) -> Record:
+        """Name the model that masks, where it is not the encoder."""
+        if self.guide is None or self.guide.fingerprint == self.encoder.fingerprint:
+            return {}
+        return {"guide_model": self.guide.name, "guide_hash": self.guide.fingerprint}
 
     def tell_of_replaced(self, parts: Sequence[Pairs]) -> None:
         """Warn of a choice in the folder of other rows, or by other options, before it is replaced."""
@@ -252,8 +249,9 @@ class Tuning:
         evidence: Record = {"rows": n_rows, "tuned_rows": len(rows), "columns": part.text_columns[:2]}
         found: dict[Key, Measured] = {}
         for key in options.keys:
+            how = {"warns": False, "has_communities": options.communities}
             problem = prepare_problem(
-                name, pairs, self.encoder, key, options.guide, self.start, self.cache, options.seed, warns=False
+                name, pairs, self.encoder, key, self.guide, self.start, self.cache, options.seed, **how
             )
             if problem is None or len(_list_candidates(problem, options)) < 2:  # with any key
                 why = TOO_FEW_QUERIES if problem is None else _TOO_FEW_ROWS

@@ -145,6 +145,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         key=clusters.key or "query",
         columns=recipe.data.columns,
         guide=model.is_guided,
+        guide_model=model.guide_model if model.is_guided else None,
         margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,
         output_dir=folder,
         truncate_dim=clusters.truncate_dim,

@@ -160,7 +160,8 @@ class Inspection:
         near_duplicate_rate: Share of the rows of the sampled cluster batches that have one in their batch.
         masks: What guided losses with several margins would mask, smallest margin first.
         unmasked_sources: The sources for whose rows nothing is masked, since `tune` chose so.
-        strength: How well the model that measured similarity ranks the passages of each source.
+        strength: How well the guide ranks the passages of each source.
+        guide_model: The guide, where it is not the model that measured similarity: then `masks` are not its.
         clusters: Topics, in the order of the clusters; where there are more than 500, those of 500 evenly spaced ones
             and of the largest of each source.
         stability: Adjusted mutual information of k-means on the sample with two seeds; None for too small a sample.
@@ -187,6 +188,7 @@ class Inspection:
     masks: list[MaskedShare]
     unmasked_sources: list[str]
     strength: dict[str, Strength]
+    guide_model: str | None
     clusters: list[ClusterTopic]
     stability: float | None
     sample: Sample = field(repr=False)
@@ -216,6 +218,8 @@ class Inspection:
         lines.append(f"{'masked by a guide at margin':<34}" + "".join(f"{kind:>11}" for kind in kinds))
         for mask in self.masks:
             lines.append(f"{mask.margin:<+34.2f}" + "".join(f"{mask.shares[kind]:>11.2%}" for kind in kinds))
+        if self.guide_model is not None:
+            lines.append(f"these are masks by {self.encoder}, which measured; the guide is {self.guide_model}")
         if self.unmasked_sources:
             lines.append(f"masked for no query, as tuned: those of {', '.join(self.unmasked_sources)}")
         lines += describe_strength(self.strength)

@@ -120,7 +120,8 @@ def inspect(
         **find_near_pairs(sample),
         masks=measure_masks(sample),
         unmasked_sources=[pairs.source_names[at] for at in np.unique(pairs.source_of_row[pairs.is_unmasked])],
-        strength=_measure_strength(pairs, loaded, cache) if _has_guide(dataset) else {},
+        strength=_find_strength(dataset, pairs, clustering, loaded, cache),
+        guide_model=None if clustering is None else clustering.manifest.get("guide_model"),
         clusters=topics,
         stability=_measure_stability(sample, key_vectors, seed),
         sample=sample,
@@ -155,12 +156,14 @@ def _find_encoder(
     return Encoder(encoder, cache_dir, trust_remote_code=trust), key or "query"
 
 
-def _has_guide(dataset: Any) -> bool:
-    """Whether the vectors of all texts are kept: ranking embeds nothing then."""
-    return any(map(has_row_keys, list_parts(dataset)))
-
-
-def _measure_strength(pairs: LabelledPairs, encoder: Encoder, cache: SharedCache) -> dict[str, Strength]:
+def _find_strength(
+    dataset: Any, pairs: LabelledPairs, clustering: Clustering | None, encoder: Encoder, cache: SharedCache
+) -> dict[str, Strength]:
+    """Return what the guide is worth, as attaching measured one that is not the encoder; nothing without a guide."""
+    if not any(map(has_row_keys, list_parts(dataset))):
+        return {}
+    if clustering is not None and "guide_model" in clustering.manifest:
+        return {name: Strength(**one) for name, one in clustering.manifest["guide"].items()}
     return measure_strength(pairs.dataset, pairs.text_columns, pairs.source_names, pairs.source_of_row, encoder, cache)
 
 

@@ -18,7 +18,7 @@ _GIST = ("gist", "cached_gist")
 _GUIDED = ("guided", "cached_guided")
 _CONTRASTIVE = ("mnrl", "cached_mnrl", *_GUIDED)
 LOSSES_OF: dict[str, tuple[str, ...]] = {
-    "guide_model": _GIST,
+    "guide_model": (*_GIST, *_GUIDED),
     "margin": (*_GIST, *_GUIDED),
     "margin_strategy": (*_GIST, *_GUIDED),
     "contrast_anchors": _GIST,
@@ -196,7 +196,11 @@ class ModelArguments:
     )
     mini_batch_size: int = field(default=32, metadata={"help": "Rows that a cached loss embeds at once."})
     guide_model: str | None = field(
-        default=None, metadata={"help": "Model by which the gist losses tell false negatives; it cannot be static."}
+        default=None,
+        metadata={
+            "help": "Model by which false negatives are told; of gist, where it cannot be static, or of guided, where "
+            "it is the encoder by default."
+        },
     )
     margin: float = field(
         default=0.0, metadata={"help": "A negative is masked if nearer than the positive, under the guide, by this."}

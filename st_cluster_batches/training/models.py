@@ -149,6 +149,7 @@ def build_loss(
         options["directions"] = tuple(arguments.directions)
         if arguments.is_guided:
             options["guide"] = dataset
+            del options["guide_model"]  # whose vectors the dataset has
         loss = _CONTRASTIVE_LOSSES[arguments.loss](model, scale=scale, **options, **gather)
     elif arguments.loss == "splade":
         loss = SpladeLoss(model, SparseMultipleNegativesRankingLoss(model, scale=scale, **gather), **options)

@@ -153,6 +153,11 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
     needs_guide = clusters.guide or recipe.model.is_guided
     needs_keys = strategy != "stock" and recipe.training.keep_false_negatives_apart
     has_clusters = _have(dataset, CLUSTER)
+    if recipe.model.is_guided and recipe.model.guide_model is not None and has_clusters:
+        raise ValueError(
+            f"The pairs have clusters and row keys already, so guide_model: {recipe.model.guide_model} would decide "
+            "nothing: attach them anew with --guide_model, and leave it out here"
+        )
     if needs_guide and has_clusters and not _has_row_keys(dataset):
         raise ValueError(
             "The pairs have clusters, but no row keys by which a guide's vectors are found: attach them anew with "
@@ -180,6 +185,7 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
                     recipe.data.columns, not recipe.training.disable_tqdm, needs_guide, recipe.global_batch_size
                 ),
                 trust_remote_code=recipe.model.trust_remote_code,
+                guide_model=recipe.model.guide_model if recipe.model.is_guided else None,
             ),
         )
         clustering = clustering if strategy == CLUSTER or needs_guide else None

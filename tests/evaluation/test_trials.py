@@ -21,7 +21,7 @@ def test_clusters_that_are_tried_are_those_that_are_attached(key: Key, tmp_path:
     with SharedCache.open(tmp_path, False) as cache:
         start = Start("model", "", model=model)  # keeps the texts
         encoder = Encoder(model, cache.folder)
-        problem = prepare_problem("all", make_planted_pairs(400), encoder, key, False, start, cache)
+        problem = prepare_problem("all", make_planted_pairs(400), encoder, key, None, start, cache)
     assert problem is not None
     tried = label_problem(problem, Candidate(24), 0).strata.tolist()
     pairs = make_planted_pairs(400).filter(lambda row: row["query"] in set(problem.queries))
@@ -38,7 +38,7 @@ def test_another_seed_holds_other_queries_out_of_the_same_rows(tmp_path: Path) -
         start = Start("model", "", model=model)
         found = [
             prepare_problem(
-                "all", make_planted_pairs(400), Encoder(model, cache.folder), "query", False, start, cache, seed
+                "all", make_planted_pairs(400), Encoder(model, cache.folder), "query", None, start, cache, seed
             )
             for seed in (0, 0, 1)
         ]
@@ -50,7 +50,8 @@ def test_each_seed_tries_communities_of_its_own(tmp_path: Path) -> None:
     model = make_planted_model(True)
     with SharedCache.open(tmp_path, False) as cache:
         start, encoder = Start("model", "", model=model), Encoder(model, cache.folder)
-        problem = prepare_problem("all", make_planted_pairs(400), encoder, "query", True, start, cache)
+        pairs = make_planted_pairs(400)
+        problem = prepare_problem("all", pairs, encoder, "query", None, start, cache, has_communities=True)
     assert problem is not None
     tried = [label_problem(problem, Candidate(32, method="communities"), seed).strata for seed in range(3)]
     together = [one[:, None] == one for one in tried]

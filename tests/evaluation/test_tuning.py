@@ -170,6 +170,20 @@ def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path)
     assert {one["masked"] for one in evidence["differences"]} == {True, False}
 
 
+def test_a_guide_of_its_own_masks_and_communities_need_none(pairs: Dataset, tmp_path: Path) -> None:
+    pairs, guide = pairs.select(range(400)), make_planted_model(False)
+    choice = run(pairs, tmp_path, guide_model=guide, n_seeds=2)
+    own = run(pairs, tmp_path, guide=True, n_seeds=2)
+    assert choice.about["guide_hash"] == fingerprint_model(guide) and "guide_hash" not in own.about
+    scores = [one.evidence["all"]["ndcg"] for one in (choice, own)]
+    assert {name for name in scores[0] if scores[0][name] != scores[1][name]} <= {
+        name for name in scores[0] if name.endswith(", masked")
+    }
+    assert scores[0] != scores[1] and choice.evidence["all"]["guide_ndcg"] != own.evidence["all"]["guide_ndcg"]
+    cut = run(pairs, tmp_path, communities=True, n_seeds=2).evidence["all"]
+    assert any("communities" in name for name in cut["ndcg"]) and cut["guide_ndcg"] is None
+
+
 @pytest.mark.slow
 def test_the_model_itself_is_trained_where_that_is_wanted(pairs: Dataset, tiny_bert: Path, tmp_path: Path) -> None:
     model = SentenceTransformer(str(tiny_bert), device="cpu")

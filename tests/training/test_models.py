@@ -100,7 +100,7 @@ def test_what_a_model_does_not_have_is_refused(
     ("options", "message"),
     [
         ({"loss": "gist"}, "needs a guide_model"),
-        ({"guide_model": "y"}, "means nothing to loss='mnrl', only to gist, cached_gist"),
+        ({"guide_model": "y"}, "means nothing to loss='mnrl', only to gist, cached_gist, guided"),
         ({"margin": 0.1}, "margin=0.1 means nothing to loss='mnrl'"),
         ({"loss": "guided", "contrast_anchors": True}, "means nothing to loss='guided'"),
         ({"loss": "gist", "guide_model": "y", "teacher_weight": 0.1}, "means nothing to loss='gist'"),
@@ -159,6 +159,20 @@ def test_a_recipe_trains_with_a_guide_whatever_fills_its_batches(
     run, _ = prepare_run(recipe)
     run.train()
     assert 0 < run.trainer.loss.masked_share < 1
+
+
+def test_a_recipe_names_the_model_that_guides(workspace: Path, tmp_path: Path) -> None:
+    make_static_model(dimensions=24, seed=1).save(str(tmp_path / "strong"))
+    words = ["--loss", "guided", "--guide_model", str(tmp_path / "strong"), "--encoder", str(workspace / "encoder")]
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", words))
+    assert run.trainer.loss.guide.encoder == "strong"
+    run.train()
+    attach_clusters(make_pairs(120), str(workspace / "encoder"), n_clusters=2, guide=True).save_to_disk(
+        tmp_path / "labelled"
+    )
+    words += ["--train_data", str(tmp_path / "labelled"), "--output_dir", str(tmp_path / "other")]
+    with pytest.raises(ValueError, match=r"guide_model: .* would decide nothing: attach them anew"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", words))
 
 
 def test_labelled_pairs_without_row_keys_cannot_guide(workspace: Path) -> None:
