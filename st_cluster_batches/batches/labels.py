@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from st_cluster_batches.batches.keys import Keys, join_keys, read_keys
 from st_cluster_batches.batches.sorting import CHUNK, Integers
 from st_cluster_batches.column_values import is_text
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
-from st_cluster_batches.row_keys import TARGET_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,24 +73,6 @@ def find_strata_columns(column_names: Sequence[str], strata: Sequence[str], wher
             f"{list(column_names)}; {remedy}"
         )
     return [column for column in strata if column in column_names]
-
-
-def list_hidden(features: Mapping[str, Any], named: Collection[str], hides_source: bool) -> list[str]:
-    """List the columns that no batch is to show: labels of ours, and what options name.
-
-    A column that an option names stays visible where the loss learns from it: a target, or a text that is trained on.
-
-    Args:
-        features: The columns of a dataset with their types.
-        named: The columns that options name.
-        hides_source: Whether a column of sources is a label, and no text.
-    """
-    from st_cluster_batches.data.role_names import list_trained  # samplers know no roles else
-    from st_cluster_batches.data.roles import list_texts
-
-    trained = list_trained(list_texts(features))
-    labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else [])}
-    return sorted(labels | set(named) - {*trained, *TARGET_COLUMNS})
 
 
 def read_labels(

@@ -15,7 +15,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.callers import Caller, find_caller
 from st_cluster_batches.batches.filling import PlanCounts
-from st_cluster_batches.batches.labels import find_strata_columns, list_hidden, read_labels
+from st_cluster_batches.batches.hiding import list_hidden
+from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
 from st_cluster_batches.batches.protocols import RefreshSchedule
@@ -92,7 +93,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         hides_source = SOURCE in self.options.named or is_source_hidden(dataset, caller, refresh is not None)
         if SOURCE in dataset.column_names and not hides_source:
             self.options = self.options.without_source()
-        self.hidden_columns = list_hidden(dataset.features, self.options.columns, hides_source)
+        self.hidden_columns = list_hidden(dataset, self.options, hides_source, caller.is_training)
         self._fit_to_trainer(caller)
         self._is_one_of_many = caller.is_one_of_many
         if caller.is_training:
@@ -207,8 +208,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         """Return what batches share before there are clusters, where a refresh is to make them."""
         if self.refresh is None or CLUSTER in self.dataset.column_names or CLUSTER not in strata:
             return strata
-        present = self.dataset.column_names
-        return tuple(name for name in strata if name != CLUSTER and (name != SOURCE or name in present))
+        return tuple(one for one in strata if one != CLUSTER and (one != SOURCE or one in self.dataset.column_names))
 
     @property
     def clusters(self) -> Integers | None:

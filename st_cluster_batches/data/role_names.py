@@ -26,9 +26,14 @@ def has_role_name(name: str) -> bool:
 
 
 def list_trained(names: Sequence[str]) -> list[str]:
-    """List, of columns of text, those that a loss reads by their names: a query, its positive, and negatives."""
+    """List, of columns of text, those that a loss is sure to read.
+
+    By their names these are a query, its positive, and negatives. Where names do not tell both query and positive, the
+    first two are these, as they are to a trainer.
+    """
     known = order_by_name([name for name in names if has_role_name(name)])
-    return [name for at, name in enumerate(known) if at < 2 or find_rank(name) == 2]
+    trained = [name for at, name in enumerate(known) if at < 2 or find_rank(name) == 2]
+    return trained if {0, 1} <= {find_rank(name) for name in names} else list(dict.fromkeys([*names[:2], *trained]))
 
 
 def order_by_name(texts: list[str]) -> list[str]:

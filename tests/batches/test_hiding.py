@@ -206,6 +206,38 @@ def test_a_third_text_that_is_named_for_keys_alone_is_hidden(tmp_path: Path) -> 
     assert all(list(row) == ["question", "answer"] for row in seen)
 
 
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("title", "abstract", "wrong"), {"distinct": ("title", "false_negative_keys")}),
+        (("title", "abstract", "wrong"), {"distinct": "abstract"}),
+        (("premise", "hypothesis", "wrong"), {"distinct": ("premise", "hypothesis")}),
+        (("query", "document_text", "negative"), {"distinct": "document_text"}),
+        (("title", "abstract", "wrong"), {"strata": ("topic", "cluster"), "distinct": "title"}),
+    ],
+)
+def test_texts_that_no_name_tells_are_trained_on_in_their_order(
+    tmp_path: Path, names: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    rows = label_pairs(make_pairs(48))
+    texts = (rows["query"][:], rows["passage"][:], [f"keel {at}" for at in range(48)])
+    columns: dict[str, Any] = {"topic": ["a", "b"] * 24} if "strata" in options else {}
+    columns |= dict(zip(names, texts, strict=True)) | {name: rows[name][:] for name in rows.column_names[2:]}
+    rows = Dataset.from_dict(columns)
+    seen = train_and_record(tmp_path, rows, batch_sampler=ClusterBatchSampler.configure(**options))
+    assert all(list(row) == list(names) for row in seen)
+
+
+def test_a_text_that_may_be_a_negative_is_not_hidden_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = label_pairs(make_pairs(48).add_column("wrong", [f"keel {at}" for at in range(48)]))
+    sampler = ClusterBatchSampler.configure(distinct=("wrong", "false_negative_keys"))
+    seen = train_and_record(tmp_path, rows, batch_sampler=sampler)
+    assert all(list(row) == ["query", "passage"] for row in seen)
+    assert "takes the text 'wrong' for keys alone" in caplog.text
+
+
 @pytest.mark.parametrize("refresh", [None, Refresh(cluster_size=20)])
 def test_a_stratum_that_is_not_there_is_refused(tmp_path: Path, refresh: Refresh | None) -> None:
     rows = label_pairs(make_pairs(48)).add_column("topic", ["a", "b"] * 24)
