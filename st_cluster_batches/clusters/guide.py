@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from st_cluster_batches.clusters.guide_index import PREFIX, GuideIndex, RowKeys, make_row_keys, write_guide
 from st_cluster_batches.clusters.vectors import PairVectors, Vectors
+from st_cluster_batches.column_values import sample_rows
 from st_cluster_batches.columns import LABEL_COLUMNS, list_parts
-from st_cluster_batches.data.roles import find_contents
+from st_cluster_batches.data.roles import TEXT, find_contents
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, ROW_KEY, check_keys, has_row_keys, read_marks
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values
@@ -151,8 +152,20 @@ class GuideVectors:
                 taken[column][at] = stored.take(rows[at])
         return taken or [np.zeros((len(keys), 1), dtype=np.float32)] * n_columns, is_known
 
+    def refuse_more_columns(self, keys: RowKeys, n_columns: int) -> None:
+        """Raise a ValueError if rows are known, but their vectors are of fewer columns than a batch has."""
+        for index in self.indices:
+            if (index.find(keys) >= 0).any() and len(index.vectors) < n_columns:
+                columns = index.content["columns"]
+                raise ValueError(
+                    f"A batch shows {n_columns} columns of texts, and the guide has vectors of {len(columns)}: "
+                    f"{columns}. Another column is taken for a text, as a stock sampler takes labels; show the texts "
+                    f"and their key alone: train.select_columns({[*columns, ROW_KEY]}), or attach again with all: "
+                    "attach_clusters(dataset, encoder, columns=(...), guide=True)"
+                )
+
     def check_rows(self, part: Dataset) -> None:
-        """Check that the texts of the first rows are, in order, those that the vectors were made of.
+        """Check that the texts of some rows, evenly of all, are in order those that the vectors were made of.
 
         Args:
             part: Rows with row keys, as they are trained on.
@@ -160,22 +173,30 @@ class GuideVectors:
         Raises:
             ValueError: If a guide would judge one text by the vectors of another.
         """
-        if not has_row_keys(part):
+        if not has_row_keys(part) or not len(part):
             return
-        table = part.with_format("arrow").select(range(min(len(part), _CHECKED_ROWS)))[:]
+        table = part.with_format("arrow").select(sample_rows(len(part), _CHECKED_ROWS))[:]
         keys = read_marks(table[ROW_KEY].to_numpy())[0]
-        if not any((index.find(keys) >= 0).any() for index in self.indices):
-            raise ValueError(
-                f"The guide, {self.encoder!r}, has vectors of none of the first {len(table):,} rows: their row keys "
-                "are of another encoder, or of rows that are not in guide=. Pass what is trained on, all of it where "
-                "there are several datasets: guide=train"
+        n_known = sum(any(index.find(keys[[at]])[0] >= 0 for index in self.indices) for at in range(len(keys)))
+        unknown = f"of {len(table):,} rows that were looked up: their row keys are of another encoder, or of rows that"
+        mend = "are not in guide=. Pass what is trained on, all of it where there are several datasets: guide=train"
+        if not n_known:
+            raise ValueError(f"The guide, {self.encoder!r}, has vectors of none {unknown} {mend}")
+        if n_known < len(keys):
+            logger.warning(
+                "The guide, %r, has no vectors of %d %s %s. Nothing is masked for them",
+                self.encoder,
+                len(keys) - n_known,
+                unknown,
+                mend,
             )
         for index in self.indices:
             columns = index.content["columns"]
             is_here = index.find(keys) >= 0
             # As the collator takes them, in the order in which the rows show them.
             labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
-            texts = [name for name in find_contents(part) if name not in labels]
+            texts = [name for name, held in find_contents(part).items() if held == TEXT and name not in labels]
+            texts = texts[: len(columns)]  # what is behind may be labels of the user's own, which samplers hide
             is_same = not is_here.any()
             if not index.content.get("has_own_keys", True):  # refreshed vectors go by the keys that rows have
                 is_same = texts == columns
@@ -185,8 +206,8 @@ class GuideVectors:
             if not is_same and texts != columns[: len(texts)]:
                 raise ValueError(
                     f"The rows show the texts {texts}, but their vectors are, in order, those of {columns}: a guide "
-                    f"would compare one with the other. Attach again: attach_clusters(dataset, encoder, columns="
-                    f"{tuple(texts)!r}, guide=True, overwrite=True)"
+                    "would compare one with the other. Show those first, by select_columns, or attach again: "
+                    f"attach_clusters(dataset, encoder, columns={tuple(texts)!r}, guide=True, overwrite=True)"
                 )
             # Of fewer columns no key can be made again, and of a transform's texts neither.
             if not is_same and texts == columns and part.format["type"] != "custom":

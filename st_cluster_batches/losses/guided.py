@@ -172,16 +172,14 @@ class Guided(nn.Module):
             keys = all_gather(labels.to(device)).cpu()
         vectors, is_known = self.guide.take(keys.numpy(), n_columns)
         if not is_known.all():
-            mend = (
-                "Attach all rows with guide=True"
-                if is_training
-                else "They are of an evaluation set: pass guide=DatasetDict({'train': ..., 'eval': ...}), or a folder"
-            )
+            mend = "They are of an evaluation set: pass guide=DatasetDict({'train': ..., 'eval': ...}), or a folder"
+            if is_training:
+                self.guide.refuse_more_columns(keys.numpy()[~is_known], n_columns)
+                mend = "Pass all that is trained on, attached with guide=True: guide=train"
             self._warn_once(
                 f"vectors {is_training}",
                 f"{(~is_known).sum()} of {len(is_known)} rows of this batch have no vectors of the guide "
-                f"{self.guide.encoder!r}, or not for {n_columns} columns; none of their negatives is masked, nor are "
-                f"they for others. {mend}",
+                f"{self.guide.encoder!r}; none of their negatives is masked, nor are they for others. {mend}",
             )
         return Guidance(
             [torch.from_numpy(one).to(device) for one in vectors],
@@ -217,7 +215,7 @@ class GuidedMultipleNegativesRankingLoss(Guided, MultipleNegativesRankingLoss): 
     their own vectors, and the other `directions` likewise. The mask is GISTEmbed's (arXiv 2402.16829), where the guide
     embeds every batch anew; here attaching clusters has embedded all rows. Works for static, dense and Router models,
     within SpladeLoss (`similarity_fct=dot_score`) and MatryoshkaLoss, and with any batch sampler; a stock one takes
-    label columns for texts, so leave them out: `train.remove_columns(["cluster", "false_negative_keys"])`.
+    label columns for texts, so leave them out: `train.select_columns(["query", "passage", "label"])`.
 
     Args:
         model: The model to train.
