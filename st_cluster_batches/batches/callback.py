@@ -18,7 +18,12 @@ from st_cluster_batches.batches.callers import find_inner_sampler, list_mask_cou
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
 from st_cluster_batches.batches.options import StartError
-from st_cluster_batches.batches.plan_messages import IDLE_SEARCH, tell_of_batches, tell_of_epoch, tell_of_stock
+from st_cluster_batches.batches.plan_messages import (
+    tell_of_batches,
+    tell_of_epoch,
+    tell_of_idle_arguments,
+    tell_of_stock,
+)
 from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
 from st_cluster_batches.batches.resume_checks import check_skipping, describe_run, hash_clusters, refuse_other_batches
 from st_cluster_batches.batches.run_length import (
@@ -124,8 +129,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             tell_of_stock(outer)
         if not samplers:
             return
-        if args.auto_find_batch_size:
-            logger.warning(IDLE_SEARCH, args.per_device_train_batch_size)
+        tell_of_idle_arguments(args, outer)
         for sampler in samplers:
             tell_of_batches(sampler, self.trainer)
         counts = [sampler.counts for sampler in samplers]

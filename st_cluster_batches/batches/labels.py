@@ -131,7 +131,7 @@ def _check_own_keys(column: pa.ChunkedArray) -> None:
             f"{column.null_count:,} of {len(column):,} rows have no {FALSE_NEGATIVE_KEYS!r}, the first of them row "
             f"{row}, as where labelled rows are joined with others; false negatives would meet. Label all: {again}"
         )
-    if is_text(column.type):
+    if is_text(column.type) or is_text(getattr(column.type, "value_type", column.type)):
         raise ValueError(
             f"Column {FALSE_NEGATIVE_KEYS!r} holds text such as {column[0].as_py()!r}, as after a CSV file, which "
             f"keeps no lists; no two rows would share a key. Write parquet or JSON lines, or label again: {again}"

@@ -22,6 +22,7 @@ IDLE_SEARCH = (
     "auto_find_batch_size decides nothing: trainers of sentence-transformers keep per_device_train_batch_size=%d. "
     "Leave it out, and lower that one, or take a loss that embeds a batch in parts (in a recipe loss: cached_mnrl)"
 )
+_SEVERAL = 0.5  # share of the batches below which those of several strata are not what rows_per_stratum says
 
 
 def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
@@ -36,7 +37,7 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     tell_of_targets(trainer, sampler.dataset)
     tell_of_no_negatives(trainer, sampler)
     tell_of_idle_batches(trainer, sampler)
-    tell_of_missing_keys(sampler)
+    tell_of_missing_keys(sampler, _name(sampler, trainer))
     stages = [epoch for epoch, _ in sampler.options.schedule]
     now = max(epoch for epoch in stages if epoch <= sampler.epoch)
     for epoch in stages:
@@ -60,8 +61,7 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
     counts: PlanCounts = sampler.counts if epoch == sampler.epoch else plan.plan_epoch(epoch).counts
     is_like_others = sampler.refresh is None and len(sampler.options.schedule) == 1
     which = "one epoch" if is_like_others else f"epoch {epoch}"
-    if trainer is not None and (name := find_name(trainer, sampler.dataset)) is not None:
-        which = f"{which} of {name!r}"
+    which += f" of {name!r}" if (name := _name(sampler, trainer)) else ""
     logger.info("Batches of %s, by %s: %s", which, columns[-1] if columns else "random", counts)
     if counts.repeats > WORTH_A_WARNING * len(sampler.dataset):
         is_guided = bool(list_mask_counts(trainer))
@@ -78,6 +78,25 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             sampler.world_size,
         )
     n_batches = counts.pure + counts.pooled + counts.mixed
+    chunk, has_rest = sampler.options.rows_per_stratum, counts.given_up + counts.pure < _SEVERAL * n_batches
+    if columns and chunk is not None and has_rest:
+        logger.warning(
+            "In %s %d of %d global batches alone are of chunks of %d rows of one %s each: most hold fewer rows. Are "
+            "these the rows that were labelled, or a part of them? Label them anew, with larger clusters, or lower "
+            "rows_per_stratum",
+            which,
+            counts.pure,
+            n_batches,
+            chunk,
+            columns[-1],
+        )
+    if columns and n_batches == 1 and len(plan.labels.source_of_stratum) > 1:
+        logger.warning(
+            "In %s one batch of %d rows holds them all, so that clusters decide nothing; lower "
+            "per_device_train_batch_size",
+            which,
+            min(len(sampler.dataset), counts.global_batch_size),
+        )
     if counts.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
         logger.warning(
             "In %s %d of %d global batches of %d rows could be of one cluster each, but clusters hold too few "
@@ -88,6 +107,33 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             counts.given_up,
             n_batches,
             counts.global_batch_size,
+        )
+
+
+def _name(sampler: PlannedSampler, trainer: Any) -> str | None:
+    """Return the name of one of several training datasets."""
+    return None if trainer is None else find_name(trainer, sampler.dataset)
+
+
+def tell_of_idle_arguments(args: Any, outer: Any) -> None:
+    """Warn of training arguments that decide nothing where batches are planned.
+
+    Args:
+        args: Those of the trainer.
+        outer: The sampler that has an epoch.
+    """
+    if args.auto_find_batch_size:
+        logger.warning(IDLE_SEARCH, args.per_device_train_batch_size)
+    if args.data_seed is not None and not hasattr(args, "strategy"):  # of a recipe it seeds what is held out
+        logger.warning(
+            "data_seed=%d decides nothing: trainers of sentence-transformers give samplers seed=%d. Give that one",
+            args.data_seed,
+            args.seed,
+        )
+    alpha = getattr(args.multi_dataset_batch_sampler, "alpha", 1.0)
+    if alpha != 1 and not hasattr(outer, "alpha"):
+        logger.warning(
+            "alpha=%g is for several datasets, and there is one; pass a dict of them, or leave it out", alpha
         )
 
 

@@ -33,13 +33,15 @@ def find_largest_key(dataset: Dataset, keys: Keys) -> tuple[int, str, str]:
         How many rows hold it, what it is to them, and a text. Keys of near-duplicates and of the user's own stand for
         no one text: there it is the first one of a row.
     """
+    from st_cluster_batches.data.duplicates import fold_text  # samplers know no texts else
+
     key = int(np.bincount(keys.keys).argmax())
     rows = keys.rows[keys.keys == key]
     table = dataset.with_format(None)[rows[:2].tolist()]
     texts = {
         name: values for name, values in table.items() if isinstance(values[0], str) and name not in LABEL_COLUMNS
     }
-    folded = {name: [" ".join(value.lower().split()) for value in values] for name, values in texts.items()}
+    folded = {name: [fold_text(value) for value in values] for name, values in texts.items()}
     for name, values in folded.items():
         if values[0] == values[-1]:
             return len(rows), f"the {name}", texts[name][0]
@@ -71,11 +73,12 @@ def explain_repeats(plan: BatchPlan, dataset: Dataset, counts: PlanCounts, is_gu
     )
 
 
-def tell_of_missing_keys(sampler: PlannedSampler) -> None:
+def tell_of_missing_keys(sampler: PlannedSampler, name: str | None) -> None:
     """Warn of equal texts that nothing keeps apart, since the rows have no keys, though batches are to heed them.
 
     Args:
         sampler: A `ClusterBatchSampler` of pairs without labels of their own.
+        name: That of its dataset, if there are several.
     """
     from st_cluster_batches.data.roles import list_texts  # samplers know no roles else
 
@@ -96,8 +99,9 @@ def tell_of_missing_keys(sampler: PlannedSampler) -> None:
     if not any(repeated.values()):
         return
     logger.warning(
-        "The dataset has no column %r, so equal texts may meet in a batch and count as negatives: %s. "
+        "%s has no column %r, so equal texts may meet in a batch and count as negatives: %s. "
         "attach_keys(dataset) adds it; distinct=None says that they may meet",
+        "The dataset" if name is None else f"Dataset {name!r}",
         FALSE_NEGATIVE_KEYS,
         ", ".join(f"{count:,} of {len(dataset):,} rows repeat a {name}" for name, count in repeated.items() if count),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from st_cluster_batches.clusters.choice import Choice, method_of
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.data.naming import list_few
-from st_cluster_batches.data.pairs import Pairs, sides_of
+from st_cluster_batches.data.pairs import WHOLE, Pairs, sides_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,32 @@ def check_sources(tuned: Choice, parts: Sequence[Pairs]) -> None:
         raise ValueError(
             f"tuned= says nothing of {', '.join(map(repr, unknown))}, only of {', '.join(map(repr, tuned.sources))}; "
             "tune on data that have all of them: st-cluster-batches tune DATA --encoder E --output DIR, or attach "
-            "the others apart, with a cluster_size"
+            f"the others apart, with a cluster_size{_explain_unknown(unknown[0], tuned.sources)}"
         )
+
+
+def check_known(names: Iterable[str], centroids: Collection[str]) -> None:
+    """Raise a ValueError if a source has no centroids."""
+    if unknown := sorted({*names} - {*centroids}):
+        raise ValueError(
+            f"The clustering knows no source {unknown[0]!r}, only {list(centroids)}; fit one on data that has it: "
+            f"fit_clusters(...){_explain_unknown(unknown[0], centroids)}"
+        )
+
+
+def _explain_unknown(source: str, known: Collection[str]) -> str:
+    """Say what a source that is not known may be called there; nothing where no name is near."""
+    if source == WHOLE:
+        return (
+            ". Rows without a column of sources are of one, 'all'; say of which they are: "
+            f"dataset.add_column('source', [{min(known)!r}] * len(dataset))"
+        )
+    datasets = sorted(name.removesuffix(f"/{source}") for name in known if name.endswith(f"/{source}"))
+    return (
+        f". Of a DatasetDict its name is {datasets[0]}/{source}: DatasetDict({datasets[0]}=dataset)"
+        if datasets
+        else ""
+    )
 
 
 def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequence[Pairs]) -> None:
@@ -37,6 +61,20 @@ def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequ
     """
     counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
     tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
+    small = [
+        f"{counts[name]:,} rows of {name!r}, of which {tried[name]:,} were looked at"
+        for name in counts
+        if "ndcg" not in (own := tuned.evidence.get(name, {"ndcg": {}}))
+        and "why" in own
+        and counts[name] > tried[name]
+    ]
+    if small:
+        logger.warning(
+            "Nothing was tried for want of rows, and one stratum taken, whose batches are random, for %s; tune on "
+            "these: tune(dataset, encoder, batch_size=%d)",
+            list_few(small),
+            tuned.batch_size,
+        )
     sized = [name for name in counts if tuned.sources[name].cluster_size is not None]
     if far := [name for name in sized if counts[name] >= _FAR * tried[name]]:
         logger.warning(
@@ -85,7 +123,8 @@ def compare_guide(tuned: Choice, guide: Encoder, is_given: bool) -> None:
             f"the encoder; name it, or where it lies: guide_model={tuned.guide_model!r}, on the command line "
             "--guide_model, in a recipe guide_model:"
         )
-    if guide.fingerprint != tuned.about.get("guide_hash", tuned.encoder_hash):
+    # Of another encoder there is a warning already.
+    if is_given and guide.fingerprint != tuned.about.get("guide_hash", tuned.encoder_hash):
         logger.warning(
             "The choice was tuned with a mask by %s, and %s is to mask here: its gain may be another one; tune with "
             "this guide_model",

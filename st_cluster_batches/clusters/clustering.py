@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,13 @@ from st_cluster_batches.clusters.artefact import (
 from st_cluster_batches.clusters.assign_input import check_vectors, read_rows, split_texts
 from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.choice import Choice, find_tuned, tell_of_chunks
-from st_cluster_batches.clusters.choice_checks import compare_columns, compare_guide, tell_of_keyless, tell_of_middles
+from st_cluster_batches.clusters.choice_checks import (
+    check_known,
+    compare_columns,
+    compare_guide,
+    tell_of_keyless,
+    tell_of_middles,
+)
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import Centroids, NearestCentroid, Vectors
 from st_cluster_batches.clusters.labelling import check_threshold, label_rows
@@ -165,7 +171,7 @@ class Clustering:
         plain = replace(part, names_sources=False)
         if not set(part.sources) <= set(self.centroids) and set(plain.sources) <= set(self.centroids):
             return plain  # one of several datasets, such as a split, of what was clustered by itself
-        self.check_sources(part.sources)
+        check_known(part.sources, self.centroids)
         return part
 
     def assign(
@@ -192,7 +198,7 @@ class Clustering:
         sources = np.asarray(given) if np.ndim(given) else np.full(len(rows), given)
         if len(sources) != len(rows):
             raise ValueError(f"{len(sources)} sources for {len(rows)} rows")
-        self.check_sources(set(sources.tolist()))
+        check_known(sources.tolist(), self.centroids)
         vectors = self._to_vectors(rows)
         clusters = np.empty(len(vectors), dtype=np.int64)
         for name in sorted(set(sources.tolist())):
@@ -228,14 +234,6 @@ class Clustering:
         given = Encoder(encoder, folder, dimensions, manifest=self.manifest, trust_remote_code=trust_remote_code)
         _ = given.model  # loaded, and so checked
         return replace(self, encoder=given)
-
-    def check_sources(self, names: Iterable[str]) -> None:
-        """Raise a ValueError if a source has no centroids."""
-        if unknown := sorted(set(names) - set(self.centroids)):
-            raise ValueError(
-                f"The clustering knows no source {unknown[0]!r}, only {list(self.centroids)}; fit one on data that "
-                "has it: fit_clusters(...)"
-            )
 
     def save(self, directory: str | Path) -> None:
         """Write `centroids.safetensors` and `clustering.json` into a folder.

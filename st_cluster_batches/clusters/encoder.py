@@ -96,8 +96,9 @@ class Encoder:
                 model.max_seq_length = self.manifest["max_seq_length"]
         found, wanted = fingerprint_model(model, self.truncate_dim), self.manifest["encoder_hash"]
         if found != wanted:
+            given = replace(self, manifest=None).name
             raise ValueError(
-                f"The clustering was made with {self.manifest['encoder']!r}, hash {wanted[:16]}; {self.name!r} has "
+                f"The clustering was made with {self.manifest['encoder']!r}, hash {wanted[:16]}; {given!r} has "
                 f"{found[:16]}: its weights, prompts or maximal length differ, and its vectors would land in any "
                 "cluster. Pass the encoder of then, or fit again: fit_clusters(...)"
             )
@@ -110,7 +111,9 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """Its id, which says nothing of where it lies on this machine."""
+        """Its id, which says nothing of where it lies on this machine; as the clustering has it that it is part of."""
+        if self.manifest is not None:
+            return str(self.manifest["encoder"])
         if not isinstance(self.given, str | Path):
             return str(self.given.model_card_data.base_model or type(self.given).__name__)
         given = str(self.given)

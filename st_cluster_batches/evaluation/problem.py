@@ -84,9 +84,9 @@ class Problem:
     def digest(self, method: Method = "kmeans") -> str:
         """Hash all of it that batches of a method come from, so that one is not run again for what another needs."""
         state = xxhash.xxh3_128()
-        own = replace(self, sides=None)
-        if method == "communities":
-            own = replace(self, vectors=np.empty((0, 0), dtype=np.float32), sample=None)
+        no_vectors = np.empty((0, 0), dtype=np.float32)
+        is_cut = method == "communities"
+        own = replace(self, vectors=no_vectors, sample=None) if is_cut else replace(self, sides=None)
         for part in _list_parts(own):
             state.update(part)
         return state.hexdigest()

@@ -160,7 +160,7 @@ class Guided(nn.Module):
                 raise ValueError(
                     f"{type(self).__name__} gets no row keys from the training data"
                     f"{'' if labels is None else ', but other labels'}: add them by attach_clusters(dataset, encoder, "
-                    "guide=True), and train on what it returns"
+                    "guide=True), and train on what it returns, with its column 'label' shown"
                 )
             self._warn_once(
                 "keys", "An evaluation set has no row keys; its loss is that of the stock loss, without a mask"

@@ -44,11 +44,12 @@ def measure_planned(vectors: PairVectors, batches: npt.NDArray[np.int64]) -> dic
     return {"negative": found.negative, "hardest": found.hardest, "positive": found.positive}
 
 
-def tell_of_refresh(record: dict[str, Any]) -> None:
-    """Log what a refresh has cost and changed."""
+def tell_of_refresh(record: dict[str, Any], name: str | None) -> None:
+    """Log what a refresh has cost and changed, of the dataset of that name where there are several."""
     moved = f", {record['moved']:.0%} of the rows moved" if "moved" in record else ""
     measured = {name: record.get(f"hardness_{when}") for when, name in _WHEN.items()}
     hardness = [f"{one['negative']:.3f} {name}" for name, one in measured.items() if one is not None]
     similar = f"; similarity of a query and the negatives of its batch: {', '.join(hardness)}" if hardness else ""
-    text = "Epoch %d has %d clusters of the model as it is now, made in %.1f s%s%s"
-    logger.info(text, record["epoch"], record["clusters"], record["seconds"], moved, similar)
+    text = "Epoch %d%s has %d clusters of the model as it is now, made in %.1f s%s%s"
+    which = "" if name is None else f" of {name!r}"
+    logger.info(text, record["epoch"], which, record["clusters"], record["seconds"], moved, similar)

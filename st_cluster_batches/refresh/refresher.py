@@ -186,7 +186,7 @@ class Refresher:
         sampler.relabel(epoch, clusters)
         self._load_guide(epoch, number)
         if self.trainer.is_world_process_zero():
-            tell_of_refresh(record)
+            tell_of_refresh(record, find_name(self.trainer, sampler.dataset))
 
     def _read_pairs(self, sampler: RefreshedSampler, number: int) -> Pairs:
         """Read the texts as the collator gets them, in its order."""

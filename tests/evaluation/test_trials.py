@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from planted import make_planted_model, make_planted_pairs
 
 from st_cluster_batches import attach_clusters
-from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.choice import METHODS, Candidate
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.evaluation.problem import prepare_problem
@@ -56,3 +57,19 @@ def test_each_seed_tries_communities_of_its_own(tmp_path: Path) -> None:
     tried = [label_problem(problem, Candidate(32, method="communities"), seed).strata for seed in range(3)]
     together = [one[:, None] == one for one in tried]
     assert all((one != other).any() for at, one in enumerate(together) for other in together[:at])
+
+
+def test_runs_are_known_by_the_vectors_that_their_batches_come_from(tmp_path: Path) -> None:
+    model = make_planted_model(True)
+    with SharedCache.open(tmp_path, False) as cache:
+        start, encoder = Start("model", "", model=model), Encoder(model, cache.folder)
+        pairs = make_planted_pairs(400)
+        problem = prepare_problem("all", pairs, encoder, "query", None, start, cache, has_communities=True)
+    assert problem is not None and problem.sides is not None
+    others = [
+        replace(problem, sides=tuple(-side for side in problem.sides)),
+        replace(problem, vectors=-problem.vectors),
+        replace(problem, guide=problem.sides),
+    ]
+    changed = [[one.digest(method) != problem.digest(method) for one in others] for method in METHODS]
+    assert METHODS == ("kmeans", "communities") and changed == [[False, True, True], [True, False, True]]

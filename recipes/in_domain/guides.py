@@ -1,0 +1,94 @@
+"""Whose vectors should mask a static model's false negatives, and cut its communities: its own, or a stronger model's?
+
+    python recipes/in_domain/guides.py DATA --encoder MODEL --output recipes/in_domain/results
+
+The sources, pairs and start of `static.py`: the model is MODEL, distilled to token embeddings, and k-means sees its
+own. Masks and communities are of these as well, as tune(..., "static:MODEL", guide=True) has it, or of MODEL, as
+guide_model=MODEL has it for masks. Rates are chosen on one set of held-out queries, scores are of the other. Finished
+runs are never repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from keys import tabulate
+from sentence_transformers import SentenceTransformer
+from static import SOURCES, load_start, make_parser, read_rows
+
+from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.encoder import Encoder
+from st_cluster_batches.evaluation.problem import Problem, prepare_problem
+from st_cluster_batches.evaluation.significance import bootstrap_difference
+from st_cluster_batches.evaluation.trial_runs import TrialRuns
+from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.storage.cache import write_atomically
+from st_cluster_batches.storage.shared_cache import SharedCache
+
+_RANDOM, _PURE, _SEVERAL = Candidate(), Candidate(32), Candidate(32, rows_per_stratum=8)
+_CUT = Candidate(32, method="communities")
+_MASKED = [replace(one, masked=True) for one in (_RANDOM, _PURE, _SEVERAL)]
+_OWN, _GUIDED = [_RANDOM, _PURE, _SEVERAL, _CUT, *_MASKED], [_CUT, *_MASKED]
+
+
+def summarise(scores: dict[tuple[str, Candidate], Any]) -> dict[str, Any]:
+    """Return the difference of each way to random batches, in percent of these, with its interval."""
+    baseline = scores["itself", _RANDOM]
+    found: dict[str, Any] = {"random": round(float(baseline.mean()), 5)}
+    for (guide, way), own in scores.items():
+        difference = bootstrap_difference([own - baseline])
+        ends = (difference.mean, difference.low, difference.high)
+        if (guide, way) != ("itself", _RANDOM):
+            whose = f" by {guide}" if way.masked or way.method == "communities" else ""
+            found[f"{way}{whose}"] = [round(float(100 * end / baseline.mean()), 2) for end in ends]
+    return found
+
+
+def prepare(name: str, arguments: Any, cache: SharedCache) -> dict[str, Problem]:
+    """Embed a source by the model itself, and by the stronger one; nothing for a source that is too small."""
+    encoder, start = load_start(arguments.encoder, cache)
+    strong = SentenceTransformer(arguments.encoder)
+    strong.max_seq_length = arguments.max_seq_length
+    problems = {}
+    for guide, model in (("itself", encoder), ("MODEL", Encoder(strong, cache.folder))):
+        rows = read_rows(name, arguments)
+        problem = prepare_problem(name, rows, encoder, "query", model, start, cache, has_communities=True)
+        if problem is not None:
+            problems[guide] = replace(problem, sides=problem.guide)
+    return problems
+
+
+def main() -> None:
+    """Run what has not been run, and write `guides-BATCH_SIZE.json` and `.md`."""
+    parser = make_parser(__doc__, SOURCES)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f"guides-{arguments.batch_size}.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    with SharedCache.open(arguments.cache_dir) as cache:
+        options = TuneOptions(arguments.batch_size, guide=True, n_seeds=arguments.seeds, n_workers=arguments.workers)
+        runs = TrialRuns(options, arguments.runs or arguments.output)
+        for name in arguments.sources:
+            scores: dict[tuple[str, Candidate], Any] = {}
+            for guide, problem in prepare(name, arguments, cache).items():
+                # A search for rates starts from random batches, whose runs are known from the first problem.
+                records = runs.run(f"{name}-{guide}", problem, _OWN if guide == "itself" else [_RANDOM, *_GUIDED])
+                ways = _OWN if guide == "itself" else _GUIDED
+                scores |= {(guide, way): np.asarray([own["ndcg"] for own in records[way]]) for way in ways}
+            if scores:
+                results[name] = summarise(scores)
+                write_atomically(path, json.dumps(results, indent=1) + "\n")
+                write_atomically(path.with_suffix(".md"), tabulate(results, arguments.batch_size))
+
+
+if __name__ == "__main__":
+    main()

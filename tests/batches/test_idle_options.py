@@ -1,0 +1,65 @@
+"""What decides nothing where batches are planned is told of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict, List, Value
+from examples import label_pairs, make_pairs, make_static_model
+from trainers import make_trainer
+
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_clusters
+from st_cluster_batches.batches.labels import read_labels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data_seed": 7}, "data_seed=7 decides nothing: trainers of sentence-transformers give samplers seed=42"),
+        (
+            {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler.configure(alpha=0.5)},
+            "alpha=0.5 is for several datasets, and there is one",
+        ),
+    ],
+)
+def test_arguments_that_decide_nothing_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, arguments: dict[str, Any], message: str
+) -> None:
+    make_trainer(tmp_path, label_pairs(make_pairs(48)), max_steps=1, **arguments).train()
+    assert message in caplog.text
+
+
+def test_several_datasets_take_alpha_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = DatasetDict(a=label_pairs(make_pairs(48)), b=label_pairs(make_pairs(48, seed=1)))
+    sampler = ClusterMultiDatasetBatchSampler.configure(alpha=0.5)
+    make_trainer(tmp_path, train, max_steps=1, multi_dataset_batch_sampler=sampler).train()
+    assert "alpha=" not in caplog.text
+
+
+@pytest.fixture(scope="module")
+def fine() -> Dataset:
+    return attach_clusters(make_pairs(640), make_static_model(), cluster_size=32)
+
+
+def test_chunks_that_clusters_do_not_fill_are_told_of(
+    fine: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    several = {"batch_sampler": ClusterBatchSampler.configure(rows_per_stratum=8), "per_device_train_batch_size": 16}
+    make_trainer(tmp_path, fine, max_steps=1, **several).train()
+    assert "are of chunks of" not in caplog.text
+    part = fine.shuffle(seed=0).select(range(64))
+    make_trainer(tmp_path, part, max_steps=1, **several).train()
+    assert "global batches alone are of chunks of 8 rows of one cluster each" in caplog.text
+
+
+def test_a_batch_of_all_rows_is_told_of(fine: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_trainer(tmp_path, fine.select(range(64)), max_steps=1, per_device_train_batch_size=64).train()
+    assert "one batch of 64 rows holds them all, so that clusters decide nothing" in caplog.text
+
+
+def test_keys_that_became_text_are_refused() -> None:
+    rows = label_pairs(make_pairs(12)).cast_column("false_negative_keys", List(Value("string")))
+    with pytest.raises(ValueError, match="holds text such as"):
+        read_labels(rows)
