@@ -31,6 +31,10 @@ _DEPTH = 10
 _NOISE = 0.02  # of nDCG@10 on 500 queries, about one standard error
 _SAME = 0.001  # as far as a model's own figures differ by how it is run
 _LEAST = 50  # queries of a source that tell anything
+_MEND = (
+    "let a stronger model mask: attach_clusters(..., guide_model=...), attach --guide_model or guide_model: in a "
+    "recipe; or train without: loss: mnrl"
+)
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,26 @@ def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Streng
     if weak:
         logger.warning(
             "The guide is weaker than the model that it is to guide (%s). A weaker guide did harm where we measured "
-            "it; take a stronger encoder, or train without: loss: mnrl",
+            "it; %s",
             "; ".join(shown[name] for name in weak),
+            _MEND,
         )
     if same:
         logger.warning(
             "The guide knows no more than the model that it is to guide (%s). A MiniLM that guided itself lost .6 %% "
-            "by the mask, and half of what its clusters gained; take a stronger encoder, or train without: loss: mnrl",
+            "by the mask, and half of what its clusters gained; %s",
             "; ".join(shown[name] for name in same),
+            _MEND,
         )
+
+
+def warn_of_own_guide(name: str) -> None:
+    """Warn of a model that is to mask by its own vectors, as trials have found it to do harm."""
+    logger.warning(
+        "%s is to mask by its own vectors, and knows nothing that would tell what it is to learn from what is false. "
+        "Let a stronger model mask: tune(..., guide_model=...), --guide_model; or leave guide out",
+        name,
+    )
 
 
 def describe_strength(strengths: dict[str, Strength]) -> list[str]:

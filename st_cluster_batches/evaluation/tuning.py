@@ -15,6 +15,7 @@ import numpy as np
 from st_cluster_batches.clusters.choice import Candidate, Choice
 from st_cluster_batches.clusters.encoder import Encoder, name_model
 from st_cluster_batches.clusters.kmeans import require_faiss
+from st_cluster_batches.clusters.strength import warn_of_own_guide
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
@@ -157,9 +158,10 @@ def tune(
             stack.enter_context(claim(output, "tune"))
         embedder = Encoder(encoder, cache.folder, truncate_dim, trust_remote_code=trust_remote_code)
         masking = embedder.load_beside(guide_model) if options.guide else None
+        if masking is not None and masking.fingerprint == start.fingerprint:
+            warn_of_own_guide(masking.name)
         tuning = Tuning(embedder, masking, name_model(model or encoder), start, options, cache, output)
-        if output_dir is not None:
-            tuning.tell_of_replaced(parts)
+        tuning.tell_of_replaced(parts)  # of a folder of one's own; nothing is in the cache
         choices = tuning.choose(parts)
         if output_dir is not None:
             write_choices(choices, output)

@@ -170,7 +170,9 @@ def test_masks_are_tried_where_a_guide_is_wanted(pairs: Dataset, tmp_path: Path)
     assert {one["masked"] for one in evidence["differences"]} == {True, False}
 
 
-def test_a_guide_of_its_own_masks_and_communities_need_none(pairs: Dataset, tmp_path: Path) -> None:
+def test_a_guide_of_its_own_masks_and_communities_need_none(
+    pairs: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pairs, guide = pairs.select(range(400)), make_planted_model(False)
     choice = run(pairs, tmp_path, guide_model=guide, n_seeds=2)
     own = run(pairs, tmp_path, guide=True, n_seeds=2)
@@ -179,6 +181,7 @@ def test_a_guide_of_its_own_masks_and_communities_need_none(pairs: Dataset, tmp_
     assert {name for name in scores[0] if scores[0][name] != scores[1][name]} <= {
         name for name in scores[0] if name.endswith(", masked")
     }
+    assert caplog.text.count("is to mask by its own vectors") == 1
     assert scores[0] != scores[1] and choice.evidence["all"]["guide_ndcg"] != own.evidence["all"]["guide_ndcg"]
     cut = run(pairs, tmp_path, communities=True, n_seeds=2).evidence["all"]
     assert any("communities" in name for name in cut["ndcg"]) and cut["guide_ndcg"] is None
