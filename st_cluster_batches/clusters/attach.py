@@ -159,8 +159,8 @@ def cluster_dataset(
         masking = loaded.load_beside(options.guide_model)
         if options.tuned is not None:
             check_sources(options.tuned, parts)
-            compare_choice(options.tuned, options.guide, loaded, parts)
             compare_guide(options.tuned, masking, is_given=options.guide_model is not None)
+            compare_choice(options.tuned, options.guide, loaded, parts)
         vectors = [PairVectors(part, loaded, cache) for part in parts]
         clustering = fit_vectors(vectors, options.clusters, cache)
         if cache.processes.is_main:
