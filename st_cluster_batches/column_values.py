@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FEW_SOURCES = 20  # that any number of rows may have
 ROWS_OF_A_SOURCE = 10  # at least, of a column `source` that stands where texts do
@@ -23,3 +30,20 @@ def count_sources_at_most(n_rows: int) -> int:
 def sample_rows(n_rows: int, n_sampled: int = 4096) -> npt.NDArray[np.int64]:
     """Return some rows in ascending order, evenly over all of them, or all where there are no more."""
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_sampled)).astype(np.int64))
+
+
+def hash_sample(dataset: Dataset, columns: Iterable[str]) -> str:
+    """Hash the texts of some columns, of rows evenly over all, and how many rows there are.
+
+    Of more than 4,096 rows a change to few of them may be missed; other data are not. Transforms are left aside, since
+    they may draw at random.
+    """
+    state = xxhash.xxh3_128(str(len(dataset)).encode())
+    kinds = dataset.data.schema
+    texts = [name for name in columns if name in dataset.column_names and is_text(kinds.field(name).type)]
+    table = dataset.with_format("arrow", columns=texts).select(sample_rows(len(dataset)))[:] if texts else {}
+    for name in texts:
+        state.update(name.encode("utf-8", "surrogatepass"))
+        for text in table[name].to_pylist():
+            state.update(b"\0" if text is None else f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    return state.hexdigest()

@@ -39,13 +39,13 @@ def refuse_other_batches(kept: dict[str, Any], now: dict[str, Any]) -> None:
         before, after = [kept.get("run", {}), *kept["plans"]], [now["run"], *now["plans"]]
         changes = [
             f"the {name} have changed"
-            if name == "labels"
+            if name in ("labels", "texts")
             else f"{name} was {one.get(name)!r} and is {other.get(name)!r}"
             for one, other in zip(before, after, strict=True)
             for name in {**one, **other}
-            if one.get(name) != other.get(name)
+            if one.get(name) != other.get(name) and (name != "texts" or name in one)  # of before they were kept
         ]
-        if not changes:  # a checkpoint from before there was an option, which is not used now
+        if not changes:  # a checkpoint from before there was an option, which is not used now, or a hash
             return
     raise StartError(
         f"The checkpoint was trained on other batches: {'; '.join(dict.fromkeys(changes))}. Resume with what it was "

@@ -121,6 +121,9 @@ def render_block(contents: CardContents, figures: Sequence[str] = (), own: Seque
     lines = [*own, *describe_batches(contents.strategy, contents.plans)]
     if contents.steps is not None:
         lines += ["These are the weights after {:,} of the {:,} steps of the training.".format(*contents.steps), ""]
+    if contents.resumed_from is not None:
+        text = "The training was resumed, last from step {:,}: the training time of this card is of what followed."
+        lines += [text.format(contents.resumed_from), ""]
     if contents.clustering is not None:
         lines += describe_clustering(contents.clustering)
     lines += contents.guided
@@ -131,7 +134,7 @@ def render_block(contents: CardContents, figures: Sequence[str] = (), own: Seque
         if contents.other_training:
             lines += [f"The recipe of this model is not that of these runs: {'; '.join(contents.other_training)}.", ""]
         lines += [f"![{_caption(one)}]({one})\n" for one in figures if not one.endswith(SIZES_FIGURE)]
-    return wrap_block([*lines, *describe_recipe(contents.recipe)])
+    return wrap_block([*lines, *describe_recipe(contents.published_recipe)])
 
 
 def _describe_scores(contents: CardContents) -> list[str]:

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
+from st_cluster_batches.clusters.choice import CHOICE_FILE
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file, name_files
@@ -34,6 +35,9 @@ from st_cluster_batches.training.folder import (
 )
 
 logger = logging.getLogger(__name__)
+
+RESULTS = "results"
+PUBLISHED_CHOICE = f"{RESULTS}/{CHOICE_FILE}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class CardContents:
         comparison: `results.json` of `compare`.
         steps: Of a checkpoint from before the end of the training: its step, and how many there were.
         guided: Lines on what the guide did, where the loss had one.
+        resumed_from: The step that the training last went on from, if it was resumed.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +81,18 @@ class CardContents:
     comparison: dict[str, Any] | None = None
     steps: tuple[int, int] | None = None
     guided: list[str] = field(default_factory=list)
+    resumed_from: int | None = None
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """What `tune` chose, if the clusters are of that."""
+        return None if self.clustering is None else self.clustering.get("tuned")
+
+    @property
+    def published_recipe(self) -> dict[str, Any]:
+        """The recipe, which names the choice where it is published."""
+        named = {"tuned": PUBLISHED_CHOICE} if self.choice is not None and "tuned" in self.recipe else {}
+        return {**self.recipe, **named}
 
     @property
     def strategy(self) -> str | None:
@@ -128,6 +145,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         about,
         steps,
         read_json(run / GUIDED_FILE) if run and (run / GUIDED_FILE).exists() else [],
+        read_json(run / STARTED_FILE).get("resumed_from") if run and (run / STARTED_FILE).exists() else None,
     )
     if contents.steps:
         logger.warning("%s is of step %d of %d, and the card says so", model, *contents.steps)

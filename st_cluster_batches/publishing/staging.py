@@ -15,13 +15,14 @@ import yaml
 
 from st_cluster_batches.batches.card_block import PLAN_FILE
 from st_cluster_batches.clusters.artefact import CENTROIDS_FILE, ENCODER_FOLDER, MANIFEST_FILE, read_manifest
+from st_cluster_batches.clusters.choice import CHOICE_FILE
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.evaluation.figures import SIZES_FIGURE, can_draw, draw_cluster_sizes, draw_figures
 from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE, describe_results
 from st_cluster_batches.evaluation.scores import SUMMARY_FILE
 from st_cluster_batches.publishing.built_files import BUILT_FILES, list_built_files, list_files, refuse_other_files
 from st_cluster_batches.publishing.card import MARK, make_card
-from st_cluster_batches.publishing.contents import CardContents, read_contents
+from st_cluster_batches.publishing.contents import RESULTS, CardContents, read_contents
 from st_cluster_batches.publishing.front_matter import Description
 from st_cluster_batches.publishing.model_files import CARD, find_model, list_model_files
 from st_cluster_batches.storage.cache import recover_folder, replace_folder
@@ -30,7 +31,6 @@ from st_cluster_batches.training.folder import GUIDED_FILE, RECIPE_FILE
 logger = logging.getLogger(__name__)
 
 FIGURES = "figures"
-RESULTS = "results"
 OFFICIAL_RESULTS = ".eval_results"
 
 _BINARY_SUFFIXES = {
@@ -193,10 +193,12 @@ def _write_contents(stage: Path, contents: CardContents) -> list[str]:
     figures: list[str] = []
     results = stage / RESULTS
     results.mkdir()
-    if contents.recipe:
+    if recipe := contents.published_recipe:
         (results / RECIPE_FILE).write_text(
-            yaml.safe_dump(contents.recipe, sort_keys=False, allow_unicode=True), encoding="utf-8"
+            yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
+    if contents.choice is not None:
+        write_json(results / CHOICE_FILE, contents.choice)
     if contents.plans:
         write_json(results / PLAN_FILE, contents.plans)
     if contents.guided:

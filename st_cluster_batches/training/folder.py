@@ -21,8 +21,11 @@ STARTED_FILE = "_started.json"  # what a run has begun with; what begins so is n
 CLUSTERING_FOLDER = "clustering"
 EVALUATION_FOLDER = "evaluation"
 
-# Keys with folders of one machine, or with tokens.
-_PRIVATE_KEYS = {"data_dir", "output_dir", "cache_dir", "logging_dir", "hub_token", "push_to_hub_token", "run_name"}
+# Keys with folders of one machine, with tokens, or of one start of a run.
+_PRIVATE_KEYS = {
+    *("data_dir", "output_dir", "cache_dir", "logging_dir", "hub_token", "push_to_hub_token", "run_name"),
+    "resume_from_checkpoint",
+}
 # Keys whose values are names and texts by their meaning, and are said whole.
 _SPOKEN_KEYS = {"columns", "prompts"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -30,7 +33,8 @@ _TRAIN_AGAIN = """```bash
 st-cluster-batches train results/recipe.yaml --data_dir DATA --output_dir RUN
 ```
 
-DATA is the folder of training data and collections; names without a slash may have been paths."""
+DATA is the folder of training data and collections. Of a path the recipe keeps its last part: where files lie deeper
+in DATA, say where, such as `--train_data train/pairs.parquet --eval_tasks eval/collection`."""
 
 
 def is_run(folder: Path) -> bool:

@@ -7,15 +7,20 @@ import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
 from st_cluster_batches.batches.callback import PlanCallback
+from st_cluster_batches.column_values import hash_sample
+from st_cluster_batches.columns import list_parts
 from st_cluster_batches.refresh.folder import list_checkpoints
 from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.folder import MODEL_FOLDER, RECIPE_FILE, STARTED_FILE
 from st_cluster_batches.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger(__name__)
 
@@ -79,19 +84,47 @@ def find_last_checkpoint(output: Path) -> Path | None:
     return None
 
 
-def begin(recipe: Recipe, checkpoint: str | None) -> None:
+def hash_pairs(dataset: Dataset | DatasetDict) -> list[str]:
+    """Return a hash of the texts of each dataset; see `hash_sample`."""
+    return [hash_sample(part, part.column_names) for part in list_parts(dataset)]
+
+
+def refuse_other_pairs(checkpoint: str | None, texts: list[str]) -> None:
+    """Refuse to go on from a checkpoint with other pairs than it was trained on.
+
+    Args:
+        checkpoint: From `find_resumed`.
+        texts: From `hash_pairs`.
+
+    Raises:
+        ValueError: If the pairs are others.
+    """
+    started = None if checkpoint is None else Path(checkpoint).parent / STARTED_FILE
+    if started is None or not started.is_file() or read_json(started).get("texts", texts) == texts:
+        return
+    raise ValueError(
+        f"{checkpoint} was trained on other pairs than these: a text has changed, or the number of rows. Resume with "
+        "the train_data and data_dir of then, or start anew: resume_from_checkpoint: false, in another output_dir if "
+        "this checkpoint is to stay"
+    )
+
+
+def begin(recipe: Recipe, checkpoint: str | None, texts: list[str]) -> None:
     """Write down what a run begins with, and remove the checkpoints of an earlier one if this does not go on from it.
 
     Args:
         recipe: All parameters.
         checkpoint: From `find_resumed`.
+        texts: From `hash_pairs`.
     """
     output = Path(recipe.training.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     if checkpoint is None:
         for path in list_checkpoints(output).values():
             shutil.rmtree(path)
-    write_atomically(output / STARTED_FILE, json.dumps(_describe(recipe), indent=1) + "\n")
+    step = None if checkpoint is None else read_json(Path(checkpoint) / TRAINER_STATE_NAME)["global_step"]
+    content = {**_describe(recipe), "texts": texts, "resumed_from": step}
+    write_atomically(output / STARTED_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def _is_whole(checkpoint: Path) -> bool:

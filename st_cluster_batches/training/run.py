@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ from st_cluster_batches.training.pairs import (
 from st_cluster_batches.training.prior_measurements import follow_choice, measure_start, warn_of_other_trials
 from st_cluster_batches.training.prompts import warn_of_unused_prompts
 from st_cluster_batches.training.recipe import Recipe
-from st_cluster_batches.training.resuming import begin, find_resumed
+from st_cluster_batches.training.resuming import begin, find_resumed, hash_pairs, refuse_other_pairs
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Run:
     recipe: Recipe
     hub_ids: list[str]
     checkpoint: str | None = None
+    texts: list[str] = field(default_factory=list)
 
     def train(self) -> Path:
         """Train and save.
@@ -104,6 +105,7 @@ class Run:
         target = output / MODEL_FOLDER
         is_main = self.trainer.is_world_process_zero()
         self.trainer.add_callback(_TakingOver(self))
+        arguments.resume_from_checkpoint = None  # no parameter of the model, as a card would have it
         self.trainer.train(resume_from_checkpoint=self.checkpoint)
         check_weights(self.trainer.model)  # before they are saved or pushed: the trainer's log hides a loss of NaN
         if is_main:
@@ -144,7 +146,7 @@ class Run:
             (output / file).unlink(missing_ok=True)
         if self.recipe.training.push_to_hub:
             shutil.rmtree(output / MODEL_FOLDER, ignore_errors=True)
-        begin(self.recipe, self.checkpoint)
+        begin(self.recipe, self.checkpoint, self.texts)
 
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
@@ -177,12 +179,14 @@ def prepare_run(recipe: Recipe) -> tuple[Run, list[str]]:
     checkpoint = find_resumed(recipe)
     tell_of_idle_clusters(recipe)
     dataset, tasks = load_pairs(recipe, Path(recipe.training.output_dir) / HELD_OUT_FOLDER)
+    texts = hash_pairs(dataset)
+    refuse_other_pairs(checkpoint, texts)
     model = load_checked_model(recipe, dataset)
     tell_of_idle_threshold(dataset, recipe)
     labelled, clustering = label_pairs(dataset, recipe)
     run = build_run(recipe, labelled, clustering, model)
     run.look_at_start(labelled)
-    return replace(run, checkpoint=checkpoint), tasks
+    return replace(run, checkpoint=checkpoint, texts=texts), tasks
 
 
 def build_run(
