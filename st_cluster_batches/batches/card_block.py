@@ -156,14 +156,14 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
         + (f" from epoch {epoch} on" if len(first["strata"]) > 1 else "")
         for epoch, columns in first["strata"].items()
     )
+    chunk = first.get("rows_per_stratum")
     distinct = [first["distinct"]] if isinstance(first["distinct"], str) else first["distinct"] or []
     lines += [
-        f"| rows of a batch share | {strata} |",
+        f"| {f'each {chunk:,} rows of a batch' if chunk else 'rows of a batch'} share | {strata} |",
         f"| they never repeat | {', '.join(f'`{column}`' for column in distinct) or 'nothing'} |",
         f"| rows of a global batch | {first['batch_size'] * first['world_size']:,} "
         f"({first['batch_size']:,} on each of {first['world_size']}) |",
         f"| random batches on purpose | {first['random_fraction']:.0%} |",
-        *([f"| rows of each stratum in a batch | {chunk:,} |"] if (chunk := first.get("rows_per_stratum")) else []),
         f"| seed | {first['seed']} |",
         *_describe_refresh(plans),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,17 @@ def describe_clustering(manifest: dict[str, Any]) -> list[str]:
     return [*lines, *table, ""]
 
 
+def name_strategy(strategy: str | None, manifest: Mapping[str, Any] | None) -> str | None:
+    """Return what batches share, in truth: clusters that are whole sources are sources.
+
+    Args:
+        strategy: As the recipe or the plans have it.
+        manifest: That of the clustering, if there is one.
+    """
+    is_whole = manifest is not None and all(one["clusters"] == 1 for one in manifest["statistics"].values())
+    return "source" if strategy == "cluster" and is_whole else strategy
+
+
 def _describe_method(manifest: dict[str, Any]) -> str:
     """Return how clusters were made, source by source where that differs."""
     cut = [name for name in manifest["statistics"] if method_of(manifest.get("method"), name) == "communities"]
@@ -76,7 +88,9 @@ def _describe_choice(tuned: dict[str, Any] | None) -> list[str]:
     lines = ["", f"`tune` chose for batches of {tuned['batch_size']:,} rows, by trials on held-out pairs:", ""]
     for name, values in tuned["sources"].items():
         why = tuned["evidence"].get(name, {}).get("why")
-        lines.append(f"- {quote_code(name)}: {Candidate(**values)}{f' ({why})' if why else ''}")
+        chosen = Candidate(**values)
+        way = str(chosen) if chosen.cluster_size else f"random rows of the source{', masked' if chosen.masked else ''}"
+        lines.append(f"- {quote_code(name)}: {way}{f' ({why})' if why else ''}")
     return lines
 
 

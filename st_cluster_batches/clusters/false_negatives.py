@@ -130,7 +130,10 @@ def tell_of_keys(pairs: Pairs, report: dict[str, Any]) -> None:
     largest = report["largest"]
     text = pairs.dataset.with_format(None)[largest["row"]][largest["column"]]
     shares = ", ".join(f"{count:,} in batches of {size:,}" for size, count in meetings.items())
-    logger.warning(
+    # In batches of the smaller size hardly any meet: whoever trains with larger ones is told when they are planned.
+    level = logging.WARNING if meetings[min(_BATCH_SIZES)] > _WORTH_A_WARNING * len(pairs) else logging.INFO
+    logger.log(
+        level,
         "Of the %d rows%s at least these will meet a false negative, whatever the order: %s. The %s %r alone stands "
         "in %d rows. Smaller batches help, and so does a loss that masks false negatives, such as "
         "the guided ones (attach with guide=True)",

@@ -15,6 +15,7 @@ from st_cluster_batches.clusters.assigning import number_clusters
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.guide import VECTORS_FOLDER, copy_guides
 from st_cluster_batches.columns import CLUSTER
+from st_cluster_batches.data.files import find_kind
 from st_cluster_batches.data.naming import name_file
 from st_cluster_batches.storage.cache import make_folder, read_json, recover_folder, replace_folder
 from st_cluster_batches.storage.claims import LOCK_FILE
@@ -55,6 +56,22 @@ def check_output(out: Path) -> None:
         )
     if os.path.ismount(out):
         raise ValueError(f"{out} is a mount point, which cannot be replaced; name a folder in it: {out / 'labelled'}")
+
+
+def refuse_rows(folder: Path) -> None:
+    """Refuse a folder of rows for results, which would be read as more of them from then on.
+
+    Raises:
+        ValueError: If rows lie there.
+    """
+    present = folder.iterdir() if folder.is_dir() else ()
+    files = [path.name for path in present if find_kind(path) not in (None, ".json")]
+    if files or is_saved_data(folder):
+        which = f", such as {min(files)}" if files else ""
+        raise ValueError(
+            f"{folder} holds rows{which}, and results there would be read as more of them; name a folder of their "
+            f"own: {folder / 'results'}"
+        )
 
 
 def check_names(data: Dataset | DatasetDict) -> None:

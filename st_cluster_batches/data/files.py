@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from st_cluster_batches.data.header import check_header
+from st_cluster_batches.data.header import check_header, has_no_rows
 from st_cluster_batches.storage.cache import NO_ROOM
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] 
     kind = find_kind(path)
     if kind is None:
         raise ValueError(f"{path} is no file of rows that is known here; these are: {KINDS}")
-    if path.stat().st_size == 0:
+    if path.stat().st_size == 0 or has_no_rows(path):
         raise ValueError(f"{path} is empty; remove it, or fetch it again")
     _find_opener(path)  # refuses what nothing here unpacks; a host would take it for damaged
     try:

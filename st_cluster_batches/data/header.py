@@ -1,11 +1,15 @@
-"""The first line of a table: whether it holds names of columns, or a row that would be lost as such."""
+"""What a file begins with: whether there are rows, and whether the first line of a table holds names of columns."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from st_cluster_batches.columns import LABEL_COLUMNS
 from st_cluster_batches.data.role_names import has_role_name
@@ -16,6 +20,14 @@ logger = logging.getLogger(__name__)
 _LONGEST_NAME = 100  # of a column; more is text
 _WORDS_OF_NAME = 3  # at most; four are a text, where the rows below have such too
 _REMEDY = "put a line with the names of the columns before it, such as query{}passage"
+
+
+def has_no_rows(path: Path) -> bool:
+    """Return whether a parquet file is whole and holds no rows, as Spark leaves some: `datasets` cannot read such."""
+    try:
+        return path.suffix.lower() in (".parquet", ".pq") and pq.read_metadata(path).num_rows == 0
+    except pa.ArrowException:  # damaged, which reading says better
+        return False
 
 
 def check_header(lines: Sequence[Sequence[str]], separator: str, where: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from st_cluster_batches.data.collection import is_collection
 from st_cluster_batches.data.files import KINDS, explain_cache, find_kind, list_data_files, read_file
 from st_cluster_batches.data.forms import keep_positive, read_judged_pairs, spread_lists
+from st_cluster_batches.data.header import has_no_rows
 from st_cluster_batches.data.ids import join_ids, read_ids, refuse_ids
 from st_cluster_batches.data.joining import join_parts, join_places
 from st_cluster_batches.data.sources import read_sources
@@ -158,6 +159,9 @@ def _load_folder(folder: Path, selection: Selection) -> Dataset:
         logger.warning("%s: %d other files are ignored, such as %s", folder, len(others), names)
     if len(kinds := {find_kind(file) for file in taken}) > 1:
         logger.info("%s: files of several kinds are joined: %s", folder, ", ".join(sorted(map(str, kinds))))
+    if without := [file for file in taken if has_no_rows(file)][: len(taken) - 1]:
+        logger.warning("%s: %d files without rows are left out, such as %s", folder, len(without), without[0].name)
+        taken = [file for file in taken if file not in without]
     parts = [
         (str(file.relative_to(folder)), source, read_file(file, selection.cache_dir))
         for file, source in zip(taken, name_sources([file.relative_to(folder) for file in taken]), strict=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
+from st_cluster_batches.clusters.output import refuse_rows
 from st_cluster_batches.clusters.saved_models import is_classifier, naming_model, read_kind, warn_of_raw
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.evaluation.official import REMEDY
@@ -89,11 +90,13 @@ def evaluate(
         The scores by task name; nothing on processes other than the main one.
 
     Raises:
-        ValueError: If a task or the size is at fault; before anything is encoded.
+        ValueError: If a task, the size or the folder is at fault; before anything is encoded.
         DivergedError: If a weight or a vector of the model is not finite.
         ConnectionError: If the data of a named task cannot be had; at the first such task.
     """
     batch_size = as_count("batch_size", batch_size)
+    if output_dir is not None:
+        refuse_rows(output_dir)
     loaded = tasks if isinstance(tasks, Mapping) else load_tasks(tasks, judging)
 
     def evaluate_all() -> dict[str, TaskScores]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from st_cluster_batches.clusters.choice import CHOICE_FILE, Choice
+from st_cluster_batches.clusters.output import refuse_rows
 from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
@@ -25,7 +26,11 @@ def warn_of_replaced(output: Path, coming: Mapping[str, Any], rows: Mapping[str,
         output: The folder.
         coming: How the choice to come is made, as `Choice.about` says it, with `batch_size` and `encoder`.
         rows: What it is made of: the number of rows of each source.
+
+    Raises:
+        ValueError: If rows lie in the folder.
     """
+    refuse_rows(output)
     if not (output / CHOICE_FILE).is_file():
         return
     try:

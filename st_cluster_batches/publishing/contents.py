@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from st_cluster_batches.batches.card_block import PLAN_FILE, find_strategy
 from st_cluster_batches.clusters.artefact import has_clustering, read_manifest
 from st_cluster_batches.clusters.choice import CHOICE_FILE
+from st_cluster_batches.clusters.description import name_strategy
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.data.naming import name_file, name_files
@@ -97,7 +98,8 @@ class CardContents:
     @property
     def strategy(self) -> str | None:
         """The batch strategy: `random`, `source`, `cluster`, or another column that batches share; None if unknown."""
-        return find_strategy(self.plans) or (self.setting("batch_sampler", "cluster") if self.recipe else None)
+        named = find_strategy(self.plans) or (self.setting("batch_sampler", "cluster") if self.recipe else None)
+        return name_strategy(named, self.clustering)
 
     @property
     def other_training(self) -> list[str]:

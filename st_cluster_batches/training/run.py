@@ -30,7 +30,7 @@ from st_cluster_batches.batches.card_block import (
     find_strategy,
 )
 from st_cluster_batches.clusters.clustering import Clustering
-from st_cluster_batches.clusters.description import describe_clustering
+from st_cluster_batches.clusters.description import describe_clustering, name_strategy
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, list_parts, map_parts
 from st_cluster_batches.data.holdout import HELD_OUT_FOLDER
 from st_cluster_batches.losses.guided import Guided
@@ -151,10 +151,11 @@ class Run:
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
         plans = read_json(plan) if plan.is_file() else []
-        strategy = find_strategy(plans) or self.recipe.training.strategy
+        manifest = None if self.clustering is None else self.clustering.manifest
+        strategy = name_strategy(find_strategy(plans) or self.recipe.training.strategy, manifest)
         lines = describe_batches(strategy, plans)
-        if self.clustering is not None:
-            lines += describe_clustering(self.clustering.manifest)
+        if manifest is not None:
+            lines += describe_clustering(manifest)
         if isinstance(self.trainer.loss, Guided):
             guided = self.trainer.loss.describe()
             write_atomically(plan.with_name(GUIDED_FILE), json.dumps(guided, indent=1) + "\n")

@@ -88,6 +88,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
     report_to: str | None = field(default="none", metadata={"help": "Experiment trackers, as in transformers."})
 
     def __post_init__(self) -> None:
+        for name, least in (("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 1), ("seed", 0)):
+            as_count(name, getattr(self, name), least)
         self.strategy: Strategy = self.batch_sampler
         self.batch_sampler = self._choose_sampler()
         given = self.multi_dataset_batch_sampler  # type: ignore[has-type]  # the host library has no types

@@ -80,6 +80,16 @@ def test_other_files_and_empty_folders_are_refused(tmp_path: Path) -> None:
         load_data(tmp_path / "empty")
 
 
+def test_a_file_without_rows_is_left_out_of_a_folder_and_refused_alone(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_pairs(5).select([]).to_parquet(str(folder / "part.parquet"))
+    assert len(load_data(folder)) == 50
+    assert "1 files without rows are left out, such as part.parquet" in caplog.text
+    with pytest.raises(ValueError, match="is empty; remove it, or fetch it again"):
+        load_data(folder / "part.parquet")
+
+
 def test_data_that_does_not_fit_together_is_refused(folder: Path) -> None:
     Dataset.from_dict({"question": ["x"], "answer": ["y"]}).to_parquet(str(folder / "c.parquet"))
     with pytest.raises(ValueError, match=r"c\.parquet has a column 'answer' and .*a\.parquet has not"):

@@ -273,3 +273,12 @@ def test_a_model_is_distilled_where_its_name_says_so(
 ) -> None:
     monkeypatch.setattr("st_cluster_batches.evaluation.retrieval.default_cache_dir", lambda: tmp_path)
     assert isinstance(load_evaluated(f"static:{tiny_bert}")[0], StaticEmbedding)
+
+
+def test_scores_are_not_written_among_rows(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    make_pairs(4).to_parquet(str(tmp_path / "rows" / "pairs.parquet"))
+    make_pairs(4).save_to_disk(str(tmp_path / "saved"))
+    for name in ("rows", "saved", "toy"):
+        with pytest.raises(ValueError, match=r"holds rows.*name a folder of their own"):
+            evaluate(make_static_model(), [folder], tmp_path / name)

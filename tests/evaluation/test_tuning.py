@@ -67,6 +67,12 @@ def test_two_choices_are_not_made_in_one_folder(pairs: Dataset, tmp_path: Path) 
         run(pairs, tmp_path)
 
 
+def test_a_choice_is_not_written_among_rows(pairs: Dataset, tmp_path: Path) -> None:
+    pairs.to_parquet(str(tmp_path / "pairs.parquet"))
+    with pytest.raises(ValueError, match="holds rows, such as pairs"):
+        run(pairs, tmp_path)
+
+
 def test_what_was_run_is_not_run_again(
     pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,8 @@ from datasets import Dataset
 from examples import label_pairs, make_pairs
 from trainers import make_trainer
 
+from st_cluster_batches import Choice
+from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.column_values import hash_sample
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
@@ -66,3 +68,24 @@ def test_a_card_of_a_resumed_run_says_so_and_how_to_start_it(workspace: Path) ->
     assert "The training was resumed, last from step 8" in card
     assert "resume_from_checkpoint" not in card
     assert "resume_from_checkpoint" not in yaml.safe_load(files["results/recipe.yaml"])
+
+
+def test_a_choice_is_published_where_the_recipe_names_it(workspace: Path) -> None:
+    about = {"model": "x", "model_hash": "0", "proxy": "static"}
+    choice = Choice({"all": Candidate()}, 8, "encoder", "0" * 64, evidence={"all": {"why": "tried"}}, about=about)
+    choice.save(workspace / "tuned")
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("n_clusters: 3", f"tuned: {workspace / 'tuned'}"))
+    train(workspace)
+    stage = build(workspace / "run")
+    published = yaml.safe_load((stage / "results" / "recipe.yaml").read_text())
+    assert published["tuned"] == "results/choice.json" and Choice.load(stage / published["tuned"]) == choice
+    card = (stage / "README.md").read_text()
+    assert "tuned: results/choice.json" in card and "**one source**" in card and "**one cluster**" not in card
+    assert "- `all`: random rows of the source (tried)" in card
+
+
+@pytest.mark.parametrize("key", ["per_device_train_batch_size", "gradient_accumulation_steps"])
+def test_numbers_that_train_nothing_are_refused_by_name(workspace: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}=0"):
+        read_recipe(workspace / "recipe.yaml", [f"--{key}", "0"])
