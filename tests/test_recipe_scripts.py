@@ -53,6 +53,7 @@ def test_committed_tables_are_drawn_of_committed_results(run: Script, script: st
     "table",
     [
         "models",
+        "guides-16",
         "rules",
         "other_sources/rules",
         "whole/batch-16",
@@ -100,11 +101,12 @@ def test_scripts_of_static_models_run_one_after_another(run: Script, tmp_path: P
     run("report", output)
     run("predictors", *common)
     run("keys", *common, "--seeds", 2)
+    run("guides", *common, "--seeds", 2)
     run("apart", *common, "--seeds", 2, "--batch_sizes", 16)
     run("longer", *common, "--seeds", 2, "--tune_seconds", 9)
     run("rules", output / "runs", "--output", output)
     tables = {one.stem for one in output.glob("*.md")}
-    assert tables == {"results", "predictors", "keys-16", "apart-16", "rules"}
+    assert tables == {"results", "predictors", "keys-16", "guides-16", "apart-16", "rules"}
     assert (output / "gain_by_time.png").exists() and (output / "ndcg_by_batch_size.png").exists()
 
 

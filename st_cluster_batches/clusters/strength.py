@@ -133,8 +133,9 @@ def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Streng
 def warn_of_own_guide(name: str) -> None:
     """Warn of a model that is to mask by its own vectors, as trials have found it to do harm."""
     logger.warning(
-        "%s is to mask by its own vectors, and knows nothing that would tell what it is to learn from what is false. "
-        "Let a stronger model mask: tune(..., guide_model=...), --guide_model; or leave guide out",
+        "%s is to mask by its own vectors, which tell nothing of what it has yet to learn. Static models lost 1.5 %% "
+        "with clusters of 32 so masked, which had brought 1.2 %%, and 2.3 %% masked by all-MiniLM-L6-v2. Let a "
+        "stronger model mask: tune(..., guide_model=...), --guide_model; or leave guide out",
         name,
     )
 
