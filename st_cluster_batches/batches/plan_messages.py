@@ -78,8 +78,8 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             sampler.world_size,
         )
     n_batches = counts.pure + counts.pooled + counts.mixed
-    chunk, has_rest = sampler.options.rows_per_stratum, counts.given_up + counts.pure < _SEVERAL * n_batches
-    if columns and chunk is not None and has_rest:
+    chunk = sampler.options.rows_per_stratum
+    if columns and chunk is not None and counts.pure + counts.given_up < _SEVERAL * n_batches:
         logger.warning(
             "In %s %d of %d global batches alone are of chunks of %d rows of one %s each: most hold fewer rows. Are "
             "these the rows that were labelled, or a part of them? Label them anew, with larger clusters, or lower "

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from torch.optim import SGD
 from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
@@ -39,9 +40,19 @@ def load_checked_model(recipe: Recipe, dataset: Dataset | DatasetDict) -> Senten
     """
     check_pairs(recipe, dataset)
     model = load_model(recipe.model, recipe.training.seed, recipe.clusters.cache_dir)
+    _check_loss(recipe.model.loss, model)
     _check_learning_rates(recipe.training, model)
     _check_parts_of_trainer(recipe.training, model)
     return model
+
+
+def _check_loss(loss: str, model: SentenceTransformer | SparseEncoder) -> None:
+    """Refuse a loss that embeds a batch in parts for a model that embeds it at once, as its host would later."""
+    if loss.startswith("cached_") and isinstance(model[0], StaticEmbedding):
+        raise ValueError(
+            f"loss: {loss} embeds a batch in parts, to save memory, and a static model embeds all of it at once; take "
+            f"loss: {loss.removeprefix('cached_')}"
+        )
 
 
 def check_pairs(recipe: Recipe, dataset: Dataset | DatasetDict) -> None:

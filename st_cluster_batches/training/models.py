@@ -23,7 +23,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import PreTrainedModel
 
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, load_encoder
-from st_cluster_batches.clusters.saved_models import read_kind
+from st_cluster_batches.clusters.saved_models import naming_model, read_kind
 from st_cluster_batches.losses.guided import (
     CachedGuidedMultipleNegativesRankingLoss,
     GuidedMultipleNegativesRankingLoss,
@@ -58,11 +58,13 @@ def load_model(
     """
     name, trust = arguments.model_name_or_path, arguments.trust_remote_code
     if arguments.static_dim is not None:
-        tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX), trust_remote_code=trust).tokenizer
+        with naming_model(name):
+            tokenizer = SentenceTransformer(name.removeprefix(STATIC_PREFIX), trust_remote_code=trust).tokenizer
         # Transformers wrap a tokenizer of the `tokenizers` library, static models hold a bare one.
         model = make_static_model(getattr(tokenizer, "backend_tokenizer", tokenizer), arguments.static_dim, seed)
     elif arguments.loss == "splade":
-        model = SparseEncoder(name, trust_remote_code=trust)
+        with naming_model(name):
+            model = SparseEncoder(name, trust_remote_code=trust)
         if not any(isinstance(module, SpladePooling) for module in model):
             raise ValueError(f"loss='splade' needs a masked language model, such as BERT; {name} is none: {model}")
     else:

@@ -175,6 +175,20 @@ def test_a_recipe_names_the_model_that_guides(workspace: Path, tmp_path: Path) -
         prepare_run(read_recipe(workspace / "recipe.yaml", words))
 
 
+@pytest.mark.parametrize("loss", ["mnrl", "guided"])
+def test_a_loss_that_no_static_model_takes_is_refused_before_any_work(workspace: Path, loss: str) -> None:
+    make_static_model().save(str(workspace / "static"))
+    words = ["--loss", f"cached_{loss}", "--model_name_or_path", str(workspace / "static")]
+    with pytest.raises(ValueError, match=f"a static model embeds all of it at once; take loss: {loss}"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", words))
+
+
+@pytest.mark.parametrize("options", [{}, {"static_dim": 8}, {"loss": "splade"}])
+def test_a_model_that_is_nowhere_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is neither a folder here nor a model"):
+        load_model(ModelArguments("nobody/nothing", **options), 0)
+
+
 def test_labelled_pairs_without_row_keys_cannot_guide(workspace: Path) -> None:
     attach_clusters(make_pairs(120), str(workspace / "encoder"), n_clusters=2).to_parquet(
         str(workspace / "pairs.parquet")
