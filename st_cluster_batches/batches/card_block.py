@@ -165,6 +165,7 @@ def _describe_plans(plans: Sequence[dict[str, Any]]) -> list[str]:
         f"({first['batch_size']:,} on each of {first['world_size']}) |",
         f"| random batches on purpose | {first['random_fraction']:.0%} |",
         f"| seed | {first['seed']} |",
+        *([f"| rows of each stratum in a batch | {chunk:,} |"] if chunk else []),
         *_describe_refresh(plans),
     ]
     # Later epochs are of other clusters, or share other columns, and are planned when they begin.

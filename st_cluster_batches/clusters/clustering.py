@@ -156,7 +156,8 @@ class Clustering:
                 compare_guide(self.tuned, masking, is_given=guide_model is not None)
             guides = [replace(one, encoder=masking) for one in vectors] if has_guide else None
             unmasked = frozenset() if self.tuned is None else self.tuned.unmasked_sources
-            labelled, _ = label_rows(vectors, self.centroids, key, false_negative_threshold, guides, unmasked)
+            threshold = options.false_negative_threshold
+            labelled, _ = label_rows(vectors, self.centroids, key, threshold, guides, unmasked)
             if cache.processes.is_main:
                 warn_of_new_sizes(zip((one.pairs for one in vectors), labelled, strict=True), self.manifest)
         named = {part.name: one for part, one in zip(parts, labelled, strict=True)}

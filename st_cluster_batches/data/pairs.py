@@ -136,7 +136,7 @@ class Pairs:
         """
         where = f"Dataset {name!r}" if name else "The dataset"
         if not 0 < len(dataset) < 1 << 31:
-            raise ValueError(f"{where} has {len(dataset):,} rows; needed are one and up to {(1 << 31) - 1:,}")
+            raise ValueError(f"{where} has {len(dataset) or 'no'} rows; needed are one and up to {(1 << 31) - 1:,}")
         own = [FALSE_NEGATIVE_KEYS, *([] if options.keeps_clusters else [CLUSTER])]
         own += [ROW_KEY] if has_row_keys(dataset) and not options.keeps_clusters else []
         if present := [column for column in own if column in dataset.column_names]:
