@@ -10,17 +10,15 @@ queries, scores are of the other. Finished runs are never repeated.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from keys import tabulate
-from static import load_start, make_parser, read_rows
+from static import load_start, make_parser, measure_gain, parse_trials, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
-from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.cache import write_atomically
@@ -38,22 +36,14 @@ def measure(name: str, problem: Problem, batch_size: int, runs: TrialRuns) -> di
         scores |= {f"{way}{told}": np.asarray([own["ndcg"] for own in records[way]]) for way in ways}
     baseline = scores.pop(f"{ways[0]}, apart")
     found: dict[str, Any] = {"random": round(float(baseline.mean()), 5)}
-    for way, own in scores.items():
-        difference = bootstrap_difference([own - baseline])
-        ends = (difference.mean, difference.low, difference.high)
-        found[way] = [round(float(100 * end / baseline.mean()), 2) for end in ends]
-    return found
+    return found | {way: measure_gain(own, baseline) for way, own in scores.items()}
 
 
 def main() -> None:
     """Run what has not been run, and write `apart-BATCH_SIZE.json` and `.md`."""
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64))
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = parse_trials(parser)
     results: dict[int, dict[str, Any]] = {size: {} for size in arguments.batch_sizes}
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder, start = load_start(arguments.encoder, cache)

@@ -10,20 +10,17 @@ runs are never repeated.
 
 from __future__ import annotations
 
+import argparse
 import json
-import logging
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from keys import tabulate
-from sentence_transformers import SentenceTransformer
-from static import SOURCES, load_start, make_parser, read_rows
+from static import SOURCES, load_start, make_parser, measure_gain, parse_trials, prepare_source, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.evaluation.problem import Problem, prepare_problem
-from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.cache import write_atomically
@@ -32,7 +29,7 @@ from st_cluster_batches.storage.shared_cache import SharedCache
 _RANDOM, _PURE, _SEVERAL = Candidate(), Candidate(32), Candidate(32, rows_per_stratum=8)
 _CUT = Candidate(32, method="communities")
 _MASKED = [replace(one, masked=True) for one in (_RANDOM, _PURE, _SEVERAL)]
-_OWN, _GUIDED = [_RANDOM, _PURE, _SEVERAL, _CUT, *_MASKED], [_CUT, *_MASKED]
+_OWN, _GUIDED = [_RANDOM, _PURE, _SEVERAL, _CUT, *_MASKED], [_RANDOM, _CUT, *_MASKED]
 
 
 def summarise(scores: dict[tuple[str, Candidate], Any]) -> dict[str, Any]:
@@ -40,26 +37,20 @@ def summarise(scores: dict[tuple[str, Candidate], Any]) -> dict[str, Any]:
     baseline = scores["itself", _RANDOM]
     found: dict[str, Any] = {"random": round(float(baseline.mean()), 5)}
     for (guide, way), own in scores.items():
-        difference = bootstrap_difference([own - baseline])
-        ends = (difference.mean, difference.low, difference.high)
-        if (guide, way) != ("itself", _RANDOM):
+        if way != _RANDOM:
             whose = f" by {guide}" if way.masked or way.method == "communities" else ""
-            found[f"{way}{whose}"] = [round(float(100 * end / baseline.mean()), 2) for end in ends]
+            found[f"{way}{whose}"] = measure_gain(own, baseline)
     return found
 
 
-def prepare(name: str, arguments: Any, cache: SharedCache) -> dict[str, Problem]:
+def prepare(name: str, arguments: argparse.Namespace, cache: SharedCache) -> dict[str, Problem]:
     """Embed a source by the model itself, and by the stronger one; nothing for a source that is too small."""
     encoder, start = load_start(arguments.encoder, cache)
-    strong = SentenceTransformer(arguments.encoder)
-    strong.max_seq_length = arguments.max_seq_length
-    problems = {}
-    for guide, model in (("itself", encoder), ("MODEL", Encoder(strong, cache.folder))):
-        rows = read_rows(name, arguments)
-        problem = prepare_problem(name, rows, encoder, "query", model, start, cache, has_communities=True)
-        if problem is not None:
-            problems[guide] = replace(problem, sides=problem.guide)
-    return problems
+    own = prepare_problem(name, read_rows(name, arguments), encoder, "query", encoder, start, cache)
+    guided = prepare_source(name, arguments, cache)
+    if own is None or guided is None:
+        return {}
+    return {"itself": replace(own, sides=own.guide), "MODEL": guided}
 
 
 def main() -> None:
@@ -67,11 +58,7 @@ def main() -> None:
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = parse_trials(parser)
     path = arguments.output / f"guides-{arguments.batch_size}.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with SharedCache.open(arguments.cache_dir) as cache:
@@ -80,9 +67,8 @@ def main() -> None:
         for name in arguments.sources:
             scores: dict[tuple[str, Candidate], Any] = {}
             for guide, problem in prepare(name, arguments, cache).items():
-                # A search for rates starts from random batches, whose runs are known from the first problem.
-                records = runs.run(f"{name}-{guide}", problem, _OWN if guide == "itself" else [_RANDOM, *_GUIDED])
                 ways = _OWN if guide == "itself" else _GUIDED
+                records = runs.run(f"{name}-{guide}", problem, ways)
                 scores |= {(guide, way): np.asarray([own["ndcg"] for own in records[way]]) for way in ways}
             if scores:
                 results[name] = summarise(scores)

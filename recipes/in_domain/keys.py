@@ -10,16 +10,14 @@ one set of held-out queries, scores are of the other. Finished runs are never re
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 import numpy as np
-from static import SOURCES, load_start, make_parser, read_rows
+from static import SOURCES, load_start, make_parser, measure_gain, parse_trials, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.evaluation.problem import prepare_problem
-from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 from st_cluster_batches.storage.cache import write_atomically
@@ -34,9 +32,7 @@ def summarise(scores: dict[tuple[Key, Candidate], Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"random": round(float(baseline.mean()), 5)}
     for key in KEYS:
         for way in WAYS[1:]:
-            difference = bootstrap_difference([scores[key, way] - baseline])
-            ends = (difference.mean, difference.low, difference.high)
-            found[f"{key}: {way}"] = [round(float(100 * end / baseline.mean()), 2) for end in ends]
+            found[f"{key}: {way}"] = measure_gain(scores[key, way], baseline)
     return found
 
 
@@ -59,11 +55,7 @@ def main() -> None:
     """Run what has not been run, and write `keys-BATCH_SIZE.json` and `.md`."""
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = parse_trials(parser)
     results: dict[str, Any] = {}
     with SharedCache.open(arguments.cache_dir) as cache:
         encoder, start = load_start(arguments.encoder, cache)

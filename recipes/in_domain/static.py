@@ -126,6 +126,22 @@ def make_parser(description: str | None, sources: Sequence[str]) -> argparse.Arg
     return parser
 
 
+def parse_trials(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add how trials of static models are run, and read the command line; the folder of results is there then."""
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def measure_gain(scores: Any, baseline: Any) -> list[float]:
+    """Return the mean difference to random batches, and its interval, in percent of their score."""
+    found = bootstrap_difference([scores - baseline])
+    return [round(float(100 * end / baseline.mean()), 2) for end in (found.mean, found.low, found.high)]
+
+
 def read_rows(name: str, arguments: argparse.Namespace) -> Dataset:
     """Read pairs of a source, so many at random."""
     frame = pd.read_parquet(arguments.data / f"{name}.parquet", columns=["query", "passage"])
@@ -169,11 +185,7 @@ def main() -> None:
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that the encoder reads of a text")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = parse_trials(parser)
     path = arguments.output / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     with SharedCache.open(arguments.cache_dir) as cache:

@@ -46,7 +46,7 @@ class Caller:
 
     def name(self, dataset: Any) -> str:
         """Return what messages call a dataset: by its name, if it is one of several."""
-        own = None if self.trainer is None else find_name(self.trainer, dataset)
+        own = find_name(self.trainer, dataset)
         return "the dataset" if own is None else f"the dataset {own!r}"
 
     def gathers(self, dataset: Any) -> bool:
@@ -78,8 +78,8 @@ class Caller:
 
 
 def find_name(trainer: Any, dataset: Any) -> str | None:
-    """Return the name that a trainer knows one of several training datasets by; None if there is one alone."""
-    parts = trainer.train_dataset
+    """Return the name that a trainer, if there is one, knows one of several training datasets by; else None."""
+    parts = None if trainer is None else trainer.train_dataset
     return next((name for name, part in parts.items() if part is dataset), None) if isinstance(parts, dict) else None
 
 

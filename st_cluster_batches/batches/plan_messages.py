@@ -37,7 +37,7 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     tell_of_targets(trainer, sampler.dataset)
     tell_of_no_negatives(trainer, sampler)
     tell_of_idle_batches(trainer, sampler)
-    tell_of_missing_keys(sampler, _name(sampler, trainer))
+    tell_of_missing_keys(sampler, find_name(trainer, sampler.dataset))
     stages = [epoch for epoch, _ in sampler.options.schedule]
     now = max(epoch for epoch in stages if epoch <= sampler.epoch)
     for epoch in stages:
@@ -61,7 +61,7 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
     counts: PlanCounts = sampler.counts if epoch == sampler.epoch else plan.plan_epoch(epoch).counts
     is_like_others = sampler.refresh is None and len(sampler.options.schedule) == 1
     which = "one epoch" if is_like_others else f"epoch {epoch}"
-    which += f" of {name!r}" if (name := _name(sampler, trainer)) else ""
+    which += f" of {name!r}" if (name := find_name(trainer, sampler.dataset)) else ""
     logger.info("Batches of %s, by %s: %s", which, columns[-1] if columns else "random", counts)
     if counts.repeats > WORTH_A_WARNING * len(sampler.dataset):
         is_guided = bool(list_mask_counts(trainer))
@@ -108,11 +108,6 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             n_batches,
             counts.global_batch_size,
         )
-
-
-def _name(sampler: PlannedSampler, trainer: Any) -> str | None:
-    """Return the name of one of several training datasets."""
-    return None if trainer is None else find_name(trainer, sampler.dataset)
 
 
 def tell_of_idle_arguments(args: Any, outer: Any) -> None:

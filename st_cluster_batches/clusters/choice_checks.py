@@ -59,14 +59,13 @@ def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequ
         encoder: The model whose vectors are clustered.
         parts: The data.
     """
-    counts = {name: int((part.source_of_row == at).sum()) for part in parts for at, name in enumerate(part.sources)}
-    tried = {name: tuned.evidence.get(name, {}).get("tuned_rows", n_rows) for name, n_rows in counts.items()}
+    counts = {name: n_rows for part in parts for name, n_rows in part.rows_of_source.items()}
+    known = {name: tuned.evidence.get(name, {}) for name in counts}
+    tried = {name: own.get("tuned_rows", counts[name]) for name, own in known.items()}
     small = [
         f"{counts[name]:,} rows of {name!r}, of which {tried[name]:,} were looked at"
-        for name in counts
-        if "ndcg" not in (own := tuned.evidence.get(name, {"ndcg": {}}))
-        and "why" in own
-        and counts[name] > tried[name]
+        for name, own in known.items()
+        if "why" in own and "ndcg" not in own and counts[name] > tried[name]
     ]
     if small:
         logger.warning(

@@ -177,7 +177,8 @@ class GuideVectors:
             return
         table = part.with_format("arrow").select(sample_rows(len(part), _CHECKED_ROWS))[:]
         keys = read_marks(table[ROW_KEY].to_numpy())[0]
-        n_known = sum(any(index.find(keys[[at]])[0] >= 0 for index in self.indices) for at in range(len(keys)))
+        known = [index.find(keys) >= 0 for index in self.indices]
+        n_known = int(np.any(known, axis=0).sum())
         unknown = f"of {len(table):,} rows that were looked up: their row keys are of another encoder, or of rows that"
         mend = "are not in guide=. Pass what is trained on, all of it where there are several datasets: guide=train"
         if not n_known:
@@ -190,9 +191,8 @@ class GuideVectors:
                 unknown,
                 mend,
             )
-        for index in self.indices:
+        for index, is_here in zip(self.indices, known, strict=True):
             columns = index.content["columns"]
-            is_here = index.find(keys) >= 0
             # As the collator takes them, in the order in which the rows show them.
             labels = {*LABEL_COLUMNS, *NO_TEXT_COLUMNS} - set(columns)
             texts = [name for name, held in find_contents(part).items() if held == TEXT and name not in labels]

@@ -203,6 +203,12 @@ class Pairs:
         """(n,) the source of every row, as a position in `sources`."""
         return self._sources[1]
 
+    @property
+    def rows_of_source(self) -> dict[str, int]:
+        """The number of rows by name of source."""
+        counts = np.bincount(self.source_of_row, minlength=len(self.sources))
+        return dict(zip(self.sources, counts.tolist(), strict=True))
+
     @cached_property
     def _sources(self) -> tuple[list[str], npt.NDArray[np.int32]]:
         name = self.name if self.names_sources else ""

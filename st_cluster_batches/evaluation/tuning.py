@@ -235,9 +235,7 @@ class Tuning:
 
     def tell_of_replaced(self, parts: Sequence[Pairs]) -> None:
         """Warn of a choice in the folder of other rows, or by other options, before it is replaced."""
-        rows = {
-            name: int(np.sum(part.source_of_row == code)) for part in parts for code, name in enumerate(part.sources)
-        }
+        rows = {name: n_rows for part in parts for name, n_rows in part.rows_of_source.items()}
         encoder, batch_size = self.encoder.name, self.options.batch_size
         warn_of_replaced(self.output, {"batch_size": batch_size, "encoder": encoder, **self._describe_trials()}, rows)
 

@@ -99,9 +99,7 @@ class Refresher:
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
             if self.trainer.is_world_process_zero():
-                rows = np.bincount(pairs.source_of_row, minlength=len(pairs.sources)).tolist()
-                sizes = dict(zip(pairs.sources, rows, strict=True))
-                warn_of_whole_sources(sizes, _choose_clusters(sampler.refresh), "Refresh")
+                warn_of_whole_sources(pairs.rows_of_source, _choose_clusters(sampler.refresh), "Refresh")
             if sampler.refresh.guide:
                 read_row_keys(sampler.dataset)
                 find_guided_losses(self.trainer.loss)

@@ -10,7 +10,7 @@ from st_cluster_batches import attach_clusters
 from st_cluster_batches.clusters.choice import METHODS, Candidate
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.data.pairs import KEYS, Key
-from st_cluster_batches.evaluation.problem import prepare_problem
+from st_cluster_batches.evaluation.problem import Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trials import label_problem
 from st_cluster_batches.storage.shared_cache import SharedCache
@@ -47,25 +47,28 @@ def test_another_seed_holds_other_queries_out_of_the_same_rows(tmp_path: Path) -
     assert first == again != other
 
 
-def test_each_seed_tries_communities_of_its_own(tmp_path: Path) -> None:
+@pytest.fixture
+def problem_of_communities(tmp_path: Path) -> Problem:
     model = make_planted_model(True)
     with SharedCache.open(tmp_path, False) as cache:
         start, encoder = Start("model", "", model=model), Encoder(model, cache.folder)
         pairs = make_planted_pairs(400)
         problem = prepare_problem("all", pairs, encoder, "query", None, start, cache, has_communities=True)
     assert problem is not None
-    tried = [label_problem(problem, Candidate(32, method="communities"), seed).strata for seed in range(3)]
+    return problem
+
+
+def test_each_seed_tries_communities_of_its_own(problem_of_communities: Problem) -> None:
+    tried = [
+        label_problem(problem_of_communities, Candidate(32, method="communities"), seed).strata for seed in range(3)
+    ]
     together = [one[:, None] == one for one in tried]
     assert all((one != other).any() for at, one in enumerate(together) for other in together[:at])
 
 
-def test_runs_are_known_by_the_vectors_that_their_batches_come_from(tmp_path: Path) -> None:
-    model = make_planted_model(True)
-    with SharedCache.open(tmp_path, False) as cache:
-        start, encoder = Start("model", "", model=model), Encoder(model, cache.folder)
-        pairs = make_planted_pairs(400)
-        problem = prepare_problem("all", pairs, encoder, "query", None, start, cache, has_communities=True)
-    assert problem is not None and problem.sides is not None
+def test_runs_are_known_by_the_vectors_that_their_batches_come_from(problem_of_communities: Problem) -> None:
+    problem = problem_of_communities
+    assert problem.sides is not None
     others = [
         replace(problem, sides=tuple(-side for side in problem.sides)),
         replace(problem, vectors=-problem.vectors),
