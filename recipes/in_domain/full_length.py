@@ -56,7 +56,7 @@ def list_few_ways(batch_size: int, n_rows: int, has_masks: bool, has_communities
 def list_ways(batch_size: int, n_rows: int, arguments: argparse.Namespace) -> list[Candidate]:
     """List the ways that are asked for; random batches, to which all others are compared, are always among them."""
     random, *others = list_few_ways(batch_size, n_rows, arguments.masked, arguments.communities)
-    return [random, *(one for one in others if fnmatchcase(str(one), arguments.only))]
+    return [random, *(one for one in others if any(fnmatchcase(str(one), own) for own in arguments.only))]
 
 
 def prepare(name: str, arguments: argparse.Namespace) -> Problem | None:
@@ -179,7 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(16, 64, 256, 1024))
     parser.add_argument("--masked", action="store_true", help="try masks too")
     parser.add_argument("--communities", action="store_true", help="try communities too")
-    parser.add_argument("--only", default="*", help="try the ways alone whose names match, * for anything")
+    parser.add_argument("--only", nargs="+", default=["*"], help="try ways alone whose names match, * for anything")
     parser.add_argument("--max_seq_length", type=int, default=128)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--learning_rate", type=float, help="by default the best one of random batches")
