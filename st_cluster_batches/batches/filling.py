@@ -43,6 +43,8 @@ class PlanCounts:
         dropped: Rows in no batch.
         repeats: Rows that conflict with one placed earlier in their global batch, which then does, too.
         given_up: Pure batches that strata fill too few different texts for: their rows are in pooled ones instead.
+        chunks: Chunks of one stratum, or of neighbours, that batches are made of; 0 where they are not.
+        pure_chunks: Those of one stratum.
     """
 
     global_batch_size: int
@@ -54,12 +56,27 @@ class PlanCounts:
     dropped: int
     repeats: int
     given_up: int = 0
+    chunks: int = 0
+    pure_chunks: int = 0
+
+    @property
+    def planned(self) -> int:
+        """Count the global batches that strata decide."""
+        return self.pure + self.pooled + self.mixed
+
+    @property
+    def pure_share(self) -> float:
+        """Return which share of the batches that strata decide, or of their chunks, they fill, given-up ones too."""
+        pure = self.pure_chunks / self.chunks if self.chunks else self.pure / max(self.planned, 1)
+        return pure + self.given_up / max(self.planned, 1)
 
     def __str__(self) -> str:
         kinds = {"pure": self.pure, "neighbour-pooled": self.pooled, "source-mixed": self.mixed, "random": self.random}
         total = max(sum(kinds.values()), 1)
         shares = ", ".join(f"{count:,} {kind} ({count / total:.1%})" for kind, count in kinds.items())
         repeats = f"; at least {self.repeats:,} rows meet a false negative" if self.repeats else ""
+        if self.chunks:
+            shares += f"; {self.pure_chunks:,} of {self.chunks:,} chunks pure ({self.pure_chunks / self.chunks:.1%})"
         if self.given_up:
             repeats += f"; {self.given_up:,} pure batches were given up to keep false negatives apart"
         return (

@@ -11,7 +11,7 @@ row goes to, and with whom, is then chosen such that few rows meet a false negat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -206,7 +206,10 @@ class BatchPlan:
             rows = rows.reshape(-1, self.global_size)
         last = rest if self._keeps_rest else rest[:0]
         given_up = chunked.counts.given_up * n_rows // self.global_size
-        return EpochPlan(rows, kinds, plan.order, last, self._count(kinds, len(last), repeats, given_up))
+        counts = self._count(kinds, len(last), repeats, given_up)
+        is_pure = chunked.kinds[plan.rows] == PURE
+        counts = replace(counts, chunks=is_pure.size, pure_chunks=int(is_pure.sum()))
+        return EpochPlan(rows, kinds, plan.order, last, counts)
 
     def _part(self, layout: Layout, rng: np.random.Generator) -> int:
         """Part false negatives by exchanging rows; return how many rows meet one all the same."""

@@ -22,7 +22,7 @@ IDLE_SEARCH = (
     "auto_find_batch_size decides nothing: trainers of sentence-transformers keep per_device_train_batch_size=%d. "
     "Leave it out, and lower that one, or take a loss that embeds a batch in parts (in a recipe loss: cached_mnrl)"
 )
-_SEVERAL = 0.5  # share of the batches below which those of several strata are not what rows_per_stratum says
+_SEVERAL = 0.5  # share of the chunks below which batches of several strata are not what rows_per_stratum says
 
 
 def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
@@ -44,7 +44,7 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
         tell_of_epoch(sampler, sampler.epoch if epoch == now else epoch, trainer)
     share = sampler.options.random_fraction
     if share and not sampler.counts.random:
-        n_batches = sampler.counts.pure + sampler.counts.pooled + sampler.counts.mixed  # global ones: these are drawn
+        n_batches = sampler.counts.planned  # global ones: these are drawn
         remedy = f"give more than {0.5 / n_batches:.2g}" if n_batches else "rows fill no whole one; leave it out"
         logger.warning("random_fraction=%g of %d batches is none; %s", share, n_batches, remedy)
 
@@ -77,17 +77,15 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             sampler.batch_size,
             sampler.world_size,
         )
-    n_batches = counts.pure + counts.pooled + counts.mixed
-    chunk = sampler.options.rows_per_stratum
-    if columns and chunk is not None and counts.pure + counts.given_up < _SEVERAL * n_batches:
+    n_batches = counts.planned
+    if columns and counts.chunks and counts.pure_share < _SEVERAL:
         logger.warning(
-            "In %s %d of %d global batches alone are of chunks of %d rows of one %s each: most hold fewer rows. Are "
-            "these the rows that were labelled, or a part of them? Label them anew, with larger clusters, or lower "
-            "rows_per_stratum",
+            "In %s only %d of %d chunks of %s rows are of one %s: most of these hold fewer rows. Are these the rows "
+            "that were labelled, or a part of them? Label them anew, with larger clusters, or lower rows_per_stratum",
             which,
-            counts.pure,
-            n_batches,
-            chunk,
+            counts.pure_chunks,
+            counts.chunks,
+            sampler.options.rows_per_stratum,
             columns[-1],
         )
     if columns and n_batches == 1 and len(plan.labels.source_of_stratum) > 1:

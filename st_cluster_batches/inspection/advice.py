@@ -15,12 +15,12 @@ from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.negatives import NEAR_DUPLICATE
 
 # The values from which on a figure gives rise to advice.
-_PURE = 0.5  # share of global batches that should be of one cluster
+_PURE = 0.5  # share of global batches, or of their chunks, that should be of one cluster
 _MIXED = 0.8  # coherence of a cluster, as a share of the median in its source
 _NEARER = 0.01  # how much nearer negatives should be than those of one source alone
 _FALSE = 0.01  # share of negatives that are nearer than the positive
 _STABLE = 0.5  # adjusted mutual information of two seeds
-_CHUNK = 8  # rows of each of several clusters; see recipes/RESULTS.md
+_CHUNK, _CHUNKS = 8, 4  # rows of each of several clusters, and how many of them a cluster has; see recipes/RESULTS.md
 _FEW = 8  # clusters of a source, fewer of which hardly part topics
 _NAMED = 3  # sources that a line names
 
@@ -71,13 +71,20 @@ def _describe_choice(tuned: Choice) -> str:
 
 def _on_sizes(inspection: Inspection) -> Iterator[str]:
     plan = inspection.plans["cluster"]
-    n_batches = plan.pure + plan.pooled + plan.mixed
-    if n_batches and plan.pure + plan.given_up < _PURE * n_batches:
-        rows = int(np.median([topic.rows for topic in inspection.clusters]))
+    n_batches = plan.planned
+    rows = int(np.median([topic.rows for topic in inspection.clusters]))
+    if plan.chunks and plan.pure_share < _PURE:
+        chunk = inspection.rows_per_stratum or 1
+        yield (
+            f"Only {plan.pure_chunks / plan.chunks:.0%} of the chunks of {chunk:,} rows are of one cluster: half of "
+            f"the clusters have {rows:,} rows or fewer. The others are packed with neighbours. Better cluster again "
+            f"with cluster_size={_CHUNKS * chunk:,}, or lower rows_per_stratum."
+        )
+    elif n_batches and plan.pure_share < _PURE:
         chunk = find_divisor(inspection.batch_size, _CHUNK)
         purer = f"cluster again with cluster_size={8 * plan.global_batch_size:,}"
         several = f"fill a batch with {chunk} rows of each of several (rows_per_stratum={chunk})"
-        is_purer = rows < _CHUNK or chunk < _CHUNK // 2 or inspection.rows_per_stratum is not None
+        is_purer = rows < _CHUNK or chunk < _CHUNK // 2
         yield (
             f"Only {plan.pure / n_batches:.0%} of the global batches are of one cluster: half of the clusters have "
             f"{rows:,} rows or fewer, a global batch has {plan.global_batch_size:,}. The others are packed with "

@@ -48,10 +48,22 @@ def test_chunks_that_clusters_do_not_fill_are_told_of(
 ) -> None:
     several = {"batch_sampler": ClusterBatchSampler.configure(rows_per_stratum=8), "per_device_train_batch_size": 16}
     make_trainer(tmp_path, fine, max_steps=1, **several).train()
-    assert "are of chunks of" not in caplog.text
+    assert "chunks of 8 rows" not in caplog.text
     part = fine.shuffle(seed=0).select(range(64))
     make_trainer(tmp_path, part, max_steps=1, **several).train()
-    assert "global batches alone are of chunks of 8 rows of one cluster each" in caplog.text
+    assert "of 8 chunks of 8 rows are of one cluster: most of these hold fewer rows" in caplog.text
+
+
+def test_large_batches_of_which_most_chunks_are_of_one_cluster_are_not_told_of(
+    fine: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = ClusterBatchSampler.configure(rows_per_stratum=8)
+    trainer = make_trainer(tmp_path, fine, max_steps=1, batch_sampler=sampler, per_device_train_batch_size=128)
+    trainer.train()
+    counts = ClusterBatchSampler(fine, 128, rows_per_stratum=8).counts
+    assert counts.pure < counts.planned / 2, "nearly every batch has a chunk of leftovers"
+    assert counts.pure_chunks > 0.7 * counts.chunks
+    assert "rows of each" not in caplog.text and "hold fewer rows" not in caplog.text
 
 
 def test_a_batch_of_all_rows_is_told_of(fine: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

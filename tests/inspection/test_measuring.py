@@ -163,6 +163,10 @@ def test_small_clusters_and_useless_ones_are_named(labelled: Dataset) -> None:
     assert any("Better fill a batch with 8 rows of each of several (rows_per_stratum=8)" in line for line in fine)
     chunks = look(relabel(labelled, cluster=[row // 10 for row in range(300)]), batch_size=16, rows_per_stratum=8)
     assert not any("fill a batch with" in line for line in chunks.advice) and chunks.rows_per_stratum == 8
+    assert not any("Only" in line for line in chunks.advice), "eight of ten rows are in chunks of their cluster"
+    none = look(relabel(labelled, cluster=range(300)), batch_size=16, rows_per_stratum=8).advice
+    (line,) = [line for line in none if "Only 0% of the chunks of 8 rows are of one cluster" in line]
+    assert "cluster_size=32, or lower rows_per_stratum" in line
     odd = look(relabel(labelled, cluster=[row // 10 for row in range(300)]), batch_size=18).advice
     assert any("(rows_per_stratum=9)" in line for line in odd)
     useless = look(relabel(labelled, cluster=[row % 3 for row in range(300)])).advice
@@ -254,7 +258,7 @@ def test_no_line_of_advice_undoes_another() -> None:
     topics = np.array(data["cluster"][:])
     clusters = np.where(np.arange(600) % 4 == 0, 500, topics * 100 + np.arange(600) // 8)
     advice = look(relabel(data, cluster=clusters.tolist()), batch_size=16, rows_per_stratum=8).advice
-    assert any("cluster again with cluster_size=128" in line for line in advice)
+    assert any("cluster again with cluster_size=32, or lower rows_per_stratum" in line for line in advice)
     (line,) = [line for line in advice if "mixes topics" in line]
     assert line.endswith("More clusters would part them, and make worse what is said above: leave that.")
 
