@@ -5,8 +5,8 @@
 RUNS is the folder of single runs of `static.py`. Both sets of held-out queries are put together and parted in three:
 a rule chooses on two thirds (`tune` has all), and the gain is of the other, in percent of random batches', the mean of
 the three turns. (Learning rates were chosen on a third of the queries, for all ways alike.) `tune` takes
-the way whose 95 % interval has the highest lower end, if that is above zero, and a mask only where it is clearly
-better than the best way without. Other rules take masks as they take any way, narrow the interval, or correct p-values
+the way whose 80 % interval has the highest lower end, if that is above zero, and a mask only where it is as surely
+better than the best way without. Other rules take masks as they take any way, widen the interval, or correct p-values
 for the number of ways (Benjamini and Hochberg); the last knows the best way afterwards.
 """
 
@@ -26,7 +26,7 @@ from scipy.stats import norm
 from static import SOURCES
 
 from st_cluster_batches.clusters.choice import Candidate
-from st_cluster_batches.evaluation.candidates import judge_sources, list_candidates
+from st_cluster_batches.evaluation.candidates import CONFIDENCE, judge_sources, list_candidates
 from st_cluster_batches.evaluation.significance import Difference, correct_p_values
 from st_cluster_batches.storage.cache import write_atomically
 
@@ -41,7 +41,7 @@ def take_above(share: float) -> Rule:
     """Make a rule: of the ways whose interval of that share lies above zero, the one with the highest lower end."""
 
     def choose(differences: Mapping[Candidate, Difference]) -> Candidate:
-        narrowed = norm.ppf((1 + share) / 2) / norm.ppf(0.975)
+        narrowed = norm.ppf((1 + share) / 2) / norm.ppf((1 + CONFIDENCE) / 2)
         low = {one: own.mean - narrowed * (own.mean - own.low) for one, own in differences.items()}
         best = max(low, key=lambda one: low[one])
         return best if low[best] > 0 else Candidate()
@@ -68,7 +68,7 @@ RULES = {
     "false discovery rate .05": take_discovered(0.05),
     "false discovery rate .2": take_discovered(0.2),
 }
-TUNE, BEST = "95 % interval above zero, a mask only where clearly better (`tune`)", "the best way, known afterwards"
+TUNE, BEST = "80 % interval above zero, a mask only where surely better (`tune`)", "the best way, known afterwards"
 
 
 def read_runs(folder: Path, sources: Collection[str]) -> dict[tuple[str, int], dict[Candidate, Scores]]:

@@ -19,6 +19,9 @@ _LARGEST_COMMUNITY = 8  # in global batches: larger ones hold what clusters hold
 # that does not divide the batch, the next larger number that does.
 _CHUNK, _CHUNKS_IN_A_BATCH = 8, 32
 _CHUNKS_IN_A_CLUSTER = 4
+# A way is taken if it is better at odds of nine to one. Surer rules left gains behind: recipes/in_domain/rules.py.
+CONFIDENCE = 0.8
+_BETTER = "better than random batches at odds of nine to one or more"
 Measured = tuple[dict[Candidate, Scores], dict[str, Any]]  # of a source: by candidate its scores; what is known of it
 
 
@@ -69,9 +72,9 @@ class Verdict:
     def why(self) -> str:
         """The reason in words."""
         if self.chosen.rows_per_stratum is not None:
-            return "clearly better than random batches, and batches of several clusters promise most for all sources"
+            return f"{_BETTER}, and batches of several clusters promise most for all sources"
         if self.chosen in self.differences:
-            return "clearly better than random batches, and of all such ways its interval has the highest lower end"
+            return f"{_BETTER}, and of all such ways its interval has the highest lower end"
         if any(one.low > 0 for one in self.differences.values()):
             return "what is better than random batches here fills them in a way that promises less for other sources"
         return "no candidate is better than random batches by more than the noise"
@@ -84,15 +87,22 @@ class Verdict:
         ]
 
 
+def name_intervals(about: Mapping[str, Any]) -> str:
+    """Say which intervals the differences of a choice have, by how it was made: `Choice.about`."""
+    level = about.get("confidence", 0.95)  # what choices of before have
+    return f"with {100 * level:.0f} % intervals"
+
+
 def judge_sources(scores: Mapping[str, Mapping[Candidate, Scores]], weights: Mapping[str, int]) -> dict[str, Verdict]:
     """Choose a candidate for each source: of those that beat random batches by more than the noise the surest.
 
-    That is the one whose 95 % interval, paired query by query and seed by seed, has the highest lower end, if that is
-    above zero; of equal ones the simpler. The intervals are not widened for the number of candidates: these are much
-    alike, one that was taken by chance costs no quality on average, and to widen them left gains behind
-    (recipes/in_domain/rules.py, on queries that nothing was chosen on). A mask, which asks for vectors and a loss that
-    reads them, has to beat the best way without one, too. A batch plan has one number of rows of a cluster in a batch
-    for all sources: of each number's candidates one is chosen, and that number taken which promises most.
+    That is the one whose 80 % interval, paired query by query and seed by seed, has the highest lower end, if that is
+    above zero; of equal ones the simpler. The intervals are not widened for the number of candidates, nor are they of
+    95 %: candidates are much alike, one that is taken by chance costs no quality on average, and surer rules left
+    gains behind (recipes/in_domain/rules.py, on queries that nothing was chosen on). A mask, which asks for vectors
+    and a loss that reads them, has to beat the best way without one as surely. A batch plan has one number of rows of
+    a cluster in a batch for all sources: of each number's candidates one is chosen, and that number taken which
+    promises most.
 
     Args:
         scores: By source and candidate, the simplest first and random batches at the head, (seeds, queries) scores of
@@ -116,7 +126,7 @@ def judge_sources(scores: Mapping[str, Mapping[Candidate, Scores]], weights: Map
 def _compare(scores: Mapping[Candidate, Scores]) -> dict[Candidate, Difference]:
     """Return by candidate its difference to random batches."""
     baseline, *others = scores
-    return {one: bootstrap_difference([scores[one] - scores[baseline]]) for one in others}
+    return {one: bootstrap_difference([scores[one] - scores[baseline]], CONFIDENCE) for one in others}
 
 
 def _choose(
@@ -130,7 +140,7 @@ def _choose(
         if not own:
             continue
         best = max(own, key=lambda one: differences[one].low)
-        if chosen not in differences or bootstrap_difference([scores[best] - scores[chosen]]).low > 0:
+        if chosen not in differences or bootstrap_difference([scores[best] - scores[chosen]], CONFIDENCE).low > 0:
             chosen = best
     return Verdict(chosen, differences)
 

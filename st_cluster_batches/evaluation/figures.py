@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_cluster_batches.data.naming import label_figure
+from st_cluster_batches.evaluation.candidates import name_intervals
 from st_cluster_batches.storage.cache import write_whole
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def draw_tuning(choice: dict[str, Any], folder: Path) -> list[Path]:
         rows = figure.subplots(len(measured), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, one) in zip(rows, measured.items(), strict=True):
             _draw_candidates(axes, name, one)
-        rows[-1].set_xlabel("difference in nDCG@10 to random batches, with 95 % intervals; filled: chosen")
+        rows[-1].set_xlabel(
+            f"difference in nDCG@10 to random batches, {name_intervals(choice['about'])}; filled: chosen"
+        )
 
     paths = [folder / f"{TUNING_FIGURE}.{ending}" for ending in _ENDINGS]
     return save_figure(draw, (6.5, 0.6 + sum(heights)), *paths)

@@ -22,7 +22,7 @@ class Difference:
 
     Args:
         mean: Over seeds and queries; of several collections the mean of their means.
-        low: Lower end of the 95 % interval.
+        low: Lower end of the interval.
         high: Upper end.
         p_value: Two-sided, of no difference.
     """
@@ -33,8 +33,8 @@ class Difference:
     p_value: float
 
 
-def bootstrap_difference(differences: Sequence[Scores]) -> Difference:
-    """Estimate a mean difference and its 95 % interval, over seeds and queries.
+def bootstrap_difference(differences: Sequence[Scores], confidence: float = 0.95) -> Difference:
+    """Estimate a mean difference and its interval, over seeds and queries.
 
     Seeds are drawn with replacement, and so are the queries of each collection, all independently: a drawn seed is
     the same for all collections, and a drawn query for all seeds. The interval is the percentile one. With few seeds
@@ -44,6 +44,7 @@ def bootstrap_difference(differences: Sequence[Scores]) -> Difference:
     Args:
         differences: For each collection (seeds, queries) scores minus those of the baseline, of the same seed and
             query.
+        confidence: Of the interval.
 
     Returns:
         The difference. Its p-value is twice the share of draws on the other side of zero.
@@ -67,6 +68,7 @@ def bootstrap_difference(differences: Sequence[Scores]) -> Difference:
         batch=_BATCH,
         vectorized=True,
         method="percentile",
+        confidence_level=confidence,
         rng=np.random.default_rng(0),
     )
     drawn = result.bootstrap_distribution

@@ -20,7 +20,7 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs, as_datasets, prepare_parts
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.evaluation.candidates import Measured, judge_measured, list_candidates
+from st_cluster_batches.evaluation.candidates import CONFIDENCE, Measured, judge_measured, list_candidates
 from st_cluster_batches.evaluation.problem import TOO_FEW_QUERIES, Problem, prepare_problem
 from st_cluster_batches.evaluation.start import Proxy, Start
 from st_cluster_batches.evaluation.trial_runs import TrialRuns
@@ -223,6 +223,7 @@ class Tuning:
             **options.length,
             "layers": options.n_layers,
             "seeds": options.n_seeds,
+            "confidence": CONFIDENCE,
             **{name: getattr(options, name) for name in own},
             **self._describe_guide(),
         }

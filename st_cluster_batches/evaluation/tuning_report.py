@@ -12,6 +12,7 @@ from st_cluster_batches.clusters.choice import CHOICE_FILE, Choice
 from st_cluster_batches.clusters.output import refuse_rows
 from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.evaluation.candidates import name_intervals
 from st_cluster_batches.evaluation.figures import can_draw, draw_tuning
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ def describe_tuning(choice: dict[str, Any]) -> str:
         choice: As `Choice.describe` returns it.
     """
     lines = [
-        f"Difference in nDCG@10 to random batches of {choice['batch_size']:,} rows, with 95 % intervals, of small "
-        "models on held-out queries.",
+        f"Difference in nDCG@10 to random batches of {choice['batch_size']:,} rows, "
+        f"{name_intervals(choice['about'])}, of small models on held-out queries.",
     ]
     promises = choice["about"].get("promises", {})
     if len(promises) > 1:

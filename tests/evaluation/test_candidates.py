@@ -7,6 +7,7 @@ import pytest
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.candidates import Verdict, judge_sources, list_candidates
+from st_cluster_batches.evaluation.significance import bootstrap_difference
 from st_cluster_batches.evaluation.tune_options import TuneOptions
 
 COARSE, FINE, MASKED = Candidate(320), Candidate(32), Candidate(None, True, 0.0)
@@ -101,7 +102,11 @@ def test_of_equal_ways_the_simpler_is_taken() -> None:
 
 def test_a_mask_has_to_beat_the_best_way_without_one() -> None:
     fine_masked = replace(FINE, masked=True)
-    assert judge(draw({Candidate(): 0, COARSE: 0.05, fine_masked: 0.051})).chosen == COARSE
+    scores = draw({Candidate(): 0, COARSE: 0.05})
+    unsure = np.random.default_rng(1).normal(0, 0.3, 400)
+    hardly_better = scores[COARSE] + 0.005 + unsure - unsure.mean()
+    assert judge({**scores, fine_masked: hardly_better}).chosen == COARSE
+    assert judge({Candidate(): scores[Candidate()], fine_masked: hardly_better}).chosen == fine_masked
     assert judge(draw({Candidate(): 0, COARSE: 0.05, fine_masked: 0.1})).chosen == fine_masked
     assert judge(draw({Candidate(): 0, COARSE: -0.05, fine_masked: 0.05})).chosen == fine_masked
 
@@ -111,11 +116,20 @@ def test_harm_and_noise_leave_one_stratum() -> None:
     assert verdict.chosen == Candidate() and "no candidate" in verdict.why
 
 
-def test_noise_alone_rarely_chooses_anything() -> None:
+def test_noise_alone_chooses_a_way_once_in_five_at_most() -> None:
     rng = np.random.default_rng(0)
     sizes = [Candidate(size) for size in (1000, 300, 100, 32)]
-    chosen = [judge({one: rng.normal(0.5, 0.3, (3, 200)) for one in [Candidate(), *sizes]}).chosen for _ in range(20)]
-    assert sum(one != Candidate() for one in chosen) <= 2
+    chosen = [judge({one: rng.normal(0.5, 0.3, (3, 200)) for one in [Candidate(), *sizes]}).chosen for _ in range(40)]
+    assert sum(one != Candidate() for one in chosen) <= 8
+
+
+def test_nine_to_one_is_enough() -> None:
+    scores = draw({Candidate(): 0, FINE: 0})
+    noise = scores[FINE] - scores[Candidate()]
+    found = bootstrap_difference([noise])
+    error = (found.high - found.low) / (2 * 1.96)
+    for errors, chosen in ((1.0, Candidate()), (1.6, FINE)):  # 1.28 are nine to one, 1.96 an interval of 95 %
+        assert judge({**scores, FINE: scores[FINE] - noise.mean() + errors * error}).chosen == chosen
 
 
 def test_random_batches_alone_need_no_test() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,9 @@ def test_of_several_keys_the_one_that_promises_most_is_taken(pairs: Dataset, tmp
     assert several.key == max(promises, key=promises.get) and promises[several.key] > 0
     assert several.sources == by[several.key].sources
     assert f"Clusters by {several.key}, which promises most" in describe_tuning(several.describe())
+    assert "with 80 % intervals, of small models" in describe_tuning(several.describe())
+    earlier = {name: one for name, one in several.about.items() if name != "confidence"}
+    assert "with 95 % intervals" in describe_tuning(replace(several, about=earlier).describe())
     assert (follow.key, follow.sources, follow.evidence) == (other, by[other].sources, by[other].evidence)
     assert f"Clusters by {other}; {several.key} promises most" in describe_tuning(follow.describe())
 
