@@ -93,6 +93,24 @@ def list_targets(dataset: Dataset, names: Sequence[str] | None = None) -> list[s
     return [name for name in names if name != ROW_KEY or not has_row_keys(dataset)]
 
 
+def check_targets(names: Sequence[str], where: str) -> None:
+    """Refuse more than one column of labels or scores: a trainer's collator reads one, and takes the other for text.
+
+    Args:
+        names: Columns that batches show.
+        where: How messages call the dataset.
+
+    Raises:
+        ValueError: If there are several, with the call that takes one away.
+    """
+    found = [name for name in TARGET_COLUMNS if name in names]  # in the collator's order
+    if len(found) > 1:
+        raise ValueError(
+            f"{where} has the targets {' and '.join(map(repr, found))}: the collator reads {found[0]!r} alone, and "
+            f"takes the other for text. Take it away: dataset.remove_columns({found[1]!r})"
+        )
+
+
 def check_keys(dataset: Dataset) -> None:
     """Refuse rows of which only some have row keys, as when guided rows are joined with others: no batch takes a null.
 

@@ -35,6 +35,7 @@ from st_cluster_batches.batches.run_length import (
     refuse_unreached,
     tell_of_other_length,
 )
+from st_cluster_batches.batches.shown import check_evaluation
 from st_cluster_batches.column_values import hash_sample
 from st_cluster_batches.columns import show_labels
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
@@ -108,6 +109,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         outer, samplers = find_samplers(train_dataloader)
         if samplers:
             refuse_unreached(args, state, outer, len(train_dataloader))
+        check_evaluation(self.trainer, samplers)
         self.plans = [{**one.describe(), "texts": hash_sample(one.dataset, one.shown_columns)} for one in samplers]
         self.run = describe_run(args, outer)
         self._steps, self._outer = state.max_steps, outer

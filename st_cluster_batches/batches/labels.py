@@ -30,7 +30,8 @@ class Labels:
 
     Args:
         strata: (n,) dense stratum codes; strata of one source are consecutive and follow the path of its clusters.
-        source_of_stratum: (number of strata,) dense source codes, ascending.
+        source_of_stratum: (number of strata,) dense source codes, ascending; without a column of sources, of what is
+            coarser than the strata.
         keys: The keys of false negatives, or None where every row may meet every other.
     """
 
@@ -139,9 +140,9 @@ def _check_own_keys(column: pa.ChunkedArray) -> None:
 
 
 def _number_strata(table: pa.Table, columns: list[str]) -> tuple[Integers, Integers]:
-    """Number the distinct tuples of label values in lexicographic order, source first."""
+    """Number the distinct tuples of label values in lexicographic order, and those of the coarse columns."""
     codes, n_strata = _number(table, columns)
-    coarse = columns[: columns.index(SOURCE) + 1] if SOURCE in columns else []
+    coarse = columns[: columns.index(SOURCE) + 1] if SOURCE in columns else columns[:-1]
     if not coarse or not n_strata:
         return codes, np.zeros(n_strata, dtype=np.int64)
     # Any row of a stratum tells its source.

@@ -7,6 +7,7 @@ from typing import Any
 
 from st_cluster_batches.batches.callers import find_name, list_mask_counts
 from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.label_batches import tell_of_single_labels
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts
@@ -37,6 +38,7 @@ def tell_of_batches(sampler: PlannedSampler, trainer: Any) -> None:
     tell_of_targets(trainer, sampler.dataset)
     tell_of_no_negatives(trainer, sampler)
     tell_of_idle_batches(trainer, sampler)
+    tell_of_single_labels(trainer, sampler)
     tell_of_missing_keys(sampler, find_name(trainer, sampler.dataset))
     stages = [epoch for epoch, _ in sampler.options.schedule]
     now = max(epoch for epoch in stages if epoch <= sampler.epoch)

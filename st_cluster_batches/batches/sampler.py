@@ -20,9 +20,9 @@ from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
 from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
 from st_cluster_batches.batches.protocols import RefreshSchedule
+from st_cluster_batches.batches.shown import check_shown
 from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
-from st_cluster_batches.batches.targets import refuse_row_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, hide_labels
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
@@ -108,7 +108,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
         hide_labels(dataset, self.hidden_columns)
         if caller.is_training:
             caller.check_guides(dataset)
-            refuse_row_keys(caller.trainer, dataset)
+            check_shown(caller.trainer, dataset, self.shown_columns, caller.name(dataset))
 
     def _fit_to_trainer(self, caller: Caller) -> None:
         """Take the number of processes from what accelerate will do with the batches, and see what the loss sees."""

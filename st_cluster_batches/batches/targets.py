@@ -167,7 +167,7 @@ def tell_of_targets(trainer: Any, dataset: Any) -> None:
     logger.warning(
         "The pairs have the column %s. %s does not read it: every pair is learnt as a positive, and no false "
         "negatives are kept apart. Keep the pairs that belong together, then attach: %s; or take a loss of labelled "
-        "pairs, to which batches make no difference",
+        "pairs",
         describe_targets(values),
         type(loss).__name__,
         values[0].call,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from st_cluster_batches.column_values import is_text
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.role_names import ROLES, explain_guess, find_rank, has_role_name, order_by_name
-from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, TARGET_COLUMNS
+from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, TARGET_COLUMNS, check_targets
 from st_cluster_batches.storage.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def assign_roles(
     """
     labels = {*labels, CLUSTER, FALSE_NEGATIVE_KEYS}
     targets = tuple(name for name in holds if name in NO_TEXT_COLUMNS)
+    check_targets([name for name in targets if name not in labels], where)
     others = [name for name in holds if name not in labels and name not in targets]
     if columns is not None:
         chosen = _check_columns(columns, holds, where)
