@@ -71,18 +71,32 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
     @classmethod
     def of(cls, trainer: Any) -> PlanCallback:
         """Return the trainer's callback of ours, which it gets with its first sampler."""
-        for one in trainer.callback_handler.callbacks:
-            if isinstance(one, PlanCallback):
-                return one
-        callback = cls()
-        callback.trainer = trainer
-        trainer.add_callback(callback)
+        found = (one for one in trainer.callback_handler.callbacks if isinstance(one, PlanCallback))
+        if (callback := next(found, None)) is None:
+            callback = cls()
+            trainer.add_callback(callback)
+        callback.trainer = trainer  # which one that was restored from a checkpoint does not know
         return callback
 
-    def watch(self, dataset: Any) -> None:
-        """Remember a dataset whose labels are hidden, to show them again in the end."""
+    def _take_over(self, train_dataloader: Any) -> None:
+        """Take the trainer and the datasets from the callback whose place this one takes, if it was restored.
+
+        With `restore_callback_states_from_checkpoint=True` the trainer makes a new one of what the checkpoint keeps,
+        after the samplers have been built.
+        """
+        outer = find_inner_sampler(train_dataloader)
+        for one in getattr(outer, "batch_samplers", [outer]):
+            if (earlier := getattr(one, "callback", None)) not in (None, self):
+                self.trainer = earlier.trainer
+                for dataset in earlier.hidden:
+                    self.watch(dataset)
+                one.callback = self
+
+    def watch(self, dataset: Any) -> PlanCallback:
+        """Remember a dataset whose labels are hidden, to show them again in the end; return itself."""
         if not any(one is dataset for one in self.hidden):
             self.hidden.append(dataset)
+        return self
 
     def state(self) -> dict[str, Any]:
         """Return what the checkpoint keeps, as `ExportableState` asks."""
@@ -105,6 +119,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             ValueError: If labels, sizes or options are not those of the checkpoint, or the run ends before what is
                 to begin in a later epoch.
         """
+        self._take_over(train_dataloader)
         self._is_training, self.refresher, self._refreshed, self._clusters = True, None, [], {}
         outer, samplers = find_samplers(train_dataloader)
         if samplers:

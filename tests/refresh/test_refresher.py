@@ -151,6 +151,27 @@ def test_a_refresh_after_a_resume_is_compared_with_the_one_before_the_checkpoint
     assert read() == whole
 
 
+@pytest.mark.parametrize("refresh", [None, Refresh(cluster_size=40)])
+def test_a_run_goes_on_alike_where_the_trainer_makes_its_callbacks_anew(
+    tmp_path: Path, refresh: Refresh | None
+) -> None:
+    pairs, ends = make_pairs(300), []
+    for restores in (False, True):
+        rows = attach_clusters(pairs, make_static_model(seed=5), n_clusters=3, guide=True)
+        for resume in (False, True):
+            model = make_static_model(seed=1)
+            loss = GuidedMultipleNegativesRankingLoss(model, guide=rows)
+            options = {"save_strategy": "steps", "save_steps": 30, "num_train_epochs": 3, "model": model, "loss": loss}
+            options["restore_callback_states_from_checkpoint"] = restores
+            watch = train(tmp_path / str(restores), rows, refresh, resume=resume, **options)
+            shutil.rmtree(tmp_path / str(restores) / "out" / "checkpoint-57")
+        assert set(rows[0]) == {"query", "passage", "cluster", "false_negative_keys", "label"}
+        batches = [one[:2] for one in watch.epochs]
+        ends.append((batches, loss.mask_counts.values, model.encode(["soup", "mast"]).tolist()))
+    assert ends[0] == ends[1]
+    assert ends[0][1][3] == 3 * 300, "rows of the whole run have been counted"
+
+
 @pytest.mark.parametrize("is_refreshed", [False, True])
 def test_batches_that_come_twice_after_a_resume_are_told_of_or_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, is_refreshed: bool
