@@ -61,8 +61,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.run: dict[str, Any] = {}
         self.trainer: Any = None
         self.refresher: Refresher | None = None
-        self.hidden: list[Any] = []  # the datasets whose labels samplers of this trainer have hidden
-        self._is_training = False
+        # The datasets whose labels samplers of this trainer have hidden, by whether they are trained on.
+        self.hidden: dict[bool, list[Any]] = {True: [], False: []}
         self._steps = 0  # of the whole run, as it is laid out when training begins
         self._outer: Any = None  # the sampler that has an epoch
         self._refreshed: list[Any] = []  # the samplers whose clusters have been refreshed
@@ -88,14 +88,15 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         for one in getattr(outer, "batch_samplers", [outer]):
             if (earlier := getattr(one, "callback", None)) not in (None, self):
                 self.trainer = earlier.trainer
-                for dataset in earlier.hidden:
-                    self.watch(dataset)
+                for is_training, datasets in earlier.hidden.items():
+                    for dataset in datasets:
+                        self.watch(dataset, is_training)
                 one.callback = self
 
-    def watch(self, dataset: Any) -> PlanCallback:
+    def watch(self, dataset: Any, is_training: bool) -> PlanCallback:
         """Remember a dataset whose labels are hidden, to show them again in the end; return itself."""
-        if not any(one is dataset for one in self.hidden):
-            self.hidden.append(dataset)
+        if not _is_among(dataset, self.hidden[is_training]):
+            self.hidden[is_training].append(dataset)
         return self
 
     def state(self) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
                 to begin in a later epoch.
         """
         self._take_over(train_dataloader)
-        self._is_training, self.refresher, self._refreshed, self._clusters = True, None, [], {}
+        self.refresher, self._refreshed, self._clusters = None, [], {}
         outer, samplers = find_samplers(train_dataloader)
         if samplers:
             refuse_unreached(args, state, outer, len(train_dataloader))
@@ -171,18 +172,20 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
             passes = max(count_passes(self._outer, math.ceil(state.epoch or 0)))
             if content := _amend_plans(args, lambda _: {"epochs": passes}):
                 _tell_card(extract_model_from_parallel(model), content)
+        self.hidden[False] += self.hidden[True]
+        self.hidden[True] = []
         self._show_labels()
 
     def _show_labels(self) -> None:
-        """Show what was hidden for the collator: it is still the user's dataset."""
-        self._is_training = False
-        for dataset in self.hidden:
-            show_labels(dataset)
-        self.hidden.clear()
+        """Show what was hidden for the collator, but in what is trained on: it is still the user's dataset."""
+        for dataset in self.hidden[False]:
+            if not _is_among(dataset, self.hidden[True]):
+                show_labels(dataset)
+        self.hidden[False] = []
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Likewise, after an evaluation by itself."""
-        if not self._is_training:
+        """Likewise, after an evaluation by itself: a loader of the training data may still be in use."""
+        if not getattr(self.trainer, "is_in_train", False):
             self._show_labels()
 
     def on_predict(self, *_: Any, **__: Any) -> None:
@@ -235,6 +238,10 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         if self.trainer.is_world_process_zero():
             list_records = self.refresher.list_records
             _amend_plans(args, lambda number: {"refreshes": list_records(number)})
+
+
+def _is_among(dataset: Any, others: list[Any]) -> bool:
+    return any(one is dataset for one in others)
 
 
 def _write_plans(args: TrainingArguments, content: list[dict[str, Any]]) -> None:

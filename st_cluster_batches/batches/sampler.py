@@ -103,7 +103,7 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             # Never fewer rows than the set has: accelerate evens out a short last batch, unless it is told to drop it.
             self.drop_last = False
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
-        self.callback = None if caller.trainer is None else PlanCallback.of(caller.trainer).watch(dataset)
+        self.callback = caller.trainer and PlanCallback.of(caller.trainer).watch(dataset, caller.is_training)
         hide_labels(dataset, self.hidden_columns)
         if caller.is_training:
             caller.check_guides(dataset)

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.losses import (
     TripletLoss,
 )
 from trainers import make_trainer, record_texts
+from transformers import TrainerCallback
 
 from st_cluster_batches import ClusterBatchSampler, Refresh
 from st_cluster_batches.batches.card_columns import forget_labels
@@ -124,6 +125,32 @@ def test_after_training_and_after_evaluation_labels_can_be_read_again(tmp_path: 
         trainer.evaluate()
         assert set(held_out[0]) == {"query", "passage", "source", "cluster", "false_negative_keys"}
     assert all(list(row) == ["query", "passage"] for batch in seen for row in batch)
+
+
+class EvaluateFirst(TrainerCallback):
+    """Evaluates before the first step, as a user does who wants the figures of the start."""
+
+    trainer: Any
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.evaluate()
+
+
+@pytest.mark.parametrize("is_trained_on", [False, True])
+def test_an_evaluation_shows_no_labels_of_what_is_being_trained_on(tmp_path: Path, is_trained_on: bool) -> None:
+    train = label_pairs(make_pairs(64))
+    held_out = train if is_trained_on else label_pairs(make_pairs(20, seed=1))
+    trainer, evaluate = make_trainer(tmp_path, train, eval_dataset=held_out), EvaluateFirst()
+    seen = record_texts(trainer)
+    loader = trainer.get_train_dataloader()
+    trainer.evaluate()
+    trainer.predict(held_out)
+    assert len(list(loader)) == 4 and ("cluster" in held_out[0]) is not is_trained_on
+    evaluate.trainer = trainer
+    trainer.add_callback(evaluate)
+    trainer.train()
+    assert all(list(row) == ["query", "passage"] for batch in seen for row in batch)
+    assert "cluster" in train[0] and "cluster" in held_out[0]
 
 
 def test_a_format_that_is_set_while_labels_are_hidden_is_left_alone(tmp_path: Path) -> None:
