@@ -65,13 +65,22 @@ class Caller:
                 "texts of different lengths do not bear that; pass accelerator_config={'dispatch_batches': False}"
             )
 
-    def check_guides(self, dataset: Any) -> None:
-        """Check that guided losses have the vectors of the texts that a dataset shows, in its order.
+    def check_rows(self, dataset: Any) -> None:
+        """Check that there are rows, and that guided losses have the vectors of the texts that they show, in order.
 
         Raises:
-            ValueError: If they are those of other columns.
+            ValueError: If there are none, or the vectors are those of other columns.
         """
-        parts = [] if self.trainer is None else find_loss(self.trainer, dataset).modules()
+        if self.trainer is None:
+            return
+        if not len(dataset):
+            among_others = (
+                ", and round_robin ends an epoch with its shortest dataset. Take it out of the dict, or pass "
+                "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler, which leaves it out"
+            )
+            remedy = among_others if len(self.trained) > 1 else "; pass a train_dataset= that has some"
+            raise ValueError(f"There are no rows in {self.name(dataset)}{remedy}")
+        parts = find_loss(self.trainer, dataset).modules()
         guides: list[Any] = [part.guide for part in parts if hasattr(getattr(part, "guide", None), "check_rows")]
         for guide in guides:  # `GuideVectors`, of a module that embeds and clusters
             guide.check_rows(dataset)

@@ -194,12 +194,10 @@ class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type:
         )
         size = f"{self.batch_size} rows x {self.world_size} devices"
         for at in np.flatnonzero(available == 0).tolist():
+            n_rows = len(self.dataset.datasets[at])
+            remedy = "Lower per_device_train_batch_size to train on it" if n_rows else "It has none to train on"
             logger.warning(
-                "%s is left out: its %d rows fill no global batch of %s. Lower per_device_train_batch_size to train "
-                "on it",
-                self._name(at),
-                len(self.dataset.datasets[at]),
-                size,
+                "%s is left out: its %d rows fill no global batch of %s. %s", self._name(at), n_rows, size, remedy
             )
         if not available.any():
             raise ValueError(f"No dataset fills a global batch of {size}; lower per_device_train_batch_size")

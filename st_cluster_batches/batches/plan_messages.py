@@ -137,11 +137,12 @@ def tell_of_stock(outer: Any) -> None:
     name, parts = type(outer).__name__, outer.batch_samplers
     remedy = "multi_dataset_batch_sampler=ClusterMultiDatasetBatchSampler"
     if left_out := [at for at, one in enumerate(parts) if getattr(one, "is_left_out", False)]:
+        is_empty = not any(len(parts[at].dataset) for at in left_out)
         logger.warning(
-            "Datasets with fewer rows than a global batch of %d are left out: %s. Lower per_device_train_batch_size "
-            "to train on them",
+            "Datasets with fewer rows than a global batch of %d are left out: %s. %s",
             parts[left_out[0]].batch_size * parts[left_out[0]].world_size,
             ", ".join(f"number {at} with {len(parts[at].dataset):,}" for at in left_out),
+            "They have none to train on" if is_empty else "Lower per_device_train_batch_size to train on them",
         )
     if len(outer) < (n_batches := sum(map(len, parts))):
         logger.warning(

@@ -105,8 +105,8 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
             self._stock = BatchSampler(RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
         self.callback = caller.trainer and PlanCallback.of(caller.trainer).watch(dataset, caller.is_training)
         hide_labels(dataset, self.hidden_columns)
-        if caller.is_training:
-            caller.check_guides(dataset)
+        if caller.is_training and not self.is_left_out:
+            caller.check_rows(dataset)
             check_shown(caller.trainer, dataset, self.shown_columns, caller.name(dataset))
 
     def _fit_to_trainer(self, caller: Caller) -> None:
@@ -238,9 +238,9 @@ class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the hos
 
     @property
     def fills_no_batch(self) -> bool:
-        """Whether the dataset has too few rows for a single global batch, and may make no short one."""
+        """Whether the dataset has too few rows for a single global batch, and may make no short one, or has none."""
         needs_whole = self._stock is None and (self.world_size > 1 or self.drop_last)
-        return needs_whole and len(self.dataset) < self.batch_size * self.world_size
+        return len(self.dataset) < (self.batch_size * self.world_size if needs_whole else 1)
 
     @property
     def counts(self) -> PlanCounts:

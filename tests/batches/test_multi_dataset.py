@@ -139,6 +139,22 @@ def test_a_dataset_without_a_global_batch_is_left_out_and_named(
         len(ClusterMultiDatasetBatchSampler(ConcatDataset([small]), samplers[1:]))
 
 
+@pytest.mark.parametrize("multi", [ClusterMultiDatasetBatchSampler, "proportional", "round_robin"])
+def test_an_empty_dataset_is_left_out_or_refused_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, multi: Any
+) -> None:
+    parts = DatasetDict(full=label_pairs(make_pairs(40)), empty=label_pairs(make_pairs(20)).select([]))
+    trainer = make_trainer(tmp_path, parts, multi_dataset_batch_sampler=multi)
+    if multi == "round_robin":
+        with pytest.raises(ValueError, match=r"no rows in the dataset 'empty'.*=ClusterMultiDatasetBatchSampler"):
+            trainer.train()
+        return
+    trainer.train()
+    assert trainer.state.global_step == 3
+    named = "'empty' is left out: its 0 rows" if multi is ClusterMultiDatasetBatchSampler else "number 1 with 0"
+    assert named in caplog.text and "none to train on" in caplog.text
+
+
 def test_a_dataset_whose_sampler_gives_nothing_ends_with_its_name() -> None:
     same = Dataset.from_dict({"query": ["soup"] * 100, "passage": ["salt"] * 100})
     sampler = NoDuplicatesBatchSampler(same, 16, True, [], torch.Generator(), 0)
