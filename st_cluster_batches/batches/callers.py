@@ -14,6 +14,7 @@ from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from transformers import Trainer
 
 from st_cluster_batches.columns import list_parts
+from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 
 _EVALUATING = ("get_eval_dataloader", "get_test_dataloader")
 
@@ -69,7 +70,7 @@ class Caller:
         """Check that there are rows, and that guided losses have the vectors of the texts that they show, in order.
 
         Raises:
-            ValueError: If there are none, or the vectors are those of other columns.
+            ValueError: If there are none, or a guided loss gets no row keys of them, or vectors of other columns.
         """
         if self.trainer is None:
             return
@@ -80,10 +81,18 @@ class Caller:
             )
             remedy = among_others if len(self.trained) > 1 else "; pass a train_dataset= that has some"
             raise ValueError(f"There are no rows in {self.name(dataset)}{remedy}")
-        parts = find_loss(self.trainer, dataset).modules()
-        guides: list[Any] = [part.guide for part in parts if hasattr(getattr(part, "guide", None), "check_rows")]
-        for guide in guides:  # `GuideVectors`, of a module that embeds and clusters
-            guide.check_rows(dataset)
+        # Their guides are `GuideVectors`, of a module that embeds and clusters.
+        parts: list[Any] = list(find_loss(self.trainer, dataset).modules())
+        guided = [part for part in parts if hasattr(getattr(part, "guide", None), "check_rows")]
+        if guided and not has_row_keys(dataset):
+            raise ValueError(
+                f"{type(guided[0]).__name__} gets no row keys from {self.name(dataset)}: its column {ROW_KEY!r} "
+                f"{'holds none' if ROW_KEY in dataset.column_names else 'is missing'}. Attach all that is trained on, "
+                "train = attach_clusters(train, encoder, guide=True, overwrite=True), and pass it to the loss, "
+                "guide=train; or give a loss without a guide to it: loss={name: loss, ...}"
+            )
+        for part in guided:
+            part.guide.check_rows(dataset)
 
 
 def find_name(trainer: Any, dataset: Any) -> str | None:

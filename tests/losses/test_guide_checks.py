@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from examples import make_pairs, make_static_model
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, GuidedMultipleNegativesRankingLoss, attach_clusters
@@ -37,6 +38,24 @@ def test_rows_of_another_dataset_are_told_of_before_the_first_step(
     trainer = make_trainer(tmp_path, joined, model=loss.model, loss=loss)
     trainer.get_train_dataloader()
     assert "has no vectors of 50 of 100 rows that were looked up" in caplog.text
+
+
+@pytest.mark.parametrize("label", [None, 1])
+def test_a_dataset_without_row_keys_is_named_before_the_first_step(
+    rows: Dataset, tmp_path: Path, label: int | None
+) -> None:
+    unguided = attach_clusters(make_pairs(32, seed=5), make_static_model(), n_clusters=2)
+    missing = "is missing" if label is None else "holds none"
+    if label is not None:
+        unguided = unguided.add_column("label", [label] * 32)
+    loss, parts = make_loss(rows), DatasetDict(big=rows, small=unguided)
+    trainer = make_trainer(tmp_path, parts, model=loss.model, loss=loss)
+    with pytest.raises(ValueError, match=f"'small': its column 'label' {missing}.*guide=True.*loss={{name") as refused:
+        trainer.train()
+    assert trainer.state.global_step == 0 and "'big'" not in str(refused.value)
+    mixed = {"big": loss, "small": MultipleNegativesRankingLoss(loss.model)}
+    if label is None:
+        make_trainer(tmp_path, parts, model=loss.model, loss=mixed).train()
 
 
 @pytest.mark.parametrize("kind", ["strings", "numbers", "lists"])
