@@ -90,12 +90,13 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             sampler.options.rows_per_stratum,
             columns[-1],
         )
-    if columns and n_batches == 1 and len(plan.labels.source_of_stratum) > 1:
+    n_all = n_batches + counts.random + bool(counts.last)  # the short one may be the only one
+    if columns and n_all == 1 and not counts.dropped and len(plan.labels.source_of_stratum) > 1:
         logger.warning(
             "In %s one batch of %d rows holds them all, so that clusters decide nothing; lower "
             "per_device_train_batch_size",
             which,
-            min(len(sampler.dataset), counts.global_batch_size),
+            len(sampler.dataset),
         )
     if counts.given_up > WORTH_A_WARNING_OF_PURITY * n_batches:
         logger.warning(

@@ -71,6 +71,14 @@ def test_a_batch_of_all_rows_is_told_of(fine: Dataset, tmp_path: Path, caplog: p
     assert "one batch of 64 rows holds them all, so that clusters decide nothing" in caplog.text
 
 
+@pytest.mark.parametrize(("size", "is_told"), [(48, False), (63, False), (65, True), (512, True)])
+def test_a_short_batch_of_all_rows_is_told_of_and_a_rest_is_not(
+    fine: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, is_told: bool
+) -> None:
+    make_trainer(tmp_path, fine.select(range(64)), max_steps=1, per_device_train_batch_size=size).train()
+    assert ("one batch of 64 rows holds them all" in caplog.text) == is_told
+
+
 def test_keys_that_became_text_are_refused() -> None:
     rows = label_pairs(make_pairs(12)).cast_column("false_negative_keys", List(Value("string")))
     with pytest.raises(ValueError, match="holds text such as"):
