@@ -126,6 +126,12 @@ def tell_of_idle_arguments(args: Any, outer: Any) -> None:
             args.data_seed,
             args.seed,
         )
+    if args.train_sampling_strategy != "random":
+        logger.warning(
+            "train_sampling_strategy=%r decides nothing: trainers of sentence-transformers take rows in the order of "
+            "batch_sampler=. Leave it out",
+            str(args.train_sampling_strategy),
+        )
     alpha = getattr(args.multi_dataset_batch_sampler, "alpha", 1.0)
     if alpha != 1 and not hasattr(outer, "alpha"):
         logger.warning(

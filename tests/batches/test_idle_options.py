@@ -18,6 +18,8 @@ from st_cluster_batches.batches.labels import read_labels
     ("arguments", "message"),
     [
         ({"data_seed": 7}, "data_seed=7 decides nothing: trainers of sentence-transformers give samplers seed=42"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy='sequential' decides nothing"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' decides nothing"),
         (
             {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler.configure(alpha=0.5)},
             "alpha=0.5 is for several datasets, and there is one",
@@ -28,7 +30,10 @@ def test_arguments_that_decide_nothing_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, arguments: dict[str, Any], message: str
 ) -> None:
     make_trainer(tmp_path, label_pairs(make_pairs(48)), max_steps=1, **arguments).train()
-    assert message in caplog.text
+    assert message in caplog.text and caplog.text.count(message.split("=")[0] + "=") == 1
+    caplog.clear()
+    make_trainer(tmp_path, label_pairs(make_pairs(48)), max_steps=1).train()
+    assert message.split("=")[0] not in caplog.text
 
 
 def test_several_datasets_take_alpha_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
