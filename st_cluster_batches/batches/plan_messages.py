@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from st_cluster_batches.batches.callers import find_name, list_mask_counts
-from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.label_batches import tell_of_single_labels
+from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts

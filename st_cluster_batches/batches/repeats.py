@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.plan import BatchPlan
+from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS
 from st_cluster_batches.row_keys import list_targets

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from st_cluster_batches.batches.filling import PlanCounts
 from st_cluster_batches.batches.hardness import NEAR_POSITIVE, BatchHardness
+from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.clusters.strength import Strength, describe_strength
 from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import Key

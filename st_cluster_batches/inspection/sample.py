@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.filling import PlanCounts
+from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
