@@ -50,7 +50,7 @@ def prepare(name: str, arguments: argparse.Namespace, cache: SharedCache) -> dic
     guided = prepare_source(name, arguments, cache)
     if own is None or guided is None:
         return {}
-    return {"itself": replace(own, sides=own.guide), "MODEL": guided}
+    return {"itself": replace(own, sides=own.guide), "MODEL": replace(guided, sides=guided.guide)}
 
 
 def main() -> None:

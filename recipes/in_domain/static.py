@@ -5,9 +5,9 @@
 DATA is a folder of SOURCE.parquet files with the columns query and passage. Of each source --rows pairs are taken, and
 queries held out of them twice: candidates and learning rates are chosen on one set, and scores are reported of the
 other. The model starts from MODEL, distilled to token embeddings. Clusters are of its own embeddings; MODEL itself is
-the guide that masks: tune(..., "static:MODEL", guide_model=MODEL). Communities are cut by MODEL's vectors too, where
-`tune` cuts them by the encoder's; guides.py compares both. Each seed has clusters of its own. Finished runs are never
-repeated; report.py draws table and figure.
+the guide that masks: tune(..., "static:MODEL", guide_model=MODEL). Communities are cut by the model's own embeddings,
+too; guides.py compares both kinds. Each seed has clusters of its own. Finished runs are never repeated; report.py
+draws table and figure.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def prepare_source(name: str, arguments: argparse.Namespace, cache: SharedCache)
     model.max_seq_length = arguments.max_seq_length
     encoder, start = load_start(arguments.encoder, cache)
     rows = read_rows(name, arguments)
-    problem = prepare_problem(name, rows, encoder, "query", Encoder(model, cache.folder), start, cache)
-    return None if problem is None else replace(problem, sides=problem.guide)
+    guide = Encoder(model, cache.folder)
+    return prepare_problem(name, rows, encoder, "query", guide, start, cache, has_communities=True)
 
 
 def run_source(name: str, problem: Problem, arguments: argparse.Namespace, make: Any) -> dict[str, Any]:
