@@ -156,6 +156,8 @@ class PlanCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         # Of all datasets the most: a card says nothing of what batches of none of them had.
         run = {**alpha, "epochs": max(count_passes(outer, count_epochs(args, state, len(train_dataloader))))}
         content = [{**plan, **run, "counts": asdict(one)} for plan, one in zip(self.plans, counts, strict=True)]
+        if getattr(outer, "is_done", False):  # it refreshes nothing any more
+            content = _keep_refreshes(args, content)
         _write_plans(args, content)
         model = extract_model_from_parallel(model)
         if self.trainer is not None:
@@ -247,6 +249,13 @@ def _is_among(dataset: Any, others: list[Any]) -> bool:
 def _write_plans(args: TrainingArguments, content: list[dict[str, Any]]) -> None:
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _keep_refreshes(args: TrainingArguments, content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return plans with what the finished run has written down of refreshes of the same labels."""
+    path = Path(args.output_dir) / PLAN_FILE
+    earlier = {one["labels"]: one.get("refreshes") for one in read_json(path)} if path.is_file() else {}
+    return [{**one, "refreshes": kept} if (kept := earlier.get(one["labels"])) else one for one in content]
 
 
 def _amend_plans(args: TrainingArguments, amend: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:

@@ -135,6 +135,20 @@ def test_a_run_that_is_resumed_reads_the_clusters_of_its_epoch(tmp_path: Path) -
         train(tmp_path / "whole", make_pairs(300), Refresh(cluster_size=41), **options, resume=True)
 
 
+def test_a_finished_run_that_is_resumed_keeps_what_it_says_of_its_refreshes(tmp_path: Path) -> None:
+    def read() -> list[dict[str, Any]]:
+        (plan,) = json.loads((tmp_path / "out" / "batch_plan.json").read_text())
+        refreshes: list[dict[str, Any]] = plan.get("refreshes", [])
+        return refreshes
+
+    options = {"num_train_epochs": 2, "save_strategy": "epoch", "save_total_limit": 1}
+    train(tmp_path, label_pairs(make_pairs(200)), Refresh(cluster_size=40), **options)
+    before = read()
+    assert [one["epoch"] for one in before] == [1]
+    train(tmp_path, label_pairs(make_pairs(200)), Refresh(cluster_size=40), **options, resume=True)
+    assert read() == before
+
+
 def test_a_refresh_after_a_resume_is_compared_with_the_one_before_the_checkpoint(tmp_path: Path) -> None:
     refresh, options = Refresh(cluster_size=40), {"save_strategy": "epoch", "num_train_epochs": 3}
 
