@@ -13,17 +13,19 @@ from st_cluster_batches.data.naming import escape_cell, list_few, quote_code, sh
 _MAX_SHOWN_SOURCES = 10
 
 
-def describe_clustering(manifest: dict[str, Any]) -> list[str]:
+def describe_clustering(manifest: dict[str, Any], has_centroids: bool = True) -> list[str]:
     """Return lines of Markdown that say how rows were clustered, and into what.
 
     Args:
         manifest: That of the clustering.
+        has_centroids: Whether the clustering itself lies beside the text; else only the pairs have its labels.
     """
+    remark = " `Clustering.load` with this repository's id gives the centroids." if has_centroids else ""
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
     lines = [
         f"The rows were clustered by their `{manifest['key']}`, embedded with `{manifest['encoder']}` "
         f"({manifest['dim']} dimensions, weights `{manifest['encoder_hash'][:16]}`), {_describe_method(manifest)} "
-        f"with seed {manifest['seed']} ({versions}). `Clustering.load` with this repository's id gives the centroids.",
+        f"with seed {manifest['seed']} ({versions}).{remark}",
         *_describe_columns(manifest.get("columns")),
         *([] if "guide_model" not in manifest else ["", f"Vectors that mask are of `{manifest['guide_model']}`."]),
         *_describe_choice(manifest.get("tuned")),

@@ -51,6 +51,7 @@ from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss
 from st_cluster_batches.training.pairs import (
     find_labels,
+    find_manifests,
     label_pairs,
     list_trained,
     load_pairs,
@@ -151,11 +152,15 @@ class Run:
     def _tell_card(self, plan: Path) -> None:
         """Let the model's card tell all that is known of the run."""
         plans = read_json(plan) if plan.is_file() else []
-        manifest = None if self.clustering is None else self.clustering.manifest
-        strategy = name_strategy(find_strategy(plans) or self.recipe.training.strategy, manifest)
+        strategy: str | None = find_strategy(plans) or self.recipe.training.strategy
+        reads_labels = strategy == "cluster" or isinstance(self.trainer.loss, Guided)
+        attached = find_manifests(self.recipe) if reads_labels and self.clustering is None else {}
+        manifests = [*attached.values()] if self.clustering is None else [self.clustering.manifest]
+        names = {name_strategy(strategy, one) for one in manifests}
+        strategy = names.pop() if len(names) == 1 else strategy
         lines = describe_batches(strategy, plans)
-        if manifest is not None:
-            lines += describe_clustering(manifest)
+        for manifest in manifests:
+            lines += describe_clustering(manifest, has_centroids=self.clustering is not None)
         if isinstance(self.trainer.loss, Guided):
             guided = self.trainer.loss.describe()
             write_atomically(plan.with_name(GUIDED_FILE), json.dumps(guided, indent=1) + "\n")

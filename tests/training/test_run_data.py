@@ -71,3 +71,22 @@ def test_auto_makes_clusters_of_eight_batches_of_the_run_itself(workspace: Path)
     assert run.clustering is not None and len(run.clustering.centroids["all"]) == 120 // (8 * 5)
     run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--global_batch_size", "3"]))
     assert run.clustering is not None and len(run.clustering.centroids["all"]) == 120 // (8 * 3)
+
+
+@pytest.mark.parametrize("n_clusters", [1, 4])
+def test_a_card_tells_of_pairs_that_were_labelled_before(n_clusters: int, workspace: Path) -> None:
+    options = AttachOptions(ClusterOptions(n_clusters=n_clusters), cache_dir=workspace / "cache")
+    write_output(workspace / "labelled", *cluster_dataset(make_pairs(120), str(workspace / "encoder"), options))
+    words = ["--max_steps", "1"]
+    own, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*words, "--n_clusters", str(n_clusters)]))
+    changed = ["--train_data", str(workspace / "labelled"), "--output_dir", str(workspace / "again")]
+    attached, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*words, *changed]))
+    cards = []
+    for run in (own, attached):
+        run.train()
+        cards.append((Path(run.recipe.training.output_dir) / "model" / "README.md").read_text())
+    shared = "**one source**" if n_clusters == 1 else "**one cluster** of one source"
+    for card in cards:
+        assert shared in card and "The rows were clustered by their `query`, embedded with" in card
+        assert f"| all | 120 | {n_clusters} |" in card
+    assert ["this repository's id gives the centroids" in card for card in cards] == [True, False]
