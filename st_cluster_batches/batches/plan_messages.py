@@ -23,6 +23,10 @@ IDLE_SEARCH = (
     "auto_find_batch_size decides nothing: trainers of sentence-transformers keep per_device_train_batch_size=%d. "
     "Leave it out, and lower that one, or take a loss that embeds a batch in parts (in a recipe loss: cached_mnrl)"
 )
+IDLE_ORDER = (
+    "train_sampling_strategy=%s decides nothing: the trainers of sentence-transformers read it nowhere, batch_sampler "
+    "fills their batches; leave it out"
+)
 _SEVERAL = 0.5  # share of the chunks below which batches of several strata are not what rows_per_stratum says
 
 
@@ -127,11 +131,7 @@ def tell_of_idle_arguments(args: Any, outer: Any) -> None:
             args.seed,
         )
     if args.train_sampling_strategy != "random":
-        logger.warning(
-            "train_sampling_strategy=%r decides nothing: trainers of sentence-transformers take rows in the order of "
-            "batch_sampler=. Leave it out",
-            str(args.train_sampling_strategy),
-        )
+        logger.warning(IDLE_ORDER, args.train_sampling_strategy)
     alpha = getattr(args.multi_dataset_batch_sampler, "alpha", 1.0)
     if alpha != 1 and not hasattr(outer, "alpha"):
         logger.warning(

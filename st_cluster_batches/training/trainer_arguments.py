@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments, SparseEn
 from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
 
 from st_cluster_batches.batches.multi_dataset import ClusterMultiDatasetBatchSampler
-from st_cluster_batches.batches.plan_messages import IDLE_SEARCH
+from st_cluster_batches.batches.plan_messages import IDLE_ORDER, IDLE_SEARCH
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import Key
@@ -118,10 +118,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
         if self.auto_find_batch_size:
             raise ValueError(IDLE_SEARCH % self.per_device_train_batch_size)
         if self.train_sampling_strategy != "random":
-            raise ValueError(
-                f"train_sampling_strategy={self.train_sampling_strategy} decides nothing: the trainers of "
-                "sentence-transformers read it nowhere, batch_sampler fills their batches; leave it out"
-            )
+            raise ValueError(IDLE_ORDER % self.train_sampling_strategy)
         if self.eval_strategy != "no":
             raise ValueError(
                 f"eval_strategy={getattr(self.eval_strategy, 'value', self.eval_strategy)} needs an eval_dataset, and "

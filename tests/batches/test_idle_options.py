@@ -18,8 +18,8 @@ from st_cluster_batches.batches.labels import read_labels
     ("arguments", "message"),
     [
         ({"data_seed": 7}, "data_seed=7 decides nothing: trainers of sentence-transformers give samplers seed=42"),
-        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy='sequential' decides nothing"),
-        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' decides nothing"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy=sequential decides nothing"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy=group_by_length decides nothing"),
         (
             {"multi_dataset_batch_sampler": ClusterMultiDatasetBatchSampler.configure(alpha=0.5)},
             "alpha=0.5 is for several datasets, and there is one",
