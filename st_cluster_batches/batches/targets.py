@@ -52,12 +52,16 @@ LABEL_LOSSES = (
     multi_vector.MultiVectorMarginMSELoss,
 )
 
-# They look at each row by itself.
+# They look at each row by itself: also those of a list of documents, which compare those of one query.
 ROW_LOSSES = (
+    cross_encoder.ADRMSELoss,
     cross_encoder.BinaryCrossEntropyLoss,
     cross_encoder.CrossEntropyLoss,
+    cross_encoder.LambdaLoss,
+    cross_encoder.ListNetLoss,
     cross_encoder.MarginMSELoss,
     cross_encoder.MSELoss,
+    cross_encoder.PListMLELoss,
     losses.ContrastiveLoss,
     losses.CosineSimilarityLoss,
     losses.DistillKLDivLoss,
@@ -90,9 +94,9 @@ def refuse_row_keys(trainer: Any, dataset: Any) -> None:
 
 
 def _find_in_batch_loss(trainer: Any, dataset: Any) -> Any:
-    """Return the loss of a dataset if it, or one within it, takes in-batch negatives."""
-    loss = None if trainer is None else find_loss(trainer, dataset)
-    return loss if loss is not None and any(isinstance(part, IN_BATCH_LOSSES) for part in loss.modules()) else None
+    """Return what takes in-batch negatives: the loss of a dataset, or one within it; None if nothing does."""
+    parts = [] if trainer is None else find_loss(trainer, dataset).modules()
+    return next((part for part in parts if isinstance(part, IN_BATCH_LOSSES)), None)
 
 
 def explain_no_negatives(n_rows: int, n_texts: int, batch_size: int, n_compared: int) -> str | None:
@@ -142,13 +146,13 @@ def tell_of_idle_batches(trainer: Any, sampler: PlannedSampler) -> None:
     loss = None if trainer is None else find_loss(trainer, sampler.dataset)
     if loss is None or not any(columns for _, columns in sampler.options.schedule):
         return
-    has_row_loss = any(isinstance(part, ROW_LOSSES) for part in loss.modules())
-    if has_row_loss and _find_in_batch_loss(trainer, sampler.dataset) is None:
+    alone = next((part for part in loss.modules() if isinstance(part, ROW_LOSSES)), None)
+    if alone is not None and _find_in_batch_loss(trainer, sampler.dataset) is None:
         logger.log(
             logging.INFO if isinstance(trainer.train_dataset, dict) else logging.WARNING,
             "%s looks at each row by itself, so that clusters change nothing for it but the order of the rows. A loss "
             "of in-batch negatives learns from who shares a batch, such as MultipleNegativesRankingLoss",
-            type(loss).__name__,
+            type(alone).__name__,
         )
 
 
