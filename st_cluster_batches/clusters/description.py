@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,15 @@ def describe_clustering(manifest: dict[str, Any], has_centroids: bool = True) ->
     return [*lines, *table, ""]
 
 
-def name_strategy(strategy: str | None, manifest: Mapping[str, Any] | None) -> str | None:
+def name_strategy(strategy: str | None, manifests: Sequence[Mapping[str, Any]]) -> str | None:
     """Return what batches share, in truth: clusters that are whole sources are sources.
 
     Args:
         strategy: As the recipe or the plans have it.
-        manifest: That of the clustering, if there is one.
+        manifests: Those of the clusterings that are known.
     """
-    is_whole = manifest is not None and all(one["clusters"] == 1 for one in manifest["statistics"].values())
+    statistics = [one for manifest in manifests for one in manifest["statistics"].values()]
+    is_whole = bool(statistics) and all(one["clusters"] == 1 for one in statistics)
     return "source" if strategy == "cluster" and is_whole else strategy
 
 

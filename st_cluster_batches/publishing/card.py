@@ -126,6 +126,8 @@ def render_block(contents: CardContents, figures: Sequence[str] = (), own: Seque
         lines += [text.format(contents.resumed_from), ""]
     if contents.clustering is not None:
         lines += describe_clustering(contents.clustering)
+    for one in contents.attached:
+        lines += describe_clustering(one, has_centroids=False)
     lines += contents.guided
     lines += [f"![{_caption(one)}]({one})\n" for one in figures if one.endswith(SIZES_FIGURE)]
     lines += _describe_scores(contents)

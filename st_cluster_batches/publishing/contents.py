@@ -23,6 +23,7 @@ from st_cluster_batches.publishing.other_training import list_differences
 from st_cluster_batches.refresh.folder import list_checkpoints
 from st_cluster_batches.storage.cache import read_json
 from st_cluster_batches.training.folder import (
+    ATTACHED_FILE,
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
     GUIDED_FILE,
@@ -72,6 +73,7 @@ class CardContents:
         steps: Of a checkpoint from before the end of the training: its step, and how many there were.
         guided: Lines on what the guide did, where the loss had one.
         resumed_from: The step that the training last went on from, if it was resumed.
+        attached: Manifests of the clusterings that had labelled the pairs before, whose centroids are elsewhere.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class CardContents:
     steps: tuple[int, int] | None = None
     guided: list[str] = field(default_factory=list)
     resumed_from: int | None = None
+    attached: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def choice(self) -> dict[str, Any] | None:
@@ -99,7 +102,7 @@ class CardContents:
     def strategy(self) -> str | None:
         """The batch strategy: `random`, `source`, `cluster`, or another column that batches share; None if unknown."""
         named = find_strategy(self.plans) or (self.setting("batch_sampler", "cluster") if self.recipe else None)
-        return name_strategy(named, self.clustering)
+        return name_strategy(named, self.attached if self.clustering is None else [self.clustering])
 
     @property
     def other_training(self) -> list[str]:
@@ -148,6 +151,7 @@ def read_contents(model: Path, scores: Path | None = None, comparison: Path | No
         steps,
         read_json(run / GUIDED_FILE) if run and (run / GUIDED_FILE).exists() else [],
         read_json(run / STARTED_FILE).get("resumed_from") if run and (run / STARTED_FILE).exists() else None,
+        read_json(run / ATTACHED_FILE) if run and (run / ATTACHED_FILE).exists() else [],
     )
     if contents.steps:
         logger.warning("%s is of step %d of %d, and the card says so", model, *contents.steps)

@@ -16,6 +16,7 @@ from st_cluster_batches.evaluation.report import RESULTS_FILE, TABLE_FILE
 from st_cluster_batches.publishing.built_files import list_files
 from st_cluster_batches.storage.cache import read_json
 from st_cluster_batches.training.folder import (
+    ATTACHED_FILE,
     CLUSTERING_FOLDER,
     EVALUATION_FOLDER,
     GUIDED_FILE,
@@ -37,7 +38,7 @@ _SUFFIXES = {
 }  # fmt: skip
 _FOLDERS = {"additional_chat_templates", "assets", "onnx", "openvino"}
 _OF_RUNS = (
-    *(MANIFEST_FILE, CENTROIDS_FILE, GUIDED_FILE, HUB_IDS_FILE, RECIPE_FILE, STARTED_FILE),
+    *(MANIFEST_FILE, CENTROIDS_FILE, ATTACHED_FILE, GUIDED_FILE, HUB_IDS_FILE, RECIPE_FILE, STARTED_FILE),
     *(PLAN_FILE, RESULTS_FILE, TABLE_FILE, TRAINER_STATE_NAME),
 )
 # By whole names: modules with code of their own may well be called state_pooling.py.

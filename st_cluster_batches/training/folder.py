@@ -16,6 +16,7 @@ from st_cluster_batches.training.recipe import Recipe, read_words, to_words
 MODEL_FOLDER = "model"
 RECIPE_FILE = "recipe.yaml"
 HUB_IDS_FILE = "hub_ids.json"
+ATTACHED_FILE = "attached.json"  # manifests of the clusterings that had labelled the pairs before
 GUIDED_FILE = "guided.json"  # lines of Markdown on what the guide did, where the loss had one
 STARTED_FILE = "_started.json"  # what a run has begun with; what begins so is not pushed with it
 CLUSTERING_FOLDER = "clustering"

@@ -38,6 +38,7 @@ from st_cluster_batches.storage.cache import read_json, write_atomically
 from st_cluster_batches.training.checks import load_checked_model
 from st_cluster_batches.training.finite import check_weights
 from st_cluster_batches.training.folder import (
+    ATTACHED_FILE,
     CLUSTERING_FOLDER,
     GUIDED_FILE,
     HUB_IDS_FILE,
@@ -143,7 +144,7 @@ class Run:
         shutil.rmtree(output / CLUSTERING_FOLDER, ignore_errors=True)
         # Without its recipe a run counts as unfinished, also if the model of one before it is there.
         (output / RECIPE_FILE).unlink(missing_ok=True)
-        for file in (HUB_IDS_FILE, GUIDED_FILE):
+        for file in (ATTACHED_FILE, HUB_IDS_FILE, GUIDED_FILE):
             (output / file).unlink(missing_ok=True)
         if self.recipe.training.push_to_hub:
             shutil.rmtree(output / MODEL_FOLDER, ignore_errors=True)
@@ -156,8 +157,9 @@ class Run:
         reads_labels = strategy == "cluster" or isinstance(self.trainer.loss, Guided)
         attached = find_manifests(self.recipe) if reads_labels and self.clustering is None else {}
         manifests = [*attached.values()] if self.clustering is None else [self.clustering.manifest]
-        names = {name_strategy(strategy, one) for one in manifests}
-        strategy = names.pop() if len(names) == 1 else strategy
+        if attached:
+            write_atomically(plan.with_name(ATTACHED_FILE), json.dumps(manifests) + "\n")
+        strategy = name_strategy(strategy, manifests)
         lines = describe_batches(strategy, plans)
         for manifest in manifests:
             lines += describe_clustering(manifest, has_centroids=self.clustering is not None)

@@ -10,6 +10,7 @@ from trainers import record_texts
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.output import write_output
+from st_cluster_batches.publishing.staging import build_model
 from st_cluster_batches.training.recipe import parse_values, read_recipe
 from st_cluster_batches.training.run import build_trainer, prepare_run
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
@@ -84,9 +85,11 @@ def test_a_card_tells_of_pairs_that_were_labelled_before(n_clusters: int, worksp
     cards = []
     for run in (own, attached):
         run.train()
-        cards.append((Path(run.recipe.training.output_dir) / "model" / "README.md").read_text())
+        output = Path(run.recipe.training.output_dir)
+        cards.append((output / "model" / "README.md").read_text())
+        cards.append((build_model(output, output / "built") / "README.md").read_text())
     shared = "**one source**" if n_clusters == 1 else "**one cluster** of one source"
     for card in cards:
         assert shared in card and "The rows were clustered by their `query`, embedded with" in card
         assert f"| all | 120 | {n_clusters} |" in card
-    assert ["this repository's id gives the centroids" in card for card in cards] == [True, False]
+    assert ["this repository's id gives the centroids" in card for card in cards] == [True, True, False, False]
