@@ -12,10 +12,10 @@ import lzma
 import os
 import sys
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from st_cluster_batches.data.cells import read_as_texts, read_first_lines, restore_numbers
 from st_cluster_batches.data.header import check_header, has_no_rows
 from st_cluster_batches.storage.cache import NO_ROOM
 
@@ -37,7 +37,6 @@ _BUILDERS = {
     ".ipc": "arrow",
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-_FIRST_LINES = 100  # by which a line of names is told from a row
 KINDS = "parquet, JSON lines, JSON arrays, CSV, TSV and Arrow, gzipped or not"
 _NO_DATA = {
     "clustering.json",
@@ -113,7 +112,9 @@ def read_file(path: Path, cache_dir: str | None = None, column_names: list[str] 
         if column_names is not None:
             options["column_names"] = column_names
         elif _BUILDERS[kind] == "csv":
-            check_header(_read_first_lines(path, options) or [[]], options["sep"], str(path))
+            lift_field_limit()
+            with open_text(path) as table:
+                check_header(read_first_lines(table, options) or [[]], options["sep"], str(path))
         rows = _build(path, _BUILDERS[kind], options, cache_dir)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {_explain(path, kind, error)}") from error
@@ -136,7 +137,11 @@ def _build(path: Path, builder: str, options: dict[str, Any], cache_dir: str | N
         # Their builders open a file before they unpack it.
         file = str(DownloadManager(download_config=DownloadConfig(cache_dir=cache_dir)).extract(file))
     try:
-        return load_dataset(builder, data_files=[file], split="train", cache_dir=cache_dir, **options)
+        if builder == "csv":
+            with open_text(path) as table:
+                options = read_as_texts(table, options)
+        rows = load_dataset(builder, data_files=[file], split="train", cache_dir=cache_dir, **options)
+        return restore_numbers(rows) if builder == "csv" else rows
     except StopIteration as error:  # what the builder makes of a file of nothing
         raise ValueError(f"{path} has no rows; remove it, or fetch it again") from error
     except DatasetGenerationError as error:
@@ -170,14 +175,6 @@ def explain_cache(error: OSError, cache_dir: str | None) -> OSError:
         f"The rows cannot be kept in the cache {place} ({error.strerror}); set HF_HOME to a folder that can be "
         "written, or pass --cache_dir",
     )
-
-
-def _read_first_lines(path: Path, options: dict[str, Any]) -> list[list[str]]:
-    """Read the cells of the first lines of a table."""
-    lift_field_limit()
-    quoting = options.get("quoting", csv.QUOTE_MINIMAL)
-    with open_text(path) as file:
-        return list(csv.reader(islice(file, _FIRST_LINES), delimiter=options["sep"], quoting=quoting))
 
 
 def find_dialect(path: Path, kind: str) -> dict[str, Any]:

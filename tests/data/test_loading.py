@@ -179,6 +179,38 @@ def test_words_that_mean_nothing_elsewhere_are_texts(tmp_path: Path, text: str) 
     assert load_data(tmp_path / "a.csv")["query"][:] == [text, "c"]
 
 
+@pytest.mark.parametrize("like_a_number", ["0000", "0.50", "TRUE", "1e2", "12345678901234567890"])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_texts_that_look_like_numbers_stay_as_the_file_has_them(
+    tmp_path: Path, like_a_number: str, is_first: bool
+) -> None:
+    answers = ["a word"] * 11_000 + [like_a_number] * 11_000  # more than pandas guesses the type of at once
+    answers = answers[::-1] if is_first else answers
+    lines = "".join(f"what is it\t{answer}\t{answer}\n" for answer in answers)
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(f"query\tanswer\tother\n{lines}".encode(), mtime=0))
+    rows = load_data(tmp_path / "a.tsv.gz")
+    assert rows["answer"][:] == answers and rows["other"][:] == answers
+
+
+def test_columns_of_numbers_are_numbers_where_that_changes_no_text(tmp_path: Path) -> None:
+    header = "query,answer,score,label,topic,is_duplicate,zip,price"
+    (tmp_path / "a.csv").write_text(f"{header}\na,1,0.50,01,-7,True,007,0.50\nb,2,1,2,12,False,70,1.5\n")
+    rows = load_data(tmp_path / "a.csv")
+    assert rows.column_names == header.split(",")
+    assert rows.to_list() == [
+        dict(zip(rows.column_names, ["a", "1", 0.5, 1, -7, True, "007", "0.50"], strict=True)),
+        dict(zip(rows.column_names, ["b", "2", 1.0, 2, 12, False, "70", "1.5"], strict=True)),
+    ]
+
+
+def test_an_index_that_the_line_of_names_leaves_out_is_a_column_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("query,passage\n01,a,1\n2,b,x\n")
+    assert load_data(tmp_path / "a.csv").to_list() == [
+        {"query": "a", "passage": "1", "__index_level_0__": "01"},
+        {"query": "b", "passage": "x", "__index_level_0__": "2"},
+    ]
+
+
 ROWS_BELOW = ["boil the onion first,an onion wants ten minutes", "where is the mast,amidships of the hull"]
 
 
