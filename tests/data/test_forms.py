@@ -119,6 +119,21 @@ def test_ids_without_a_text_are_named(tmp_path: Path) -> None:
         load_data(tmp_path / "triples.tsv", choice)
 
 
+@pytest.mark.parametrize("header", ["", "query_id\tpositive_id\tnegative_id\n"])
+def test_an_id_with_leading_zeros_is_another_than_one_without(tmp_path: Path, header: str) -> None:
+    (tmp_path / "triples.tsv").write_text(f"{header}01\t007\t7\n02\t7\t007\n", encoding="utf-8")
+    (tmp_path / "queries.tsv").write_text("01\tx\n1\tother\n02\ty\n2\tother\n", encoding="utf-8")
+    (tmp_path / "collection.tsv").write_text("7\tseven\n007\tagent\n", encoding="utf-8")
+    choice = Selection(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    assert load_data(tmp_path / "triples.tsv", choice).to_list() == [
+        {"query": "x", "positive": "agent", "negative": "seven"},
+        {"query": "y", "positive": "seven", "negative": "agent"},
+    ]
+    (tmp_path / "queries.tsv").write_text("1\tx\n2\ty\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="2 ids of the column 'query_id' have no text, such as 01, 02"):
+        load_data(tmp_path / "triples.tsv", choice)
+
+
 @pytest.mark.parametrize(
     "names",
     [("query_id", "positive_id", "negative_id"), ("qid", "docno"), ("query-id", "document_id"), ("queryid", "pid")],
