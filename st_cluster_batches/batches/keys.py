@@ -36,6 +36,14 @@ class Keys:
     keys: npt.NDArray[np.uint32]
     is_negative: npt.NDArray[np.bool_] | None = None
 
+    def drop_negatives(self) -> Keys | None:
+        """Return the keys that several rows hold as a query or positive, and these rows; None if there is none."""
+        if self.is_negative is None:
+            return self
+        rows, keys = self.rows[~self.is_negative], self.keys[~self.is_negative]
+        is_shared = np.bincount(keys)[keys] > 1
+        return Keys(rows[is_shared], keys[is_shared]) if is_shared.any() else None
+
 
 def read_keys(column: pa.ChunkedArray, name: str, is_signed: bool) -> Keys | None:
     """Read the shared keys of a column of integers, strings, or lists of them.

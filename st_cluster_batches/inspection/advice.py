@@ -126,17 +126,24 @@ def _on_giants(inspection: Inspection) -> Iterator[str]:
 
 def _on_duplicates(inspection: Inspection) -> Iterator[str]:
     shared, repeats = inspection.shared, inspection.plans["cluster"].repeats
+    crossings = shared.crossings
     if repeats:
+        named = [f"too few texts are different: {shared.largest:,} rows share {shared.text!r}"] if shared.rows else []
+        if crossings:
+            named.insert(not crossings.is_main, str(crossings))
         yield (
-            f"At least {repeats:,} rows ({repeats / inspection.rows:.1%}) meet a false negative, since too few texts "
-            f"are different: {shared.largest:,} rows share {shared.text!r}. Lower batch_size, or train with a loss "
+            f"At least {repeats:,} rows ({repeats / inspection.rows:.1%}) meet a false negative, since "
+            f"{', and '.join(named)}. Lower batch_size, or train with a loss "
             "that masks false negatives, such as GuidedMultipleNegativesRankingLoss (attach with guide=True)."
         )
-    elif shared.rows:
+    elif shared.rows or crossings:
+        named = [str(crossings)] if crossings else []
+        if shared.rows:
+            commonest = f"the commonest, {shared.text!r}, stands in {shared.largest:,}"
+            named.insert(0, f"{shared.rows:,} rows share a query or a positive with another ({commonest})")
         yield (
-            f"{shared.rows:,} rows share a query or a positive with another (the commonest, {shared.text!r}, stands "
-            f"in {shared.largest:,}). The plan lets none of them meet, as long as distinct='false_negative_keys', "
-            "the default."
+            f"{', and '.join(named)}. The plan lets none of them meet, as long as distinct='false_negative_keys', the "
+            "default."
         )
     if inspection.near_duplicates:
         worst = inspection.near_duplicates[0]

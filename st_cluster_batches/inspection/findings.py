@@ -7,6 +7,7 @@ from typing import Any
 
 from st_cluster_batches.batches.hardness import NEAR_POSITIVE, BatchHardness
 from st_cluster_batches.batches.plan_counts import PlanCounts
+from st_cluster_batches.batches.repeats import Crossings
 from st_cluster_batches.clusters.strength import Strength, describe_strength
 from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import Key
@@ -43,16 +44,18 @@ class SharedKeys:
     """The texts that make rows false negatives of one another.
 
     Args:
-        keys: How many there are.
-        rows: Rows that share one.
+        keys: How many are the query or positive of several rows.
+        rows: Rows that share one of these.
         largest: Rows that share the commonest.
         text: That text, cut.
+        crossings: Explicit negatives that are positives of other rows, if there are any.
     """
 
     keys: int
     rows: int
     largest: int
     text: str
+    crossings: Crossings | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.hardness import BatchHardness, measure_batches
-from st_cluster_batches.batches.repeats import find_largest_key
+from st_cluster_batches.batches.repeats import find_crossings, find_largest_key
 from st_cluster_batches.clusters.choice_checks import compare_columns
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
@@ -217,9 +217,11 @@ def _describe_sources(pairs: LabelledPairs, topics: list[ClusterTopic]) -> list[
 def _describe_keys(pairs: LabelledPairs) -> SharedKeys:
     if pairs.keys is None or not len(pairs.keys.rows):
         return SharedKeys(0, 0, 0, "")
-    rows, _, text = find_largest_key(pairs.dataset, pairs.keys)
-    n_keys = len(np.unique(pairs.keys.keys))
-    return SharedKeys(n_keys, len(np.unique(pairs.keys.rows)), rows, text[:80])
+    crossings, held = find_crossings(pairs.dataset, pairs.keys), pairs.keys.drop_negatives()
+    if held is None:
+        return SharedKeys(0, 0, 0, "", crossings)
+    rows, _, text = find_largest_key(pairs.dataset, held)
+    return SharedKeys(len(np.unique(held.keys)), len(np.unique(held.rows)), rows, text[:80], crossings)
 
 
 def _measure_stability(sample: Sample, key_vectors: npt.NDArray[np.float32], seed: int) -> float | None:

@@ -279,6 +279,23 @@ def test_a_key_that_a_positive_shares_with_a_negative_is_named_by_its_text() -> 
     assert find_largest_key(rows, keys) == (2, "the text", "one")
 
 
+def test_rows_that_meet_by_explicit_negatives_are_told_by_these(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = label_pairs(make_pairs(48, seed=4))
+    positive = rows["passage"][0]
+    rows = rows.add_column("negative", [f"keel {row}" if row < 8 else positive for row in range(48)])
+    keys = [[1]] + [[]] * 7 + [[-1]] * 40
+    rows = rows.remove_columns("false_negative_keys").add_column("false_negative_keys", keys)
+    rows = rows.select_columns(["query", "passage", "negative", "cluster", "false_negative_keys"])
+    make_trainer(tmp_path, rows, per_device_train_batch_size=48).train()
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    (warning,) = [one for one in warnings if "meet a false negative" in one]
+    assert "rows: explicit negatives of some rows are the positives of others. Smaller batches help" in warning
+    assert f"40 rows have another row's positive among their explicit negatives (most often {positive!r}" in warning
+    assert "share" not in warning
+
+
 def test_a_trainer_gets_one_callback_however_often_it_builds_its_loader(tmp_path: Path, labelled: Dataset) -> None:
     trainer = make_trainer(tmp_path, labelled, eval_dataset=label_pairs(make_pairs(60, 3)), eval_strategy="epoch")
     for _ in range(3):

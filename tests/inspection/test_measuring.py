@@ -128,6 +128,24 @@ def test_shared_texts_are_counted_and_shown(labelled: Dataset) -> None:
     assert any("7 rows share a query or a positive" in line and shared.text in line for line in found.advice)
 
 
+def test_rows_that_share_no_more_than_an_explicit_negative_are_told_apart(labelled: Dataset) -> None:
+    """Rows 0 to 49 have the positive of row 99 as a negative; rows 60 and 61 share their own."""
+    passages = labelled["passage"][:]
+    passages[61] = passages[60]
+    negatives = [passages[99] if row < 50 else f"n{row}" for row in range(300)]
+    crossed = {99: [99], 60: [60], 61: [60], **{row: [-99] for row in range(50)}}
+    columns = {"passage": passages, "false_negative_keys": [crossed.get(row, []) for row in range(300)]}
+    rows = relabel(labelled.add_column("negative", negatives), **columns)
+    shared = look(rows, batch_size=4).shared
+    assert (shared.keys, shared.rows, shared.largest, shared.text) == (1, 2, 2, passages[60])
+    told = f"50 rows have another row's positive among their explicit negatives (most often {passages[99]!r}, the"
+    assert shared.crossings is not None
+    assert str(shared.crossings) == f"{told} positive of 1, a negative of 50)" and shared.crossings.is_main
+    apart, together = (look(rows, batch_size=size).advice for size in (4, 300))
+    assert any("2 rows share a query or a positive" in line and told in line for line in apart)
+    assert any(f"meet a false negative, since {told}" in line for line in together)
+
+
 def test_rows_that_cannot_but_meet_are_counted_and_their_text_is_named(labelled: Dataset) -> None:
     passages = ["Yes" if row < 200 else text for row, text in enumerate(labelled["passage"])]
     found = look(relabel(labelled, passage=passages, false_negative_keys=[[1]] * 200 + [[]] * 100))
