@@ -281,7 +281,7 @@ def _read_selection(arguments: argparse.Namespace) -> Selection:
     cache_dir = getattr(arguments, "cache_dir", None)
     rows = None if cache_dir is None else str(Path(cache_dir) / "rows")
     names = ("split", "config", "revision", "queries", "corpus", "positive_label", "max_negatives")
-    tells_sources = getattr(arguments, "source_column", "source") is not None  # None: there are no sources
+    tells_sources = getattr(arguments, "source_column", "source") == "source"  # else a column tells, or there are none
     return Selection(**{name: getattr(arguments, name) for name in names}, tells_sources=tells_sources, cache_dir=rows)
 
 

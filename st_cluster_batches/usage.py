@@ -17,7 +17,7 @@ _PATH_ERRORS = ["ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "ERO
 _WORDS_FOR = {
     "trust_remote_code": "--trust_remote_code, in a recipe trust_remote_code: true, if you trust it",
     "overwrite=True": "--overwrite of attach",
-    "source_column=None": "--source_column none of attach or tune",
+    "source_column=None": "--source_column none of attach, tune, train or compare",
     "resume_from_checkpoint=None": "--resume_from_checkpoint false",
 }
 

@@ -38,10 +38,11 @@ def check_known(names: Iterable[str], centroids: Collection[str]) -> None:
 def _explain_unknown(source: str, known: Collection[str]) -> str:
     """Say what a source that is not known may be called there; nothing where no name is near."""
     if source == WHOLE:
-        return (
-            ". Rows without a column of sources are of one, 'all'; say of which they are: "
-            f"dataset.add_column('source', [{min(known)!r}] * len(dataset))"
-        )
+        only = f"dataset.add_column('source', [{min(known)!r}] * len(dataset))"
+        several = "source_column=..., on the command line --source_column, in a recipe source_column:"
+        # Of several sources, a column of one of them would call the rows of all others so, too.
+        remedy = f"say of which they are: {only}" if len(known) == 1 else f"name the column that tells them: {several}"
+        return f". Rows without a column of sources are of one, 'all'; {remedy}"
     datasets = sorted(name.removesuffix(f"/{source}") for name in known if name.endswith(f"/{source}"))
     return (
         f". Of a DatasetDict its name is {datasets[0]}/{source}: DatasetDict({datasets[0]}=dataset)"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -> Dataset:
+def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict], tells_sources: bool = True) -> Dataset:
     """Join what lies in several places, with the labels that all of them have.
 
     Numbers of clusters and keys are hashes: those that were made apart fit together.
@@ -27,6 +27,7 @@ def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -
     Args:
         names: The places; one without a column `source` is a source of the name of its file or folder.
         loaded: What lies there.
+        tells_sources: Whether any are sources.
 
     Returns:
         One dataset; a warning says which labels only some have, and are dropped.
@@ -59,7 +60,8 @@ def join_places(names: Sequence[str], loaded: Sequence[Dataset | DatasetDict]) -
             f"{rows:,}",
         )
     return join_parts(
-        [(name, source, part.remove_columns(own)) for (name, source, part), own in zip(parts, surplus, strict=True)]
+        [(name, source, part.remove_columns(own)) for (name, source, part), own in zip(parts, surplus, strict=True)],
+        tells_sources,
     )
 
 

@@ -272,7 +272,7 @@ def load_training_data(
             raise FileNotFoundError(f"There is no {missing[0]} in {data_dir}")
         names = [str(Path(data_dir) / name) for name in names]
     loaded = [load_data(name, selection) for name in names]
-    return loaded[0] if len(loaded) == 1 else join_places(names, loaded)
+    return loaded[0] if len(loaded) == 1 else join_places(names, loaded, selection is None or selection.tells_sources)
 
 
 def cap_sources(dataset: Dataset, max_rows: int, seed: int, has_sources: bool) -> Dataset:

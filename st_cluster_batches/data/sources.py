@@ -70,7 +70,7 @@ def refuse_text_called_source(column: str) -> NoReturn:
     """Refuse a column of sources that is to get the name of a text."""
     raise ValueError(
         f"source_column={column!r} is to become {SOURCE!r}, which is a text: rename the text first, "
-        f"dataset.rename_column({SOURCE!r}, ...)"
+        f"dataset.rename_column({SOURCE!r}, ...), or, where it is none, name the texts, columns=(...)"
     )
 
 

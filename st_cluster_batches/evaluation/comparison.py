@@ -121,7 +121,7 @@ class Comparison:
         recipes = read_variants(path, overrides, {"output_dir": str(output), "seed": 0})
         baseline = next(iter(recipes.values()))
         pairs, tasks = load_pairs(baseline, output / HELD_OUT_FOLDER)
-        if VARIANTS not in values and SOURCE not in find_labels(pairs, baseline.data.columns):
+        if VARIANTS not in values and SOURCE not in find_labels(pairs, baseline.data):
             logger.info("The pairs have no column %r: nothing to compare single-source batches on", SOURCE)
             del recipes["source"]
         if not tasks:
@@ -136,7 +136,7 @@ class Comparison:
         inputs = {
             # The stock order has no plan that tells of it: on more processes a batch is a larger one.
             "processes": ProcessGroup.current().size,
-            "data": hash_texts(pairs, baseline.data.columns),
+            "data": hash_texts(pairs, baseline.data),
             "tasks": [identify_task(task) for task in load_tasks(tasks, baseline.data.judging).values()],
             "versions": versions,
         }

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from datasets import DatasetDict, concatenate_datasets
 
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, list_parts
-from st_cluster_batches.data.roles import Columns, find_roles
+from st_cluster_batches.data.roles import find_roles
 from st_cluster_batches.data.texts import check_texts
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, read_marks
 from st_cluster_batches.storage.chunks import hash_array
+from st_cluster_batches.training.arguments import DataArguments
 from st_cluster_batches.training.pairs import find_labels, label_pairs, tell_of_idle_threshold
 from st_cluster_batches.training.recipe import Recipe
 
@@ -82,7 +83,7 @@ def hash_marks(dataset: Dataset | DatasetDict) -> list[str]:
     return [hash_array(one) for one in marks] if any(one.any() for one in marks) else []
 
 
-def hash_texts(pairs: Dataset | DatasetDict, columns: Columns | None) -> list[dict[str, str]]:
+def hash_texts(pairs: Dataset | DatasetDict, data: DataArguments) -> list[dict[str, str]]:
     """Return by column of texts a hash of all of them, of each dataset."""
-    found = [(part, find_roles(part, columns, find_labels(part, columns))) for part in list_parts(pairs)]
+    found = [(part, find_roles(part, data.columns, find_labels(part, data))) for part in list_parts(pairs)]
     return [check_texts(part, roles.texts, show_progress_bar=False) for part, roles in found]

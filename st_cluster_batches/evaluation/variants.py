@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from st_cluster_batches.evaluation.runs import measure_tuning
 from st_cluster_batches.evaluation.tuning import tune
 from st_cluster_batches.training.cluster_arguments import AUTO, ClusterArguments
+from st_cluster_batches.training.pairs import find_source
 from st_cluster_batches.training.recipe import VARIANTS, Recipe, parse_values, read_values, read_words
 from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
@@ -144,6 +145,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         model=model.model_name_or_path,
         key=clusters.key or "query",
         columns=recipe.data.columns,
+        source_column=find_source(pairs, recipe.data),
         guide=model.is_guided,
         guide_model=model.guide_model if model.is_guided else None,
         margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.collection import Judging
 from st_cluster_batches.losses.guidance import TEACHER_SCALE, Margin, MarginStrategy, check_guidance
 from st_cluster_batches.storage.numbers import as_count
@@ -97,6 +98,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Query, positive, negatives, in order; default: all columns of text, as they stand."},
     )
+    source_column: str = field(
+        default=SOURCE,
+        metadata={"help": "Column that names a row's source, or none; default: source, if it is there."},
+    )
     max_rows_per_source: int | None = field(
         default=None, metadata={"help": "Take this many rows of each source at most, at random."}
     )
@@ -137,6 +142,11 @@ class DataArguments:
                 raise ValueError(
                     f"{name}={given!r} means nothing without {reader}; give {reader}, or leave {name} out"
                 )
+
+    @property
+    def named_source(self) -> str | None:
+        """The column that names a row's source, if there is one; None if rows are to have no sources."""
+        return None if self.source_column.lower() == "none" else self.source_column
 
     @property
     def judging(self) -> Judging:

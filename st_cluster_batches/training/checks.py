@@ -65,7 +65,7 @@ def check_pairs(recipe: Recipe, dataset: Dataset | DatasetDict) -> None:
     Raises:
         ValueError: If an option does not fit them.
     """
-    labels = find_labels(dataset, recipe.data.columns)
+    labels = find_labels(dataset, recipe.data)
     _check_sources(recipe.training, dataset, labels)
     _check_negatives(recipe, dataset, labels)
     _check_prompts(recipe.training.prompts, dataset, labels)

@@ -28,7 +28,7 @@ _PRIVATE_KEYS = {
     "resume_from_checkpoint",
 }
 # Keys whose values are names and texts by their meaning, and are said whole.
-_SPOKEN_KEYS = {"columns", "prompts"}
+_SPOKEN_KEYS = {"columns", "source_column", "prompts"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TRAIN_AGAIN = """```bash
 st-cluster-batches train results/recipe.yaml --data_dir DATA --output_dir RUN

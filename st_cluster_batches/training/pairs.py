@@ -19,13 +19,15 @@ from st_cluster_batches.clusters.keys import attach_keys
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, LABEL_COLUMNS, SOURCE, list_parts, map_parts
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.loading import Selection, cap_sources, load_training_data
-from st_cluster_batches.data.meaning import check_meaning
+from st_cluster_batches.data.meaning import check_meaning, check_text_called_source
 from st_cluster_batches.data.naming import name_files
-from st_cluster_batches.data.roles import Columns, find_roles, select_roles, tell_roles
-from st_cluster_batches.data.sources import read_sources, refuse_text
+from st_cluster_batches.data.pairs import PairOptions
+from st_cluster_batches.data.roles import find_roles, select_roles, tell_roles
+from st_cluster_batches.data.sources import read_sources, refuse_text, refuse_text_called_source
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, check_keys, has_row_keys, list_targets
 from st_cluster_batches.storage.processes import ProcessGroup
 from st_cluster_batches.target_values import describe_targets, read_targets
+from st_cluster_batches.training.arguments import DataArguments
 from st_cluster_batches.training.cluster_arguments import AUTO
 from st_cluster_batches.training.recipe import Recipe
 
@@ -56,18 +58,18 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
         data.positive_label,
         data.max_negatives,
         None if recipe.clusters.cache_dir is None else str(Path(recipe.clusters.cache_dir) / "rows"),
+        tells_sources=data.named_source == SOURCE,
     )
     dataset = load_training_data(data.train_data, data.data_dir, selection)
+    dataset = map_parts(dataset, lambda part: _name_source(part, data))
     if (most := data.max_rows_per_source) is not None:
-        dataset = map_parts(
-            dataset, lambda part: cap_sources(part, most, seed, SOURCE in find_labels(part, data.columns))
-        )
-    dataset = _choose_columns(dataset, data.columns)
+        dataset = map_parts(dataset, lambda part: cap_sources(part, most, seed, SOURCE in find_labels(part, data)))
+    dataset = _choose_columns(dataset, data)
     if data.held_out_queries is None:
         return dataset, data.find_tasks()
     if isinstance(dataset, DatasetDict):
         raise ValueError("held_out_queries needs one dataset with a `source` column, not a DatasetDict")
-    texts = list_trained(dataset, find_labels(dataset, data.columns))
+    texts = list_trained(dataset, find_labels(dataset, data))
     dataset, collections = hold_out(dataset, data.held_out_queries, data.held_out_documents, seed, texts)
     folders = name_files(collections)
 
@@ -79,18 +81,38 @@ def load_pairs(recipe: Recipe, held_out: Path) -> tuple[Dataset | DatasetDict, l
     return dataset, [str(held_out / folders[name]) for name in collections]
 
 
-def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> Dataset | DatasetDict:
+def _name_source(part: Dataset, data: DataArguments) -> Dataset:
+    """Call the column of sources `source`, as `attach` does, or take one away that is neither a label nor a text."""
+    columns, source = data.columns, data.named_source
+    found = PairOptions(source, columns=columns).find_source(part.column_names, "The training data")
+    is_text = SOURCE in part.column_names and (columns is None or SOURCE in columns)
+    if source == SOURCE:
+        return part
+    if found is not None and CLUSTER in part.column_names:
+        raise ValueError(
+            f"The pairs have clusters already, which do not know source_column: {found}. Attach them anew, "
+            f"--source_column {found} --overwrite, and leave it out here"
+        )
+    if found is not None and is_text:
+        refuse_text_called_source(found)
+    part = part if is_text or SOURCE not in part.column_names else part.remove_columns(SOURCE)
+    return part if found is None else part.rename_column(found, SOURCE)
+
+
+def _choose_columns(dataset: Dataset | DatasetDict, data: DataArguments) -> Dataset | DatasetDict:
     """Let rows show query, positive and negatives in this order, whatever the strategy, and log which is which."""
     found = []
 
     def choose(part: Dataset) -> Dataset:
         check_keys(part)
-        labels = find_labels(part, columns)
+        labels = find_labels(part, data)
         if SOURCE in labels:
             refuse_text(len(read_sources(part)[0]), len(part), SOURCE)
-        roles = find_roles(part, columns, labels)
+        roles = find_roles(part, data.columns, labels)
         if not roles.is_given:
             check_meaning(part, roles.texts)
+        if not roles.is_given and data.named_source is None:
+            check_text_called_source(part, roles.texts, "The training data")
         if targets := list_targets(part):
             values = read_targets(part, targets)
             raise ValueError(
@@ -111,20 +133,26 @@ def _choose_columns(dataset: Dataset | DatasetDict, columns: Columns | None) -> 
     return chosen
 
 
-def find_labels(dataset: Dataset | DatasetDict, columns: Columns | None) -> list[str]:
+def find_labels(dataset: Dataset | DatasetDict, data: DataArguments) -> list[str]:
     """Return the columns of a dataset, or of any in a DatasetDict, that are labels of ours.
 
     Args:
         dataset: The pairs.
-        columns: The columns that the recipe names as texts, if it does: `source` may be one.
+        data: The recipe's: `source` may be a text to it.
     """
     found: set[str] = set()
     for part in list_parts(dataset):
         own = {name for name in LABEL_COLUMNS if name in part.column_names}
-        if SOURCE in (columns or ()) or (CLUSTER in own and not has_source_labels(part)):
+        is_text = data.named_source is None or SOURCE in (data.columns or ())
+        if is_text or (CLUSTER in own and not has_source_labels(part)):
             own.discard(SOURCE)
         found |= own
     return [name for name in LABEL_COLUMNS if name in found]
+
+
+def find_source(dataset: Dataset | DatasetDict, data: DataArguments) -> str | None:
+    """Return the column of sources of pairs from `load_pairs`, as attaching and tuning take it; None without one."""
+    return SOURCE if SOURCE in find_labels(dataset, data) else None
 
 
 def list_trained(dataset: Dataset, labels: Sequence[str]) -> list[str]:
@@ -184,6 +212,7 @@ def label_pairs(dataset: Dataset | DatasetDict, recipe: Recipe) -> tuple[Dataset
                 clusters.options(
                     recipe.data.columns, not recipe.training.disable_tqdm, needs_guide, recipe.global_batch_size
                 ),
+                source_column=find_source(dataset, recipe.data),
                 trust_remote_code=recipe.model.trust_remote_code,
                 guide_model=recipe.model.guide_model if recipe.model.is_guided else None,
             ),
@@ -249,7 +278,7 @@ def _attach_missing_keys(dataset: Dataset | DatasetDict, recipe: Recipe) -> Data
     labelled = attach_keys(
         without,
         columns=recipe.data.columns,
-        source_column=SOURCE if SOURCE in find_labels(dataset, recipe.data.columns) else None,
+        source_column=find_source(dataset, recipe.data),
         cache_dir=recipe.clusters.cache_dir,
         show_progress_bar=not recipe.training.disable_tqdm,
     )

@@ -13,12 +13,11 @@ from st_cluster_batches.clusters.choice import ASK_THE_MODEL, FOR_TRANSFORMERS, 
 from st_cluster_batches.clusters.encoder import Encoder, name_model
 from st_cluster_batches.clusters.fingerprint import fingerprint_model
 from st_cluster_batches.clusters.strength import Strength, measure_parts, warn_of_weak_guide
-from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.cluster_arguments import AUTO
-from st_cluster_batches.training.pairs import find_labels, find_manifests
+from st_cluster_batches.training.pairs import find_manifests, find_source
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -199,9 +198,8 @@ def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Cluste
     was_training, bar = model.training, not recipe.training.disable_tqdm
     with SharedCache.open(recipe.clusters.cache_dir, bar, "train") as cache:
         encoder = Encoder(model, cache.folder)
-        columns = recipe.data.columns
-        source_column = SOURCE if SOURCE in find_labels(dataset, columns) else None
-        options = PairOptions(source_column, overwrite=True, columns=None if columns is None else tuple(columns))
+        source = find_source(dataset, recipe.data)
+        options = PairOptions(source, overwrite=True, columns=recipe.data.columns)
         parts = prepare_parts(dataset, options, cache.show_progress_bar)
         found = measure_parts(parts, encoder, cache)
     model.train(was_training)

@@ -131,7 +131,7 @@ class Run:
         Args:
             dataset: The labelled training pairs.
         """
-        columns = list_trained(list_parts(dataset)[0], find_labels(dataset, self.recipe.data.columns))
+        columns = list_trained(list_parts(dataset)[0], find_labels(dataset, self.recipe.data))
         warn_of_unused_prompts(self.trainer.model, columns, self.recipe)
         warn_of_other_trials(self.trainer.model, self.recipe)
         measure_start(self.trainer.model, dataset, self.clustering, self.recipe)
@@ -220,7 +220,7 @@ def build_run(
     model = load_checked_model(recipe, dataset) if model is None else model
     # Copies, since samplers hide the label columns of the dataset they are given.
     plain: Dataset | DatasetDict = map_parts(dataset, lambda part: part.with_format(None))
-    labels = find_labels(plain, recipe.data.columns)
+    labels = find_labels(plain, recipe.data)
     trainer = build_trainer(model, plain, recipe.training, build_loss(model, follow_choice(recipe), plain), labels)
     # Asking for the length makes a sampler check its labels and the batch size, before any training.
     logger.info("%d batches an epoch", len(trainer.get_train_dataloader()))

@@ -17,6 +17,7 @@ from st_cluster_batches.batches.callback import find_samplers
 from st_cluster_batches.batches.card_block import describe_batches
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Candidate
+from st_cluster_batches.clusters.choice_checks import check_known
 from st_cluster_batches.clusters.description import describe_clustering
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.output import write_output
@@ -337,3 +338,11 @@ def test_a_guided_run_masks_in_the_chosen_sources_alone_and_says_so(
     assert 0 < found.masks[0].shares["cluster"] < everywhere.masks[0].shares["cluster"]
     assert any("masked for no query, as tuned: those of plain" in line for line in found.describe_lines())
     assert all(two_sources["source"][pair.row] == "fine" for one in found.masks for pair in one.masked + one.kept)
+
+
+@pytest.mark.parametrize(("known", "remedy"), [(["nl2bash"], "add_column('source', ['nl2bash']"), (["a", "b"], "")])
+def test_rows_of_no_source_are_called_by_a_source_only_where_there_is_one(known: list[str], remedy: str) -> None:
+    with pytest.raises(ValueError, match="Rows without a column of sources are of one, 'all'") as refused:
+        check_known(["all"], known)
+    assert (remedy or "--source_column, in a recipe source_column:") in str(refused.value)
+    assert ("add_column" in str(refused.value)) == bool(remedy)

@@ -167,6 +167,16 @@ def test_files_get_no_source_where_none_is_wanted(tmp_path: Path, saved_model: P
     assert load_from_disk(str(out)).column_names == ["query", "passage", "cluster", "false_negative_keys"]
 
 
+def test_files_get_no_source_where_a_column_of_another_name_tells_it(tmp_path: Path, saved_model: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "labelled"
+    data.mkdir()
+    for at, name in enumerate(("web", "news")):
+        make_pairs(30, seed=at).add_column("site", ["a", "b"] * 15).to_parquet(data / f"{name}.parquet")
+    words = ["--encoder", str(saved_model), "--n_clusters", "2", "--source_column", "site"]
+    assert main(["attach", str(data), str(out), *words]) == 0
+    assert load_from_disk(str(out))["source"][:] == ["a", "b"] * 30
+
+
 def test_shards_are_no_sources(tmp_path: Path) -> None:
     for at in range(2):
         write_kind(tmp_path / f"pairs-{at:05d}-of-00002.parquet")

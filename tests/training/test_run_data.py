@@ -7,6 +7,8 @@ from datasets import DatasetDict
 from examples import make_pairs, make_static_model
 from trainers import record_texts
 
+from st_cluster_batches import Clustering
+from st_cluster_batches.__main__ import main
 from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.output import write_output
@@ -93,3 +95,18 @@ def test_a_card_tells_of_pairs_that_were_labelled_before(n_clusters: int, worksp
         assert shared in card and "The rows were clustered by their `query`, embedded with" in card
         assert f"| all | 120 | {n_clusters} |" in card
     assert ["this repository's id gives the centroids" in card for card in cards] == [True, True, False, False]
+
+
+def test_a_recipe_clusters_and_keys_by_its_own_column_of_sources_and_its_card_says_so(workspace: Path) -> None:
+    rows = make_pairs(120).add_column("site", ["web", "wiki"] * 60)
+    rows.to_parquet(workspace / "pairs.parquet")
+    assert main(["train", str(workspace / "recipe.yaml"), "--source_column", "site"]) == 0
+    assert {*Clustering.load(workspace / "run" / "clustering").centroids} == {"web", "wiki"}
+    assert main(["build", str(workspace / "run"), "--output", str(workspace / "staged")]) == 0
+    assert "source_column: site" in (workspace / "staged" / "README.md").read_text()
+    anew = ["--resume_from_checkpoint", "false"]
+    texts = rows.remove_columns("site").rename_column("query", "source").rename_column("passage", "target")
+    texts.select_columns(["source", "target"]).to_parquet(workspace / "pairs.parquet")
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", ["--source_column", "none", *anew]))
+    assert run.clustering is not None and {*run.clustering.centroids} == {"all"}
+    assert {"source", "target"} <= {*run.trainer.train_dataset.column_names}
