@@ -105,7 +105,9 @@ def warn_of_weak_guide(guide: Mapping[str, Strength], start: Mapping[str, Streng
         if name in guide and one.queries >= _LEAST
     }
     for name, one in start.items():
-        logger.info("The model to be trained starts at nDCG@10 %.3f on the same passages of %s", one.ndcg_at_10, name)
+        if one.queries >= _LEAST:
+            figure = one.ndcg_at_10
+            logger.info("The model to be trained starts at nDCG@10 %.3f on the same passages of %s", figure, name)
     noise = {name: _NOISE * (_QUERIES / start[name].queries) ** 0.5 for name in ahead}
     weak = [name for name, gap in ahead.items() if gap > noise[name]]
     same = [name for name, gap in ahead.items() if -_SAME < gap <= noise[name]]
@@ -141,11 +143,12 @@ def warn_of_own_guide(name: str) -> None:
 
 
 def describe_strength(strengths: dict[str, Strength]) -> list[str]:
-    """Return lines for a terminal."""
+    """Return lines for a terminal; none of sources with few queries, which tell nothing."""
     return [
         f"The guide ranks the passages of {name}: nDCG@10 {one.ndcg_at_10:.3f} ({one.queries:,} queries among "
         f"{one.documents:,} passages)"
         for name, one in strengths.items()
+        if one.queries >= _LEAST
     ]
 
 

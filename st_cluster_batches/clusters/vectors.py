@@ -28,6 +28,7 @@ from st_cluster_batches.storage.shared_cache import SharedCache
 
 logger = logging.getLogger(__name__)
 
+_SIDES = ("queries", "passages")
 _MAX_WORDLESS = 10_000  # texts without a letter or digit that are tried before all others
 
 Vectors = npt.NDArray[np.float32]
@@ -176,14 +177,26 @@ class PairVectors:
         if not array.is_complete():
             self._check_wordless(side, column)
             if is_shared:
-                keys = self.row_hashes.slice(0, len(self))
-                earlier = EarlierRows.find(self.cache.folder, self.encoder.fingerprint, side, keys, array)
-                if n_known := int(np.count_nonzero(earlier.array_of_row >= 0)):
-                    logger.info(
-                        "The vectors of %d of %d rows are in the cache; others are embedded", n_known, len(self)
-                    )
-        array.fill(make, self.cache, f"Embedding {('queries', 'passages')[position] if position < 2 else column}")
+                earlier = self._find_earlier(position, array)
+        array.fill(make, self.cache, f"Embedding {_SIDES[position] if position < 2 else column}")
         return array
+
+    def _find_earlier(self, position: int, array: ChunkedArray) -> EarlierRows:
+        """Find the vectors of queries or positives that other data have had embedded, and say how many there are."""
+        side: Side = "passage" if position else "query"
+        keys = self.row_hashes.slice(0, len(self))
+        earlier = EarlierRows.find(self.cache.folder, self.encoder.fingerprint, side, keys, array)
+        if n_known := int(np.count_nonzero(earlier.array_of_row >= 0)):
+            n_others = len(self) - n_known
+            logger.info(
+                "The vectors of %s of %s %s (column %r) are in the cache%s",
+                f"{n_known:,}",
+                f"{len(self):,}",
+                _SIDES[position],
+                self.pairs.text_columns[position],
+                f"; the other {n_others:,} are embedded" if n_others else "",
+            )
+        return earlier
 
     def _take_over(self, renewal: Renewal, position: int) -> EarlierRows:
         """Return the earlier vectors of the rows that are not to be embedded anew."""

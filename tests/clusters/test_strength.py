@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from st_cluster_batches.clusters.strength import Strength, warn_of_weak_guide
+from st_cluster_batches.clusters.strength import Strength, describe_strength, warn_of_weak_guide
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,13 @@ def test_many_sources_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     warn_of_weak_guide(same, same)
     (warning,) = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert all(f"{name!r}: " in warning.getMessage() for name in same)
+
+
+def test_no_figure_is_shown_of_a_source_with_few_queries(caplog: pytest.LogCaptureFixture) -> None:
+    strengths = {"web": Strength(0.5, 50, 900), "odd": Strength(1.0, 1, 1)}
+    assert describe_strength(strengths) == [
+        "The guide ranks the passages of web: nDCG@10 0.500 (50 queries among 900 passages)"
+    ]
+    with caplog.at_level(logging.INFO):
+        warn_of_weak_guide(strengths, strengths)
+    assert "passages of web" in caplog.text and "odd" not in caplog.text

@@ -86,6 +86,20 @@ def test_rows_of_other_datasets_find_their_vectors_and_the_others_are_known(tmp_
     assert counter.texts["query"] == 200 + 100 + 20, "only those of no dataset are embedded"
 
 
+def test_how_many_vectors_are_there_already_is_told_by_side(
+    tmp_path: Path, counter: Counter, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = make_pairs(40)
+    open_vectors(pairs, counter.model, tmp_path).embed("query")
+    with caplog.at_level("INFO"):
+        open_vectors(concatenate_datasets([pairs, make_pairs(10, seed=1)]), counter.model, tmp_path).embed("query")
+        open_vectors(pairs.select(range(30)), counter.model, tmp_path).embed("query")
+    assert [one for one in caplog.messages if "in the cache" in one] == [
+        "The vectors of 40 of 50 queries (column 'query') are in the cache; the other 10 are embedded",
+        "The vectors of 30 of 30 queries (column 'query') are in the cache",
+    ]
+
+
 def test_equal_rows_find_the_same_vector(tmp_path: Path, counter: Counter) -> None:
     pairs = make_pairs(20)
     twice = concatenate_datasets([pairs, pairs])
