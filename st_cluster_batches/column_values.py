@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 FEW_SOURCES = 20  # that any number of rows may have
 ROWS_OF_A_SOURCE = 10  # at least, of a column `source` that stands where texts do
+ROWS_OF_A_CODE = 3  # rows for each different value, from which on single words are codes
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -30,6 +32,15 @@ def count_sources_at_most(n_rows: int) -> int:
 def sample_rows(n_rows: int, n_sampled: int = 4096) -> npt.NDArray[np.int64]:
     """Return some rows in ascending order, evenly over all of them, or all where there are no more."""
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_sampled)).astype(np.int64))
+
+
+def looks_like_codes(dataset: Dataset, name: str) -> bool:
+    """Whether a column of texts holds few single words that recur, or one value, in a sample of its rows."""
+    rows = sample_rows(len(dataset))
+    values = dataset.with_format("arrow", columns=[name])[rows][name].cast(pa.large_string())
+    n_values = pc.count_distinct(values).as_py()
+    has_spaces = pc.any(pc.match_substring_regex(values, r"\s")).as_py()
+    return len(rows) > 1 and (n_values == 1 or (not has_spaces and ROWS_OF_A_CODE * n_values <= len(rows)))
 
 
 def hash_sample(dataset: Dataset, columns: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from st_cluster_batches.column_values import ROWS_OF_A_SOURCE, sample_rows
+from st_cluster_batches.column_values import ROWS_OF_A_CODE, ROWS_OF_A_SOURCE, sample_rows
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.role_names import has_role_name
 from st_cluster_batches.data.roles import explain_fault
@@ -17,7 +17,6 @@ from st_cluster_batches.data.texts import iterate_tables, join_chunks
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_ROWS_OF_A_CODE = 3  # rows for each different value, from which on single words are codes
 _MAX_CODES = 1000
 
 
@@ -59,7 +58,7 @@ class _Suspicions:
             return f"holds no letter in any row, but values such as {str(self.first)[:40]!r}"
         if self.has_digits_in_words:
             return f"holds ids or dates by its looks, such as {str(self.first)[:40]!r}"
-        if self.has_few_words and _ROWS_OF_A_CODE * len(self.values) <= n_rows:
+        if self.has_few_words and ROWS_OF_A_CODE * len(self.values) <= n_rows:
             return f"holds codes by its looks: {len(self.values)} different words, such as {str(self.first)[:40]!r}"
         return None
 
@@ -81,9 +80,10 @@ def check_meaning(dataset: Dataset, columns: Sequence[str], where: str = "The da
             suspicions[name].read(join_chunks(table[name]).drop_null())
         if all(one.are_settled for one in suspicions.values()):
             return
-    for name, one in suspicions.items():
-        if fault := one.name_fault(len(dataset)):
-            raise ValueError(explain_fault(where, name, fault, columns))
+    faults = {name: fault for name, one in suspicions.items() if (fault := one.name_fault(len(dataset)))}
+    for name, fault in faults.items():
+        sound = [one for one in columns if one == name or one not in faults]
+        raise ValueError(explain_fault(where, name, fault, sound if len(sound) > 2 else columns))
 
 
 def check_text_called_source(dataset: Dataset, columns: Sequence[str], where: str) -> None:

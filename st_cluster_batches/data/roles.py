@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.column_values import is_text
+from st_cluster_batches.column_values import is_text, looks_like_codes
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.role_names import ROLES, explain_guess, find_rank, has_role_name, order_by_name
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS, TARGET_COLUMNS, check_targets
@@ -23,7 +23,8 @@ Columns = Sequence[str]
 
 TEXT = "texts"  # what a column holds that can be embedded
 
-_IDS = re.compile(r"(.*_)?(id|ids|idx)|[dqp]id|docid|docno|uuid|guid|unnamed: \d+|__index_level_\d+__", re.IGNORECASE)
+_INDEX = re.compile(r"unnamed: \d+|__index_level_\d+__", re.IGNORECASE)  # as pandas calls an index where it writes one
+_IDS = re.compile(rf"(.*_)?(id|ids|idx)|[dqp]id|docid|docno|uuid|guid|{_INDEX.pattern}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ def find_roles(
         ValueError: If a column is missing, holds no texts, or has no role; with the call that mends it.
         TypeError: If `columns` is no sequence of names.
     """
-    return assign_roles(find_contents(dataset), columns, labels, where, dataset.column_names)
+
+    def is_code(name: str) -> bool:
+        is_there = name in dataset.column_names and dataset.format["type"] != "custom"
+        return is_there and len(dataset) > 0 and not has_role_name(name) and looks_like_codes(dataset, name)
+
+    return assign_roles(find_contents(dataset), columns, labels, where, dataset.column_names, is_code)
 
 
 def assign_roles(
@@ -77,6 +83,7 @@ def assign_roles(
     labels: Collection[str],
     where: str,
     column_names: Sequence[str] = (),
+    is_code: Callable[[str], bool] = lambda _: False,
 ) -> Roles:
     """Give roles to columns by their names and what they hold.
 
@@ -86,6 +93,7 @@ def assign_roles(
         labels: As for `find_roles`.
         where: How messages call the dataset.
         column_names: All columns of the data, shown or not.
+        is_code: Whether a column of texts is not to be named as one by a message, for it looks like codes.
     """
     labels = {*labels, CLUSTER, FALSE_NEGATIVE_KEYS}
     targets = tuple(name for name in holds if name in NO_TEXT_COLUMNS)
@@ -101,9 +109,11 @@ def assign_roles(
     for name in others:
         if name not in texts:
             named = [one for one in texts if one not in ids]
-            raise ValueError(explain_fault(where, name, f"holds {holds[name]}", named))
+            sound = [one for one in named if not is_code(one)]
+            raise ValueError(explain_fault(where, name, f"holds {holds[name]}", sound if len(sound) > 1 else named))
     for name in ids:
-        raise ValueError(explain_fault(where, name, "holds ids by its name", texts))
+        sound = [one for one in texts if one == name or (one not in ids and not is_code(one))]
+        raise ValueError(explain_fault(where, name, "holds ids by its name", sound if len(sound) > 2 else texts))
     if not texts:
         raise ValueError(f"{where} shows no column of text, only {list(holds)}; a query column is needed")
     ordered = tuple(order_by_name(texts))
@@ -113,10 +123,20 @@ def assign_roles(
 
 def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> str:
     """Return the message on a column that cannot be text, with the calls that mend it."""
-    remedy = ""
-    if "holds lists of" in fault:
+    remedy, is_unsure = "", False
+    if _INDEX.fullmatch(name):
+        remedy = (
+            "That is the index of a pandas table: drop it where it is written, frame.to_parquet(..., index=False), or "
+            "Dataset.from_pandas(frame, preserve_index=False). "
+        )
+    elif "holds codes" in fault:
+        remedy = (
+            f"If it says where a row comes from, name it: source_column={name!r}, on the command line --source_column "
+            f"{name}, in a recipe source_column: {name}. "
+        )
+    elif is_unsure := "holds lists of" in fault:
         remedy = "Give each text of the list a row, or a column, of its own. "
-    elif ("holds values" in fault or "holds classes" in fault) and not _IDS.fullmatch(name):
+    elif is_unsure := ("holds values" in fault or "holds classes" in fault) and not _IDS.fullmatch(name):
         remedy = (
             f"If it says which pairs belong together, keep those: dataset.filter(lambda row: row[{name!r}] == LABEL)"
             f".remove_columns({name!r}), on the command line --positive_label LABEL, for which the column is to be "
@@ -125,7 +145,7 @@ def explain_fault(where: str, name: str, fault: str, texts: Sequence[str]) -> st
     kept = [one for one in texts if one != name]
     if len(kept) < 2 and name in texts and len(texts) > 1:
         kept = list(texts)  # to name a column is to say that it is text
-    elif len(kept) < 2 or (remedy and not all(map(has_role_name, kept))):
+    elif len(kept) < 2 or (is_unsure and not all(map(has_role_name, kept))):
         kept = ["QUERY", "POSITIVE"]
     return (
         f"{where} shows the column {name!r}, which {fault}: that is no text to be embedded and trained on. {remedy}"

@@ -176,6 +176,21 @@ def test_what_cannot_be_text_stops_before_anything_is_embedded(
         assert train(mended, tmp_path) == expected(QUERIES, PASSAGES, names=("query", "passage"))
 
 
+def test_codes_are_offered_as_sources_and_an_index_of_pandas_is_to_be_dropped(tmp_path: Path) -> None:
+    texts = {"frage": QUERIES, "antwort": PASSAGES, "lang": ["en", "de"] * (N // 2), "site": ["a", "b"] * (N // 2)}
+    with pytest.raises(ValueError, match="'lang', which holds codes by its looks") as refused:
+        attach(make(**texts), tmp_path)
+    offered = "source_column='lang', on the command line --source_column lang, in a recipe source_column: lang. "
+    assert offered in str(refused.value)
+    assert "columns=('frage', 'antwort')" in str(refused.value)
+    assert attach(make(**texts), tmp_path, source_column="lang", columns=("frage", "antwort"))["source"][0] == "en"
+    for name, values in {"__index_level_0__": NEGATIVES, "Unnamed: 0": list(range(N))}.items():
+        with pytest.raises(ValueError, match=f"{name!r}, which holds .* index of a pandas table: drop it") as refused:
+            attach(make(**texts, **{name: values}), tmp_path)
+        assert "index=False" in str(refused.value) and "preserve_index=False" in str(refused.value)
+        assert "columns=('frage', 'antwort')" in str(refused.value)
+
+
 def test_classes_are_no_text_and_structs_stop_a_stream_too(tmp_path: Path) -> None:
     rows = make(query=QUERIES, passage=PASSAGES, kind=[0, 1] * 30).cast_column("kind", ClassLabel(names=["x", "y"]))
     with pytest.raises(ValueError, match="'kind', which holds classes"):
