@@ -246,6 +246,11 @@ def _is_among(dataset: Any, others: list[Any]) -> bool:
     return any(one is dataset for one in others)
 
 
+def _read_plans(args: TrainingArguments) -> list[dict[str, Any]]:
+    path = Path(args.output_dir) / PLAN_FILE
+    return read_json(path) if path.is_file() else []
+
+
 def _write_plans(args: TrainingArguments, content: list[dict[str, Any]]) -> None:
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(args.output_dir) / PLAN_FILE, json.dumps(content, indent=2) + "\n")
@@ -253,15 +258,13 @@ def _write_plans(args: TrainingArguments, content: list[dict[str, Any]]) -> None
 
 def _keep_refreshes(args: TrainingArguments, content: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return plans with what the finished run has written down of refreshes of the same labels."""
-    path = Path(args.output_dir) / PLAN_FILE
-    earlier = {one["labels"]: one.get("refreshes") for one in read_json(path)} if path.is_file() else {}
+    earlier = {one["labels"]: one.get("refreshes") for one in _read_plans(args)}
     return [{**one, "refreshes": kept} if (kept := earlier.get(one["labels"])) else one for one in content]
 
 
 def _amend_plans(args: TrainingArguments, amend: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
     """Write more of each plan, by its number, into the file of all; return them, or none where there is no file."""
-    path = Path(args.output_dir) / PLAN_FILE
-    content = [plan | amend(number) for number, plan in enumerate(read_json(path))] if path.is_file() else []
+    content = [plan | amend(number) for number, plan in enumerate(_read_plans(args))]
     if content:
         _write_plans(args, content)
     return content

@@ -106,6 +106,18 @@ def find_loss(trainer: Any, dataset: Any) -> Any:
     return trainer.loss[find_name(trainer, dataset)] if isinstance(trainer.loss, dict) else trainer.loss
 
 
+def find_loss_among(kinds: tuple[type, ...], trainer: Any, dataset: Any) -> Any:
+    """Return the loss that a trainer has for a dataset, or one within it, if it is of some kinds; else None.
+
+    Args:
+        kinds: Classes of losses.
+        trainer: The trainer; None outside of one.
+        dataset: One of its training datasets.
+    """
+    parts = [] if trainer is None else find_loss(trainer, dataset).modules()
+    return next((part for part in parts if isinstance(part, kinds)), None)
+
+
 def list_losses(loss: Any) -> list[Any]:
     """Return the losses of a trainer, by name of dataset or one alone, with those within them, each once."""
     given = loss.values() if isinstance(loss, dict) else [loss]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from sentence_transformers.sentence_transformer import losses
 
-from st_cluster_batches.batches.callers import find_loss
+from st_cluster_batches.batches.callers import find_loss_among
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.row_keys import list_targets
 
@@ -34,10 +34,11 @@ def tell_of_single_labels(trainer: Any, sampler: PlannedSampler) -> None:
         trainer: The trainer; None outside of one.
         sampler: A `ClusterBatchSampler` of one of its training datasets.
     """
-    loss = None if trainer is None else find_loss(trainer, sampler.dataset)
-    comparing = [] if loss is None else [part for part in loss.modules() if isinstance(part, COMPARING_LOSSES)]
+    comparing = find_loss_among(COMPARING_LOSSES, trainer, sampler.dataset)
+    if comparing is None:
+        return
     targets = list_targets(sampler.dataset, sampler.dataset.format["columns"])
-    if not comparing or not targets:
+    if not targets:
         return
     column = sampler.dataset.with_format("arrow", columns=targets[:1])[:][targets[0]].combine_chunks()
     if pa.types.is_nested(column.type):
@@ -52,5 +53,5 @@ def tell_of_single_labels(trainer: Any, sampler: PlannedSampler) -> None:
             n_single,
             len(batches),
             targets[0],
-            type(comparing[0]).__name__,
+            type(comparing).__name__,
         )

@@ -9,7 +9,7 @@ from sentence_transformers.cross_encoder import losses as cross_encoder
 from sentence_transformers.multi_vector_encoder import losses as multi_vector
 from sentence_transformers.sentence_transformer import losses
 
-from st_cluster_batches.batches.callers import find_loss, gathers
+from st_cluster_batches.batches.callers import find_loss_among, gathers
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, list_targets
 from st_cluster_batches.target_values import describe_targets, read_targets
@@ -84,19 +84,12 @@ def refuse_row_keys(trainer: Any, dataset: Any) -> None:
     Raises:
         ValueError: If one does.
     """
-    loss = None if trainer is None else find_loss(trainer, dataset)
-    reading = [] if loss is None else [part for part in loss.modules() if isinstance(part, LABEL_LOSSES)]
-    if reading and has_row_keys(dataset):
+    reading = find_loss_among(LABEL_LOSSES, trainer, dataset)
+    if reading is not None and has_row_keys(dataset):
         raise ValueError(
-            f"{type(reading[0]).__name__} learns from the column {ROW_KEY!r}, which holds the row keys of a guide. "
+            f"{type(reading).__name__} learns from the column {ROW_KEY!r}, which holds the row keys of a guide. "
             f"Take them away: dataset.remove_columns({ROW_KEY!r}); labels or scores of your own go there instead"
         )
-
-
-def _find_in_batch_loss(trainer: Any, dataset: Any) -> Any:
-    """Return what takes in-batch negatives: the loss of a dataset, or one within it; None if nothing does."""
-    parts = [] if trainer is None else find_loss(trainer, dataset).modules()
-    return next((part for part in parts if isinstance(part, IN_BATCH_LOSSES)), None)
 
 
 def explain_no_negatives(n_rows: int, n_texts: int, batch_size: int, n_compared: int) -> str | None:
@@ -125,7 +118,7 @@ def tell_of_no_negatives(trainer: Any, sampler: PlannedSampler) -> None:
         sampler: A `ClusterBatchSampler` of one of its training datasets.
     """
     dataset, size = sampler.dataset, sampler.batch_size
-    loss = _find_in_batch_loss(trainer, dataset)
+    loss = find_loss_among(IN_BATCH_LOSSES, trainer, dataset)
     if loss is None:
         return
     if gathers(loss):
@@ -143,11 +136,10 @@ def tell_of_idle_batches(trainer: Any, sampler: PlannedSampler) -> None:
         trainer: The trainer; None outside of one.
         sampler: A `ClusterBatchSampler` of one of its training datasets.
     """
-    loss = None if trainer is None else find_loss(trainer, sampler.dataset)
-    if loss is None or not any(columns for _, columns in sampler.options.schedule):
+    if not any(columns for _, columns in sampler.options.schedule):
         return
-    alone = next((part for part in loss.modules() if isinstance(part, ROW_LOSSES)), None)
-    if alone is not None and _find_in_batch_loss(trainer, sampler.dataset) is None:
+    alone = find_loss_among(ROW_LOSSES, trainer, sampler.dataset)
+    if alone is not None and find_loss_among(IN_BATCH_LOSSES, trainer, sampler.dataset) is None:
         logger.log(
             logging.INFO if isinstance(trainer.train_dataset, dict) else logging.WARNING,
             "%s looks at each row by itself, so that clusters change nothing for it but the order of the rows. A loss "
@@ -164,7 +156,7 @@ def tell_of_targets(trainer: Any, dataset: Any) -> None:
         dataset: One of its training datasets.
     """
     targets = list_targets(dataset)
-    loss = _find_in_batch_loss(trainer, dataset) if targets else None
+    loss = find_loss_among(IN_BATCH_LOSSES, trainer, dataset) if targets else None
     if loss is None:
         return
     values = read_targets(dataset, targets)

@@ -247,6 +247,11 @@ def find_manifests(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return {place: read_manifest(Path(place)) for place in places if (Path(place) / MANIFEST_FILE).is_file()}
 
 
+def list_manifests(recipe: Recipe, clustering: Clustering | None) -> list[dict[str, Any]]:
+    """Return what the clustering that was made for a run says of itself, or those that its pairs came with."""
+    return [*find_manifests(recipe).values()] if clustering is None else [clustering.manifest]
+
+
 def _tell_of_labels(recipe: Recipe) -> None:
     """Warn of what pairs that have clusters make idle."""
     tuned = find_choice(recipe.clusters.tuned)

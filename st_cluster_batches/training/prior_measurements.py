@@ -17,7 +17,7 @@ from st_cluster_batches.data.pairs import PairOptions, prepare_parts
 from st_cluster_batches.storage.shared_cache import SharedCache
 from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.cluster_arguments import AUTO
-from st_cluster_batches.training.pairs import find_manifests, find_source
+from st_cluster_batches.training.pairs import find_manifests, find_source, list_manifests
 from st_cluster_batches.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def measure_start(model: Any, dataset: Dataset | DatasetDict, clustering: Cluste
             were read from, has the figures of the guide.
         recipe: All parameters.
     """
-    made = [clustering.manifest] if clustering is not None else [*find_manifests(recipe).values()]
+    made = list_manifests(recipe, clustering)
     unmasked = {name for one in _find_choices(recipe).values() for name in one.unmasked_sources}
     guide = {name: figures for one in made for name, figures in one.get("guide", {}).items() if name not in unmasked}
     if not (recipe.model.is_guided and guide and isinstance(model, SentenceTransformer)):

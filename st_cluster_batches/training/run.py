@@ -52,8 +52,8 @@ from st_cluster_batches.training.idle import tell_of_idle_clusters
 from st_cluster_batches.training.models import build_loss
 from st_cluster_batches.training.pairs import (
     find_labels,
-    find_manifests,
     label_pairs,
+    list_manifests,
     list_trained,
     load_pairs,
     tell_of_idle_threshold,
@@ -155,14 +155,14 @@ class Run:
         plans = read_json(plan) if plan.is_file() else []
         strategy: str | None = find_strategy(plans) or self.recipe.training.strategy
         reads_labels = strategy == "cluster" or isinstance(self.trainer.loss, Guided)
-        attached = find_manifests(self.recipe) if reads_labels and self.clustering is None else {}
-        manifests = [*attached.values()] if self.clustering is None else [self.clustering.manifest]
-        if attached:
+        is_attached = self.clustering is None
+        manifests = list_manifests(self.recipe, self.clustering) if reads_labels or not is_attached else []
+        if manifests and is_attached:
             write_atomically(plan.with_name(ATTACHED_FILE), json.dumps(manifests) + "\n")
         strategy = name_strategy(strategy, manifests)
         lines = describe_batches(strategy, plans)
         for manifest in manifests:
-            lines += describe_clustering(manifest, has_centroids=self.clustering is not None)
+            lines += describe_clustering(manifest, has_centroids=not is_attached)
         if isinstance(self.trainer.loss, Guided):
             guided = self.trainer.loss.describe()
             write_atomically(plan.with_name(GUIDED_FILE), json.dumps(guided, indent=1) + "\n")

@@ -98,12 +98,16 @@ def test_rows_without_a_positive_are_counted(tmp_path: Path, caplog: pytest.LogC
     assert "1 of 3 rows have no positive and are left out" in caplog.text
 
 
+def write_ids(folder: Path, triples: str, queries: str, collection: str) -> Selection:
+    """Write triples of ids into a folder, and the files that hold their texts, which the selection names."""
+    for name, text in (("triples", triples), ("queries", queries), ("collection", collection)):
+        (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
+    return Selection(queries=str(folder / "queries.tsv"), corpus=str(folder / "collection.tsv"))
+
+
 @pytest.mark.parametrize("header", ["", "query_id\tpositive_id\tnegative_id\n"])
 def test_ids_get_their_texts(tmp_path: Path, header: str) -> None:
-    (tmp_path / "triples.tsv").write_text(f"{header}1\t10\t11\n2\t11\t10\n", encoding="utf-8")
-    (tmp_path / "queries.tsv").write_text('1\twhat is "x\n2\toù\n', encoding="utf-8")
-    (tmp_path / "collection.tsv").write_text("10\tten\n11\televen\n", encoding="utf-8")
-    choice = Selection(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    choice = write_ids(tmp_path, f"{header}1\t10\t11\n2\t11\t10\n", '1\twhat is "x\n2\toù\n', "10\tten\n11\televen\n")
     assert load_data(tmp_path / "triples.tsv", choice).to_list() == [
         {"query": 'what is "x', "positive": "ten", "negative": "eleven"},
         {"query": "où", "positive": "eleven", "negative": "ten"},
@@ -111,20 +115,16 @@ def test_ids_get_their_texts(tmp_path: Path, header: str) -> None:
 
 
 def test_ids_without_a_text_are_named(tmp_path: Path) -> None:
-    (tmp_path / "triples.tsv").write_text("1\t10\t11\n2\t12\t10\n", encoding="utf-8")
-    (tmp_path / "queries.tsv").write_text("1\tx\n2\ty\n", encoding="utf-8")
-    (tmp_path / "collection.tsv").write_text("10\tten\n11\televen\n", encoding="utf-8")
-    choice = Selection(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    choice = write_ids(tmp_path, "1\t10\t11\n2\t12\t10\n", "1\tx\n2\ty\n", "10\tten\n11\televen\n")
     with pytest.raises(ValueError, match="1 ids of the column 'positive_id' have no text, such as 12"):
         load_data(tmp_path / "triples.tsv", choice)
 
 
 @pytest.mark.parametrize("header", ["", "query_id\tpositive_id\tnegative_id\n"])
 def test_an_id_with_leading_zeros_is_another_than_one_without(tmp_path: Path, header: str) -> None:
-    (tmp_path / "triples.tsv").write_text(f"{header}01\t007\t7\n02\t7\t007\n", encoding="utf-8")
-    (tmp_path / "queries.tsv").write_text("01\tx\n1\tother\n02\ty\n2\tother\n", encoding="utf-8")
-    (tmp_path / "collection.tsv").write_text("7\tseven\n007\tagent\n", encoding="utf-8")
-    choice = Selection(queries=str(tmp_path / "queries.tsv"), corpus=str(tmp_path / "collection.tsv"))
+    choice = write_ids(
+        tmp_path, f"{header}01\t007\t7\n02\t7\t007\n", "01\tx\n1\tother\n02\ty\n2\tother\n", "7\tseven\n007\tagent\n"
+    )
     assert load_data(tmp_path / "triples.tsv", choice).to_list() == [
         {"query": "x", "positive": "agent", "negative": "seven"},
         {"query": "y", "positive": "seven", "negative": "agent"},
