@@ -159,7 +159,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> Result:
     """Train and evaluate as a recipe says."""
     with ExitStack() as stack:
         with checking_input():
-            from st_cluster_batches.batches.options import StartError
+            from st_cluster_batches.plans.options import StartError
             from st_cluster_batches.storage.claims import claim
             from st_cluster_batches.training.recipe import read_recipe
 

@@ -15,6 +15,7 @@ ORDER = [
     ["row_keys"],
     ["columns", "column_values", "target_values"],
     ["data"],
+    ["plans"],
     ["clusters", "batches"],  # the two halves, which meet in columns alone
     ["losses", "refresh"],
     ["training"],

@@ -15,11 +15,11 @@ import torch
 from scipy.stats import spearmanr
 from static import SOURCES, make_parser, prepare_source
 
-from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import Guide, as_bags, embed_all, rank_documents
 from st_cluster_batches.evaluation.trials import label_problem
+from st_cluster_batches.plans.batch_plan import BatchPlan
 from st_cluster_batches.storage.cache import write_atomically
 from st_cluster_batches.storage.shared_cache import SharedCache
 

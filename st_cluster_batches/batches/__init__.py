@@ -1,1 +1,1 @@
-"""From label columns to the batches of an epoch: integers only."""
+"""The plan as stock trainers take it: samplers, a callback, messages, and data in the order of its batches."""

@@ -17,7 +17,6 @@ from transformers.trainer_callback import ExportableState
 from st_cluster_batches.batches.callers import find_inner_sampler, list_mask_counts
 from st_cluster_batches.batches.card_block import PLAN_FILE, carry_block, choose_tags, describe_batches, find_strategy
 from st_cluster_batches.batches.card_columns import forget_labels
-from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.plan_messages import (
     tell_of_batches,
     tell_of_epoch,
@@ -38,6 +37,7 @@ from st_cluster_batches.batches.run_length import (
 from st_cluster_batches.batches.shown import check_evaluation
 from st_cluster_batches.column_values import hash_sample
 from st_cluster_batches.columns import show_labels
+from st_cluster_batches.plans.options import StartError
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 from st_cluster_batches.storage.cache import read_json, write_atomically
 

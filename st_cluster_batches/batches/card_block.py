@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from st_cluster_batches.batches.plan_counts import PlanCounts
+from st_cluster_batches.plans.plan_counts import PlanCounts
 from st_cluster_batches.storage.cache import default_cache_dir, hash_values, write_atomically
 
 logger = logging.getLogger(__name__)

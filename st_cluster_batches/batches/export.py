@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import xxhash
 from tqdm.auto import tqdm
 
-from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata
 from st_cluster_batches.batches.plan_messages import tell_of_batches
 from st_cluster_batches.batches.run_length import find_unreached
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.roles import find_roles
+from st_cluster_batches.plans.options import Distinct, PlanOptions, Strata
 from st_cluster_batches.storage.cache import make_folder, read_json, remove_leftovers, write_atomically, write_whole
 from st_cluster_batches.storage.numbers import as_count
 from st_cluster_batches.storage.processes import ProcessGroup

@@ -13,7 +13,7 @@ from st_cluster_batches.row_keys import TARGET_COLUMNS
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from st_cluster_batches.batches.options import PlanOptions
+    from st_cluster_batches.plans.options import PlanOptions
 
 logger = logging.getLogger(__name__)
 

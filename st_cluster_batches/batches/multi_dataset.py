@@ -17,8 +17,8 @@ from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
 from st_cluster_batches.batches.callers import find_caller
-from st_cluster_batches.batches.options import check_alpha, refuse_arguments
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
+from st_cluster_batches.plans.options import check_alpha, refuse_arguments
 
 logger = logging.getLogger(__name__)
 

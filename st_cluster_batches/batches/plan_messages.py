@@ -7,12 +7,12 @@ from typing import Any
 
 from st_cluster_batches.batches.callers import find_name, list_mask_counts
 from st_cluster_batches.batches.label_batches import tell_of_single_labels
-from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.repeats import explain_repeats, tell_of_missing_keys
 from st_cluster_batches.batches.sources import tell_of_source_texts
 from st_cluster_batches.batches.targets import tell_of_idle_batches, tell_of_no_negatives, tell_of_targets
 from st_cluster_batches.columns import SOURCE
+from st_cluster_batches.plans.plan_counts import PlanCounts
 
 logger = logging.getLogger(__name__)
 

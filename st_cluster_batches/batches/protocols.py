@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from st_cluster_batches.batches.options import PlanOptions
-    from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
-    from st_cluster_batches.batches.plan_counts import PlanCounts
+    from st_cluster_batches.plans.batch_plan import BatchPlan, EpochPlan
+    from st_cluster_batches.plans.options import PlanOptions
+    from st_cluster_batches.plans.plan_counts import PlanCounts
 
     Integers = npt.NDArray[np.integer[Any]]
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import read_labels
-from st_cluster_batches.batches.plan import BatchPlan
-from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS, LABEL_COLUMNS
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import read_labels
+from st_cluster_batches.plans.plan_counts import PlanCounts
 from st_cluster_batches.row_keys import list_targets
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.batches.protocols import PlannedSampler
 from st_cluster_batches.batches.run_length import count_updates
+from st_cluster_batches.plans.options import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

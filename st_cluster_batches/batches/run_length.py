@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from st_cluster_batches.batches.options import PlanOptions, StartError
+from st_cluster_batches.plans.options import PlanOptions, StartError
 
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments

@@ -15,15 +15,15 @@ from torch.utils.data import BatchSampler, RandomSampler
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.callers import Caller, find_caller
 from st_cluster_batches.batches.hiding import list_hidden
-from st_cluster_batches.batches.labels import find_strata_columns, read_labels
-from st_cluster_batches.batches.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
-from st_cluster_batches.batches.plan import PLAN_VERSION, BatchPlan, EpochPlan
-from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.protocols import RefreshSchedule
 from st_cluster_batches.batches.shown import check_shown
-from st_cluster_batches.batches.sorting import Integers
 from st_cluster_batches.batches.sources import is_source_hidden
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE, hide_labels
+from st_cluster_batches.plans.batch_plan import PLAN_VERSION, BatchPlan, EpochPlan
+from st_cluster_batches.plans.labels import find_strata_columns, read_labels
+from st_cluster_batches.plans.options import Distinct, PlanOptions, Strata, check_own_chunks, refuse_arguments
+from st_cluster_batches.plans.plan_counts import PlanCounts
+from st_cluster_batches.plans.sorting import Integers
 from st_cluster_batches.row_keys import NO_TEXT_COLUMNS
 
 if TYPE_CHECKING:

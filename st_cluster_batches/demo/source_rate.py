@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from st_cluster_batches.batches.labels import read_labels
-from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.evaluation.problem import judge_collection, list_documents
@@ -15,6 +13,8 @@ from st_cluster_batches.evaluation.proxy import as_bags, embed_all, rank_documen
 from st_cluster_batches.evaluation.start import Start
 from st_cluster_batches.evaluation.trials import list_near_rates, list_rates
 from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.labels import read_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset

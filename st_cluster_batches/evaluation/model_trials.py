@@ -18,7 +18,6 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import PrinterCallback
 
 from st_cluster_batches.batches.callback import find_samplers
-from st_cluster_batches.batches.labels import Labels
 from st_cluster_batches.batches.plan_messages import tell_of_batches
 from st_cluster_batches.clusters.false_negatives import hash_keys
 from st_cluster_batches.clusters.guide import GuideVectors
@@ -29,6 +28,7 @@ from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import rank_documents
 from st_cluster_batches.evaluation.start import Texts
 from st_cluster_batches.losses.guided import GuidedMultipleNegativesRankingLoss
+from st_cluster_batches.plans.labels import Labels
 from st_cluster_batches.row_keys import ROW_KEY, certify_keys
 from st_cluster_batches.training.models import QuietCardData, set_attention
 from st_cluster_batches.training.run import build_trainer

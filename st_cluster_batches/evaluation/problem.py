@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 import xxhash
 
-from st_cluster_batches.batches.keys import Keys, read_keys
 from st_cluster_batches.clusters.choice import Method
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.false_negatives import hash_keys
@@ -25,6 +24,7 @@ from st_cluster_batches.data.holdout import hold_out
 from st_cluster_batches.data.pairs import Key, PairOptions, Pairs
 from st_cluster_batches.evaluation.proxy import Judged, rank_documents
 from st_cluster_batches.evaluation.start import Start, Texts
+from st_cluster_batches.plans.keys import Keys, read_keys
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy, embedding_bag, normalize
 
-from st_cluster_batches.batches.plan import BatchPlan
-from st_cluster_batches.batches.sorting import Integers, expand
 from st_cluster_batches.clusters.strength import score_rankings
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.sorting import Integers, expand
 
 SCALE = 20.0  # of the in-batch softmax, as in sentence-transformers
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 import torch
 from joblib.externals.loky import get_reusable_executor
 
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.communities import find_communities
 from st_cluster_batches.clusters.kmeans import NearestCentroid, fit_centroids
@@ -23,6 +21,8 @@ from st_cluster_batches.evaluation.problem import Problem
 from st_cluster_batches.evaluation.proxy import Guide, as_bags, embed_all, rank_documents, train_embeddings
 from st_cluster_batches.evaluation.start import Proxy
 from st_cluster_batches.evaluation.tune_options import TuneOptions
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.labels import Labels
 
 # Learning rates at first, and the least and the most that are tried where the best one is at the edge. Those of static
 # models are in root mean squares of the embeddings, by about which Adam moves each number in a step at most.

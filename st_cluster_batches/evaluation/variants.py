@@ -149,6 +149,7 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         guide=model.is_guided,
         guide_model=model.guide_model if model.is_guided else None,
         margin=model.margin if model.is_guided and model.margin_strategy == "absolute" else 0.0,
+        communities=clusters.communities,
         output_dir=folder,
         truncate_dim=clusters.truncate_dim,
         trust_remote_code=model.trust_remote_code,
@@ -156,4 +157,4 @@ def tune_recipe(recipe: Recipe, pairs: Dataset | DatasetDict, folder: Path) -> t
         show_progress_bar=not training.disable_tqdm,
     )
     seconds = measure_tuning(run, folder)[1]
-    return derive_recipe(recipe, tuned=str(folder)), seconds
+    return derive_recipe(recipe, tuned=str(folder), communities=False), seconds

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from st_cluster_batches.batches.options import find_divisor
 from st_cluster_batches.batches.plan_messages import WORTH_A_WARNING, WORTH_A_WARNING_OF_PURITY
 from st_cluster_batches.clusters.choice import FOR_TRANSFORMERS, Choice
 from st_cluster_batches.clusters.sizes import LARGE_SHARE
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.inspection.findings import Inspection
 from st_cluster_batches.inspection.negatives import NEAR_DUPLICATE
+from st_cluster_batches.plans.options import find_divisor
 
 # The values from which on a figure gives rise to advice.
 _PURE = 0.5  # share of global batches, or of their chunks, that should be of one cluster

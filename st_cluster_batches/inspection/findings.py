@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from st_cluster_batches.batches.hardness import NEAR_POSITIVE, BatchHardness
-from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.repeats import Crossings
 from st_cluster_batches.clusters.strength import Strength, describe_strength
 from st_cluster_batches.data.naming import show_line
 from st_cluster_batches.data.pairs import Key
 from st_cluster_batches.inspection.sample import Sample
+from st_cluster_batches.plans.plan_counts import PlanCounts
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import find_strata_columns, read_labels
 from st_cluster_batches.batches.sources import has_source_labels
 from st_cluster_batches.clusters.assigning import find_position
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
 from st_cluster_batches.data.pairs import WHOLE
 from st_cluster_batches.data.roles import Columns, find_roles, read_as_columns, select_roles, tell_roles
 from st_cluster_batches.data.sources import read_sources
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import find_strata_columns, read_labels
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys, list_targets, read_marks
 from st_cluster_batches.target_values import describe_targets, read_targets
 

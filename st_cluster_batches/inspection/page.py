@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM
 from st_cluster_batches.clusters.vectors import join_sides
 from st_cluster_batches.data.pairs import sides_of
 from st_cluster_batches.evaluation.figures import SIZES_FIGURE, draw_cluster_sizes, draw_negatives
 from st_cluster_batches.inspection.findings import Inspection
+from st_cluster_batches.plans.filling import MIXED, POOLED, PURE, RANDOM
 from st_cluster_batches.storage.cache import write_atomically
 
 _HARDNESS_FILE = "batch_hardness.png"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.plan_counts import PlanCounts
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import take_by_key
@@ -18,6 +17,7 @@ from st_cluster_batches.columns import CLUSTER, SOURCE
 from st_cluster_batches.data.pairs import Side
 from st_cluster_batches.data.texts import hash_rows
 from st_cluster_batches.inspection.labelled import Integers, LabelledPairs
+from st_cluster_batches.plans.plan_counts import PlanCounts
 from st_cluster_batches.storage.shared_cache import SharedCache
 
 if TYPE_CHECKING:

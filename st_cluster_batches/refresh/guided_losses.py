@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from st_cluster_batches.batches.callers import list_losses
-from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.clusters.guide import GuideVectors
+from st_cluster_batches.plans.options import StartError
 from st_cluster_batches.row_keys import ROW_KEY, has_row_keys
 
 

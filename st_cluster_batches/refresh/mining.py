@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from scipy.sparse import csc_array, csr_array
 
-from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.clusters.false_negatives import hash_keys, hash_pairs
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
 from st_cluster_batches.data.pairs import Pairs
+from st_cluster_batches.plans.keys import Keys
 from st_cluster_batches.refresh.schedule import RefreshedSampler, RefreshOptions
 from st_cluster_batches.storage.cache import hash_values, write_whole
 from st_cluster_batches.storage.chunks import ChunkedArray

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from st_cluster_batches.batches.callers import find_name
-from st_cluster_batches.batches.options import StartError
 from st_cluster_batches.clusters.assigning import assign_rows, read_clusters
 from st_cluster_batches.clusters.clustering import Clustering
 from st_cluster_batches.clusters.fitting import fit_vectors
@@ -26,6 +25,7 @@ from st_cluster_batches.clusters.vectors import PairVectors, Renewal
 from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import PairOptions, Pairs, Side
 from st_cluster_batches.data.roles import find_contents
+from st_cluster_batches.plans.options import StartError
 from st_cluster_batches.refresh.effect import measure_move, measure_planned, tell_of_refresh
 from st_cluster_batches.refresh.folder import RefreshFolder
 from st_cluster_batches.refresh.guided_losses import find_guided_losses, read_row_keys

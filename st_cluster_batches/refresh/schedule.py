@@ -6,17 +6,17 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from st_cluster_batches.batches.options import PlanOptions
 from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.pairs import KEYS, Key
+from st_cluster_batches.plans.options import PlanOptions
 from st_cluster_batches.storage.numbers import as_count
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from st_cluster_batches.batches.plan import BatchPlan
+    from st_cluster_batches.plans.batch_plan import BatchPlan
 
     Integers = npt.NDArray[np.integer[Any]]
 

@@ -28,6 +28,7 @@ class ClusterArguments:
         metadata={"help": "How clusters are made: by k-means, or as communities."},
     )
     tuned: str | None = field(default=None, metadata={"help": "Output of `tune`; `auto` lets `compare` tune."})
+    communities: bool = field(default=False, metadata={"help": "Let `tuned: auto` try communities too; needs METIS."})
     max_cluster_size: int | None = field(default=None, metadata={"help": "Split clusters of more rows."})
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Rows of a global batch, for `n_clusters: auto`; by default those of the run."}
@@ -52,6 +53,10 @@ class ClusterArguments:
         given += [] if self.method == "kmeans" else ["method"]
         if self.tuned == AUTO and given:  # a choice would say so too, but only once it has been made
             raise ValueError(f"tuned: auto says how clusters are made; leave {' and '.join(given)} out")
+        if self.communities and self.tuned != AUTO:
+            raise ValueError(
+                "communities: true is for tuned: auto, which may choose them; method: communities takes them unasked"
+            )
 
     def options(
         self,

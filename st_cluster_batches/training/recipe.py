@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from st_cluster_batches.batches.options import check_chunks, check_own_chunks
 from st_cluster_batches.clusters.choice import Choice
+from st_cluster_batches.plans.options import check_chunks, check_own_chunks
 from st_cluster_batches.training.arguments import DataArguments, ModelArguments
 from st_cluster_batches.training.cluster_arguments import AUTO, ClusterArguments
 from st_cluster_batches.training.trainer_arguments import TrainingArguments

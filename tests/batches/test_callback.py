@@ -12,8 +12,8 @@ from trainers import make_trainer, record_texts
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler
 from st_cluster_batches.batches.callback import PlanCallback, find_samplers
-from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.batches.repeats import find_largest_key
+from st_cluster_batches.plans.labels import read_labels
 
 
 def queries(seen: list[list[dict[str, Any]]]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from examples import label_pairs, make_pairs, make_static_model
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_clusters
-from st_cluster_batches.batches.labels import read_labels
+from st_cluster_batches.plans.labels import read_labels
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from sentence_transformers.sentence_transformer.losses import (
 from trainers import make_trainer, record_texts
 
 from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_clusters, attach_keys
-from st_cluster_batches.batches.labels import read_labels
 from st_cluster_batches.columns import hide_labels
+from st_cluster_batches.plans.labels import read_labels
 
 
 def topic(text: str) -> str:

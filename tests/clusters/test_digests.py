@@ -22,10 +22,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_cluster_batches import attach_clusters
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.clusters.assigning import find_position
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import Labels
 
 SOURCES = ("stackexchange", "medquad", "nl2bash")
 CLUSTERS = {

@@ -8,8 +8,6 @@ import torch
 from examples import make_static_model
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.plan import BatchPlan
 from st_cluster_batches.evaluation.proxy import (
     Bags,
     Guide,
@@ -20,6 +18,8 @@ from st_cluster_batches.evaluation.proxy import (
     rank_documents,
     train_embeddings,
 )
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.labels import Labels
 
 TEXTS = ["soup salt oven", "boat", "pawn queen king rook", "mast rope", "flour"]
 

@@ -16,11 +16,13 @@ def test_a_guided_variant_is_tuned_with_masks_and_in_its_own_batches(workspace: 
     recipe = workspace / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("n_clusters: 3", "tuned: auto"))
     words = ["--model_name_or_path", str(workspace / "planted"), "--loss", "guided", "--margin", "-0.05"]
+    words += ["--communities", "true"]
     tuned, seconds = tune_recipe(read_recipe(recipe, words), make_planted_pairs(400), workspace / "tuned")
     choice = Choice.load(str(tuned.clusters.tuned))
     assert choice.batch_size == 8
     tried = choice.evidence["all"]["differences"]
     assert {one["margin"] for one in tried if one["masked"]} == {-0.05}
+    assert any(one["method"] == "communities" for one in tried)
     # What it cost is known to a rerun too, which finds it done.
     again = tune_recipe(read_recipe(recipe, words), make_planted_pairs(400), workspace / "tuned")
     assert again[1] == seconds > 0

@@ -13,10 +13,10 @@ from examples import label_pairs, make_pairs, make_static_model
 from trainers import make_trainer
 
 from st_cluster_batches import ClusterBatchSampler, Refresh, attach_clusters
-from st_cluster_batches.batches.keys import Keys
 from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.vectors import PairVectors
 from st_cluster_batches.data.pairs import PairOptions, Pairs
+from st_cluster_batches.plans.keys import Keys
 from st_cluster_batches.refresh import mining
 from st_cluster_batches.refresh.folder import FOLDER
 from st_cluster_batches.refresh.mining import NEGATIVES_FOLDER, find_negatives

@@ -7,9 +7,9 @@ from itertools import chain
 import numpy as np
 from references import find_conflicts
 
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.plan import BatchPlan, EpochPlan
+from st_cluster_batches.plans.batch_plan import BatchPlan, EpochPlan
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import Labels
 
 
 def make_keys(held: dict[int, list[int]]) -> Keys | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from st_cluster_batches.batches.labels import Labels
+from st_cluster_batches.plans.labels import Labels
 
 
 def find_conflicts(labels: Labels) -> np.ndarray:

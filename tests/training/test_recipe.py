@@ -272,6 +272,7 @@ def test_a_threshold_that_nothing_reads_hides_no_warning_and_has_its_own(
         (["--rows_per_stratum", "4", "--batch_sampler", "source"], "rows_per_stratum=4 means nothing"),
         (["--cluster_first", "2", "--refresh_every", "1"], "give refresh_first=2"),
         (["--tuned", "auto"], "leave cluster_size out"),
+        (["--communities", "true"], "method: communities takes them unasked"),
         (["--num_train_epochs", "0"], "num_train_epochs=0 train nothing"),
         (["--eval_strategy", "epoch"], "eval_strategy=epoch needs an eval_dataset, and no recipe has one"),
         (["--max_steps", "0"], "max_steps=0 and num_train_epochs=3 train nothing"),

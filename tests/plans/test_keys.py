@@ -9,8 +9,8 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from st_cluster_batches.batches.keys import Keys, read_keys
-from st_cluster_batches.batches.labels import read_labels
+from st_cluster_batches.plans.keys import Keys, read_keys
+from st_cluster_batches.plans.labels import read_labels
 
 EDGES = [0, 1, -1, 2, -2, 2**62, -(2**62), 2**63 - 1, -(2**63)]
 

@@ -16,10 +16,10 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_cluster_batches import ClusterBatchSampler
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.plan import BatchPlan
+from st_cluster_batches.plans.batch_plan import BatchPlan
+from st_cluster_batches.plans.filling import MIXED, POOLED, PURE
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import Labels
 
 
 @st.composite

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.sorting import Integers, find_starts, stable_order
+from st_cluster_batches.plans.sorting import Integers, find_starts, stable_order
 
 Counts = npt.NDArray[np.int64]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.sorting import CHUNK, Integers, stable_order
+from st_cluster_batches.plans.filling import MIXED, POOLED, PURE, RANDOM, Layout
+from st_cluster_batches.plans.labels import Labels
+from st_cluster_batches.plans.sorting import CHUNK, Integers, stable_order
 
 Slots = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.sorting import Rows, find_starts, row_dtype, stable_order
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.sorting import Rows, find_starts, row_dtype, stable_order
 
 
 @dataclass(frozen=True)

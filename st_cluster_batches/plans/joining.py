@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.filling import MIXED, PURE
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.sorting import Rows
+from st_cluster_batches.plans.filling import MIXED, PURE
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import Labels
+from st_cluster_batches.plans.sorting import Rows
 
 
 def label_chunks(labels: Labels, chunks: Rows, kinds: npt.NDArray[np.uint8]) -> Labels:

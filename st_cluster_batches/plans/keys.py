@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from st_cluster_batches.batches.sorting import CHUNK, Integers, find_starts, row_dtype, stable_order
 from st_cluster_batches.column_values import is_text
+from st_cluster_batches.plans.sorting import CHUNK, Integers, find_starts, row_dtype, stable_order
 
 # An odd number: multiplying by it is one to one, and spreads any values over the leading bits.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.cells import Cells, Changes
-from st_cluster_batches.batches.filling import Layout
-from st_cluster_batches.batches.holders import Holders
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.partners import Partners
-from st_cluster_batches.batches.sorting import CHUNK, Integers, expand, find_starts, stable_order
+from st_cluster_batches.plans.cells import Cells, Changes
+from st_cluster_batches.plans.filling import Layout
+from st_cluster_batches.plans.holders import Holders
+from st_cluster_batches.plans.labels import Labels
+from st_cluster_batches.plans.partners import Partners
+from st_cluster_batches.plans.sorting import CHUNK, Integers, expand, find_starts, stable_order
 
 Slots = npt.NDArray[np.int64]
 

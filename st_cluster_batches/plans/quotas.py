@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.sorting import CHUNK, Integers, find_starts, stable_order
+from st_cluster_batches.plans.sorting import CHUNK, Integers, find_starts, stable_order
 
 Counts = npt.NDArray[np.int64]
 

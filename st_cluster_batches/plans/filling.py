@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.holders import Holders
-from st_cluster_batches.batches.sorting import (
+from st_cluster_batches.plans.holders import Holders
+from st_cluster_batches.plans.sorting import (
     CHUNK,
     Integers,
     Rows,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout
-from st_cluster_batches.batches.holders import Holders
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.sorting import Integers, expand, stable_order
+from st_cluster_batches.plans.filling import MIXED, POOLED, PURE, RANDOM, Layout
+from st_cluster_batches.plans.holders import Holders
+from st_cluster_batches.plans.labels import Labels
+from st_cluster_batches.plans.sorting import Integers, expand, stable_order
 
 Counts = npt.NDArray[np.int64]
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from st_cluster_batches.batches.keys import Keys, join_keys, read_keys
-from st_cluster_batches.batches.sorting import CHUNK, Integers
 from st_cluster_batches.column_values import is_text
 from st_cluster_batches.columns import CLUSTER, FALSE_NEGATIVE_KEYS, SOURCE
+from st_cluster_batches.plans.keys import Keys, join_keys, read_keys
+from st_cluster_batches.plans.sorting import CHUNK, Integers
 
 if TYPE_CHECKING:
     from datasets import Dataset

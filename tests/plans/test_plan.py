@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from plans import count_repeats, global_batches, group_keys, make_keys, make_labels, one_stratum
 from references import search_restarts
 
-from st_cluster_batches.batches.keys import Keys
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.plan import MIXED, POOLED, PURE, BatchPlan
+from st_cluster_batches.plans.batch_plan import MIXED, POOLED, PURE, BatchPlan
+from st_cluster_batches.plans.keys import Keys
+from st_cluster_batches.plans.labels import Labels
 
 
 @st.composite
@@ -279,7 +279,7 @@ def test_the_last_batch_is_named_for_what_it_holds() -> None:
 
 def test_strata_larger_than_a_chunk_are_shuffled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("filling", "sorting", "exchanging", "partners"):
-        monkeypatch.setattr(f"st_cluster_batches.batches.{module}.CHUNK", 64)
+        monkeypatch.setattr(f"st_cluster_batches.plans.{module}.CHUNK", 64)
     labels = labels_of(1000, 3)
     epoch = BatchPlan(Labels(labels.strata, labels.source_of_stratum), 10).plan_epoch(0)
     assert sorted(row for batch in epoch.batches(10) for row in batch) == list(range(1000))

@@ -17,16 +17,16 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from st_cluster_batches.batches.exchanging import Exchange
-from st_cluster_batches.batches.filling import MIXED, POOLED, PURE, RANDOM, Layout
-from st_cluster_batches.batches.holders import Holders
-from st_cluster_batches.batches.joining import label_chunks, name_kinds
-from st_cluster_batches.batches.labels import Labels
-from st_cluster_batches.batches.min_conflicts import MinConflicts
-from st_cluster_batches.batches.options import check_chunks
-from st_cluster_batches.batches.plan_counts import PlanCounts
-from st_cluster_batches.batches.quotas import choose_quotas
-from st_cluster_batches.batches.sorting import Rows, count_strata, group_by_stratum
+from st_cluster_batches.plans.exchanging import Exchange
+from st_cluster_batches.plans.filling import MIXED, POOLED, PURE, RANDOM, Layout
+from st_cluster_batches.plans.holders import Holders
+from st_cluster_batches.plans.joining import label_chunks, name_kinds
+from st_cluster_batches.plans.labels import Labels
+from st_cluster_batches.plans.min_conflicts import MinConflicts
+from st_cluster_batches.plans.options import check_chunks
+from st_cluster_batches.plans.plan_counts import PlanCounts
+from st_cluster_batches.plans.quotas import choose_quotas
+from st_cluster_batches.plans.sorting import Rows, count_strata, group_by_stratum
 
 PLAN_VERSION = 4  # to be raised by any change that makes other batches of the same labels and options
 

@@ -1,0 +1,1 @@
+"""From integer labels to the batches of an epoch, in numpy alone."""
