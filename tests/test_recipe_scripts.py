@@ -77,6 +77,17 @@ def test_results_quote_committed_tables(table: str) -> None:
     assert (RESULTS / f"{table}.md").read_text() in (SCRIPTS.parent / "RESULTS.md").read_text()
 
 
+@pytest.mark.parametrize("script", ["static", "keys", "guides", "apart", "longer", "layers", "full_length"])
+def test_one_seed_is_refused_before_anything_is_read(
+    run: Script, script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["nowhere", "--encoder", "none", "--output", tmp_path / "out", "--seeds", 1]
+    with pytest.raises(SystemExit, match="2"):
+        run(script, *words)
+    assert "1: intervals need two seeds or more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def choose_clusters(path: Path) -> None:
     """Say that clusters were chosen for one of the sources: `longer.py` has nothing to do for the others."""
     results = json.loads(path.read_text())

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from layers import pool, summarise
 from sentence_transformers import SentenceTransformer
-from static import SOURCES, make_parser, read_rows
+from static import SOURCES, count_seeds, make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import Encoder
@@ -185,7 +185,7 @@ def parse_arguments() -> argparse.Namespace:
     rate.add_argument("--learning_rate", type=float, help="by default the best one of random batches")
     rate.add_argument("--rates", type=Path, help="random.json of an earlier call, whose rates are taken")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=count_seeds, default=2)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--processes", type=int, default=1, help="that train at once, each a run")
     return parser.parse_args()

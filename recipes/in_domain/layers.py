@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from static import make_parser, read_rows
+from static import count_seeds, make_parser, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.encoder import STATIC_PREFIX, Encoder
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--n_layers", type=int, required=True)
     parser.add_argument("--learning_rate", type=float, help="for all ways; chosen for each by default")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=count_seeds, default=3)
     parser.add_argument("--sizes", nargs="+", type=int, default=(1024, 32), help="rows of a cluster")
     parser.add_argument("--max_seq_length", type=int, default=64)
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from report import save_figure
-from static import SOURCES, list_ways, load_start, make_parser, prepare_source, read_rows
+from static import SOURCES, count_seeds, list_ways, load_start, make_parser, prepare_source, read_rows
 
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.evaluation.problem import prepare_problem
@@ -92,7 +92,7 @@ def main() -> None:
     """Run what has not been run, and write `longer.json` and the figure."""
     parser = make_parser(__doc__, SOURCES)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=count_seeds, default=4)
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens that a guide reads of a text")
     parser.add_argument("--tune_seconds", type=float, required=True, help="that `tune` takes for a source")
     arguments = parser.parse_args()

@@ -126,9 +126,16 @@ def make_parser(description: str | None, sources: Sequence[str]) -> argparse.Arg
     return parser
 
 
+def count_seeds(word: str) -> int:
+    """Read a number of seeds, of which two tell how much of a difference is noise."""
+    if not word.isdecimal() or int(word) < 2:
+        raise argparse.ArgumentTypeError(f"{word}: intervals need two seeds or more")
+    return int(word)
+
+
 def parse_trials(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add how trials of static models are run, and read the command line; the folder of results is there then."""
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=count_seeds, default=4)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
