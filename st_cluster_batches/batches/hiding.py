@@ -30,11 +30,11 @@ def list_hidden(dataset: Dataset, options: PlanOptions, hides_source: bool, is_t
         hides_source: Whether a column of sources is a label, and no text.
         is_trained_on: Whether to warn of a text that may be a negative.
     """
-    from st_cluster_batches.data.role_names import has_role_name, list_trained  # samplers know no roles else
+    from st_cluster_batches.data.role_names import has_role_name, list_surely_trained  # samplers know no roles else
 
     labels = {CLUSTER, FALSE_NEGATIVE_KEYS, *([SOURCE] if hides_source else [])}
     shared = {name for _, strata in options.schedule for name in strata if not has_role_name(name)}
-    trained = list_trained([name for name in _list_shown_texts(dataset) if name not in labels | shared])
+    trained = list_surely_trained([name for name in _list_shown_texts(dataset) if name not in labels | shared])
     hidden = labels | {*options.columns} - {*trained, *TARGET_COLUMNS}
     if is_trained_on:
         _warn_of_texts(dataset, options.distinct, hidden)

@@ -25,7 +25,7 @@ def has_role_name(name: str) -> bool:
     return find_rank(name) is not None
 
 
-def list_trained(names: Sequence[str]) -> list[str]:
+def list_surely_trained(names: Sequence[str]) -> list[str]:
     """List, of columns of text, those that a loss is sure to read.
 
     By their names these are a query, its positive, and negatives. Where names do not tell both query and positive, the
