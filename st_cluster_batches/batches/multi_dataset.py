@@ -16,6 +16,7 @@ from accelerate import PartialState
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 from torch.utils.data import BatchSampler, ConcatDataset
 
+from st_cluster_batches.batches.built import BuiltSampler
 from st_cluster_batches.batches.callers import find_caller
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.plans.options import check_alpha, refuse_arguments
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 _SEED_STEP = 1_000_003
 
 
-class ClusterMultiDatasetBatchSampler(MultiDatasetDefaultBatchSampler):  # type: ignore[misc]  # no types in the host
+class ClusterMultiDatasetBatchSampler(BuiltSampler, MultiDatasetDefaultBatchSampler):  # type: ignore[misc]  # untyped
     """Interleave whole global batches of several datasets, in proportion to size^alpha.
 
     Given as `multi_dataset_batch_sampler`. In one step all processes see one dataset, hence one loss of a dict of

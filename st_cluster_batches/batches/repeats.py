@@ -164,9 +164,9 @@ def tell_of_missing_keys(sampler: PlannedSampler, name: str | None) -> None:
         return
     texts = [name for name in list_texts(dataset.features) if name in sampler.shown_columns]
     repeated = {}
-    for name in texts[:2]:
-        column = dataset.with_format("arrow", columns=[name])[:][name]
-        repeated[name] = len(column) - pc.count_distinct(column).as_py()
+    for text in texts[:2]:
+        column = dataset.with_format("arrow", columns=[text])[:][text]
+        repeated[text] = len(column) - pc.count_distinct(column).as_py()
     if not any(repeated.values()):
         return
     logger.warning(
@@ -174,7 +174,7 @@ def tell_of_missing_keys(sampler: PlannedSampler, name: str | None) -> None:
         "attach_keys(dataset) adds it; distinct=None says that they may meet",
         "The dataset" if name is None else f"Dataset {name!r}",
         FALSE_NEGATIVE_KEYS,
-        ", ".join(f"{count:,} of {len(dataset):,} rows repeat a {name}" for name, count in repeated.items() if count),
+        ", ".join(f"{count:,} of {len(dataset):,} rows repeat a {text}" for text, count in repeated.items() if count),
     )
 
 

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
 
+from st_cluster_batches.batches.built import BuiltSampler
 from st_cluster_batches.batches.callback import PlanCallback
 from st_cluster_batches.batches.callers import Caller, find_caller
 from st_cluster_batches.batches.hiding import list_hidden
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ClusterBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # the host library has no types
+class ClusterBatchSampler(BuiltSampler, DefaultBatchSampler):  # type: ignore[misc]  # the host library has no types
     """Fill every batch from one cluster: `SentenceTransformerTrainingArguments(batch_sampler=ClusterBatchSampler)`.
 
     In-batch negatives are then on the topic of the query, hence hard; `BatchPlan` says what an epoch promises. Label

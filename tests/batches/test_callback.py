@@ -247,6 +247,11 @@ def test_equal_texts_without_keys_are_told_of(tmp_path: Path, caplog: pytest.Log
     make_trainer(tmp_path / "equal", repeated).train()
     (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert "12 of 60 rows repeat a query, 12 of 60 rows repeat a passage. attach_keys(dataset) adds it" in warning
+    assert warning.startswith("The dataset has no column")
+    caplog.clear()
+    make_trainer(tmp_path / "several", DatasetDict(first=rows, second=repeated)).train()
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert warning.startswith("Dataset 'second' has no column")
     caplog.clear()
     make_trainer(tmp_path / "meant", repeated, batch_sampler=ClusterBatchSampler.configure(distinct=None)).train()
     assert not [one for one in caplog.records if one.levelname == "WARNING"]

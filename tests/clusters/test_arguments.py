@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from examples import label_pairs, make_pairs, make_static_model
+from torch.utils.data import ConcatDataset
 from trainers import make_trainer
 
 from st_cluster_batches import (
@@ -157,6 +158,20 @@ def test_configure_without_its_call_says_so(tmp_path: Path, labelled: Dataset) -
         trainer.train()
     with pytest.raises(TypeError, match="unexpected keyword argument 'stratum'"):
         ClusterBatchSampler.configure(stratum="x")
+
+
+def test_a_sampler_that_is_built_is_no_argument_of_a_trainer(tmp_path: Path, labelled: Dataset) -> None:
+    parts = DatasetDict({"a": labelled, "b": label_pairs(make_pairs(50, 3))})
+    built = ClusterBatchSampler(labelled, 8)
+    assert next(len(batch) for batch in built) == 8  # as a DataLoader asks for them
+    for train in (labelled, parts):
+        trainer = make_trainer(tmp_path, train, batch_sampler=built)
+        with pytest.raises(TypeError, match=r"built already. Pass the class, ClusterBatchSampler, or"):
+            trainer.train()
+    several = ClusterMultiDatasetBatchSampler(ConcatDataset([labelled]), [built])
+    trainer = make_trainer(tmp_path, parts, multi_dataset_batch_sampler=several)
+    with pytest.raises(TypeError, match=r"built already. Pass the class, ClusterMultiDatasetBatchSampler, or"):
+        trainer.train()
 
 
 def test_several_datasets_are_exported_one_by_one(tmp_path: Path, labelled: Dataset) -> None:

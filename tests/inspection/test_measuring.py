@@ -193,6 +193,16 @@ def test_small_clusters_and_useless_ones_are_named(labelled: Dataset) -> None:
     assert any("44 rows (14.7%) are in no batch" in line for line in dropped)
 
 
+@pytest.mark.parametrize("batch_size", [300, 500])
+def test_of_a_batch_that_holds_all_rows_its_size_is_to_be_changed_and_not_the_clusters(
+    labelled: Dataset, batch_size: int
+) -> None:
+    advice = look(labelled, batch_size=batch_size).advice
+    assert "One batch holds all 300 rows, so that clusters decide nothing. Lower batch_size." in advice
+    assert not any("these clusters would change little" in line for line in advice)
+    assert not any("One batch" in line for line in look(labelled, batch_size=200).advice)
+
+
 def test_sound_clusters_have_the_stability_of_their_topics(labelled: Dataset) -> None:
     found = look(labelled)
     assert found.stability is not None and 0.3 < found.stability <= 1
