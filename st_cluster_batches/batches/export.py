@@ -23,6 +23,7 @@ from st_cluster_batches.batches.plan_messages import tell_of_batches
 from st_cluster_batches.batches.run_length import find_unreached
 from st_cluster_batches.batches.sampler import ClusterBatchSampler
 from st_cluster_batches.columns import FALSE_NEGATIVE_KEYS
+from st_cluster_batches.data.dataset_kinds import find_call
 from st_cluster_batches.data.roles import find_roles
 from st_cluster_batches.plans.options import Distinct, PlanOptions, Strata
 from st_cluster_batches.storage.cache import make_folder, read_json, remove_leftovers, write_atomically, write_whole
@@ -167,16 +168,20 @@ def _write(
 
 def _choose_columns(dataset: Dataset, columns: Sequence[str] | None) -> Dataset:
     """Return a copy of the dataset that shows, as Arrow tables, what is to be written, and labels."""
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
     if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"export_batches takes one Dataset, not a {type(dataset).__name__}; of several, export each into a folder "
-            "of its own: for name, part in dataset.items(): export_batches(part, folder / name, ...)"
-        )
+        call = "of several, export each into a folder of its own: for name, part in dataset.items(): "
+        call += "export_batches(part, folder / name, ...)"
+        if not isinstance(dataset, DatasetDict):
+            call = find_call(dataset, "export_batches")
+        raise TypeError(f"export_batches takes one Dataset, not a {type(dataset).__name__}; {call}")
     if dataset.format["type"] == "custom":
+        transform = dataset.format["format_kwargs"]["transform"]
+        name = getattr(getattr(transform, "func", transform), "__qualname__", "of its own")
         raise ValueError(
-            "The dataset has a transform, which files cannot keep; apply it first: dataset.map(transform)"
+            f"The dataset has a transform, {name}, which files cannot keep; apply it first: dataset.map(transform, "
+            "batched=True), or take it off, as one that a trainer has left there: dataset.with_format(None)"
         )
     # A copy of the view, since the sampler hides the labels of the dataset it is given.
     shown = dataset.with_format("arrow", columns=dataset.format["columns"])

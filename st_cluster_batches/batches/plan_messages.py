@@ -86,13 +86,16 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
     n_batches = counts.planned
     if columns and counts.chunks and counts.pure_share < _SEVERAL:
         logger.warning(
-            "In %s only %d of %d chunks of %s rows are of one %s: most of these hold fewer rows. Are these the rows "
-            "that were labelled, or a part of them? Label them anew, with larger clusters, or lower rows_per_stratum",
+            "In %s only %d of %d chunks of %s rows are of one %s: most of these hold fewer rows. %s, or lower "
+            "rows_per_stratum",
             which,
             counts.pure_chunks,
             counts.chunks,
             sampler.options.rows_per_stratum,
             columns[-1],
+            "Are these the rows that were labelled, or a part of them? Label them anew, with larger clusters"
+            if sampler.refreshed_at is None
+            else "Make larger clusters of the model: Refresh(cluster_size=...)",
         )
     n_all = n_batches + counts.random + bool(counts.last)  # the short one may be the only one
     if columns and n_all == 1 and not counts.dropped and len(plan.labels.source_of_stratum) > 1:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.storage.cache import write_atomically
-from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.storage.numbers import as_count, as_number
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Candidate:
                 raise ValueError(f"rows_per_stratum={self.rows_per_stratum} of one stratum is nothing but random rows")
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is none of {', '.join(map(repr, METHODS))}")
-        if not -1 <= self.margin <= 1:
+        if not -1 <= as_number("margin", self.margin) <= 1:
             raise ValueError(f"margin={self.margin} must be in [-1, 1]: it is a difference of cosine similarities")
 
     def __str__(self) -> str:

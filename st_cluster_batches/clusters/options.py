@@ -13,7 +13,7 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.naming import list_few
 from st_cluster_batches.data.pairs import KEYS, Key, PairOptions
 from st_cluster_batches.data.roles import Columns
-from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.storage.numbers import as_count, as_number
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -118,9 +118,15 @@ class ClusterOptions:
             sizes = {"": as_count("cluster_size", self.cluster_size)}
             object.__setattr__(self, "cluster_size", sizes[""])
         if self.max_cluster_size is not None and any((mean or 0) > self.max_cluster_size for mean in sizes.values()):
+            if not isinstance(self.cluster_size, Mapping):
+                what, remedy = f"cluster_size={self.cluster_size}", "give the smaller number as cluster_size"
+            else:
+                name = max(sizes, key=lambda name: sizes[name] or 0)
+                what = f"cluster_size= or tuned=, {sizes[name]} for {name!r}"
+                remedy = f"leave max_cluster_size out, or give {sizes[name]} or more"
             raise ValueError(
-                f"max_cluster_size={self.max_cluster_size} is below the mean of cluster_size={self.cluster_size}, so "
-                "every cluster would be split, and the mean decide nothing; give the smaller number as cluster_size"
+                f"max_cluster_size={self.max_cluster_size} is below the mean of {what}, so every cluster would be "
+                f"split, and the mean decide nothing; {remedy}"
             )
 
     def check_sources(self, names: Iterable[str]) -> None:
@@ -227,7 +233,7 @@ class AttachOptions:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_count(name, value))
         threshold = self.false_negative_threshold
-        if threshold is not None and not 0 < threshold < 1:
+        if threshold is not None and not 0 < as_number("false_negative_threshold", threshold) < 1:
             raise ValueError(f"false_negative_threshold={threshold} must be in (0, 1)")
         if threshold is not None:
             object.__setattr__(self, "false_negative_threshold", float(threshold))

@@ -64,13 +64,16 @@ def warn_of_sizes(
             logger.warning(text, len(found), len(statistics), what, list_few(found), mend)
 
 
-def warn_of_whole_sources(sizes: Mapping[str, int], options: ClusterOptions, call: str = "attach_clusters") -> None:
+def warn_of_whole_sources(
+    sizes: Mapping[str, int], options: ClusterOptions, call: str = "attach_clusters", dataset: str | None = None
+) -> None:
     """Warn of sources that become one cluster though several are meant: their batches are random rows of them.
 
     Args:
         sizes: Rows of each source.
         options: What the clusters are made by.
         call: What takes these options.
+        dataset: The name of theirs, if there are several.
     """
     by_source = options.cluster_size if isinstance(options.cluster_size, Mapping) else None
     whole = {
@@ -88,12 +91,13 @@ def warn_of_whole_sources(sizes: Mapping[str, int], options: ClusterOptions, cal
         given = f"n_clusters={options.n_clusters!r}, global_batch_size={options.global_batch_size}"
         remedy = "cluster_size= in its place"
     logger.warning(
-        "%s(%s) makes one cluster of a whole source, whose batches are then random rows of it: %d of %d sources, %s. "
-        "Give %s",
+        "%s(%s) makes one cluster of a whole source, whose batches are then random rows of it: %d of %d sources%s, "
+        "%s. Give %s",
         call,
         given,
         len(whole),
         len(sizes),
+        f" of {dataset!r}" if dataset else "",
         list_few([f"{name!r} with {size:,} rows" for name, size in whole.items()]),
         remedy,
     )

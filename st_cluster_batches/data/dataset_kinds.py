@@ -26,6 +26,8 @@ def find_call(given: Any, caller: str) -> str:
     if any(isinstance(one, IterableDataset) for one in held):
         of_each, each = (" of each", "each") if isinstance(given, Mapping) else ("", "it")
         call = f"take rows{of_each}: Dataset.from_list(list(stream.take(10_000))), or load without streaming=True"
+        if caller == "export_batches":
+            call = f"take all rows{of_each}: Dataset.from_list(list(stream)), or load without streaming=True"
         if caller in ("attach_clusters", "Clustering.attach"):
             call += f"; or label {each} as it is read: fit_clusters(sample, encoder).attach(stream)"
         return call

@@ -12,7 +12,7 @@ from st_cluster_batches.columns import SOURCE
 from st_cluster_batches.data.pairs import KEYS, Key, Pairs
 from st_cluster_batches.data.roles import Columns
 from st_cluster_batches.evaluation.start import Proxy
-from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.storage.numbers import as_count, as_number
 from st_cluster_batches.target_values import describe_targets, read_targets
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class TuneOptions:
                 f"margin={self.margin:g} is that of a mask, and without a guide there is none: pass guide=True "
                 "(--guide), or leave it out"
             )
-        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+        if self.learning_rate is not None and not 0 < as_number("learning_rate", self.learning_rate) < 1:
             raise ValueError(f"learning_rate={self.learning_rate} must be in (0, 1), such as 2e-5")
         if self.proxy == "static" and (idle := [name for name in _OF_MODELS if getattr(self, name)]):
             raise ValueError(

@@ -11,6 +11,8 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from torch import Tensor, nn
 
+from st_cluster_batches.storage.numbers import as_number
+
 MarginStrategy = Literal["absolute", "relative"]
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 
@@ -37,6 +39,7 @@ class Margin:
     def __post_init__(self) -> None:
         if self.strategy not in ("absolute", "relative"):
             raise ValueError(f"margin_strategy={self.strategy!r} is neither 'absolute' nor 'relative'")
+        as_number("margin", self.margin)
         if self.strategy == "relative" and not self.margin > 0:
             raise ValueError(
                 f"margin={self.margin} with margin_strategy='relative' is a factor of the positive's similarity and "
@@ -91,9 +94,9 @@ def check_guidance(margin: Margin, mask: bool, teacher_weight: float, teacher_sc
     Raises:
         ValueError: If an option is out of its range, or another one leaves it idle.
     """
-    if not teacher_weight >= 0:
+    if not as_number("teacher_weight", teacher_weight) >= 0:
         raise ValueError(f"teacher_weight={teacher_weight} must not be negative")
-    if not teacher_scale > 0:
+    if not as_number("teacher_scale", teacher_scale) > 0:
         raise ValueError(f"teacher_scale={teacher_scale} must be positive")
     if not mask and not teacher_weight:
         raise ValueError("mask=False with teacher_weight=0 leaves the guide nothing to do; use the stock loss")

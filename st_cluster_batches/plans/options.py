@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from st_cluster_batches.columns import CLUSTER, SOURCE
-from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.storage.numbers import as_count, as_number
 
 Strata = str | Sequence[str] | Mapping[int, Sequence[str]]
 Distinct = str | Sequence[str]
@@ -19,7 +19,7 @@ def check_alpha(alpha: float) -> None:
     Raises:
         ValueError: If it is negative, or no number.
     """
-    if not 0 <= alpha < float("inf"):
+    if not 0 <= as_number("alpha", alpha) < float("inf"):
         raise ValueError(f"alpha={alpha} must not be negative: 1 is proportional to size, 0 uniform")
 
 
@@ -76,7 +76,7 @@ class PlanOptions:
             )
         if schedule[0][0] != 0:
             raise ValueError(f"strata={strata!r} must say what batches share from epoch 0 on")
-        if not 0 <= random_fraction < 1:
+        if not 0 <= as_number("random_fraction", random_fraction) < 1:
             raise ValueError(
                 f"random_fraction={random_fraction} must be in [0, 1); for random batches alone pass strata=()"
             )

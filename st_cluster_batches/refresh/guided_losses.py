@@ -28,16 +28,20 @@ def find_guided_losses(loss: Any) -> list[Any]:
     return guided
 
 
-def read_row_keys(dataset: Any) -> npt.NDArray[np.int64]:
+def read_row_keys(dataset: Any, name: str | None = None) -> npt.NDArray[np.int64]:
     """Return the (n,) row keys of a dataset.
+
+    Args:
+        dataset: The rows.
+        name: That of the dataset, if there are several.
 
     Raises:
         ValueError: If it has none.
     """
     if not has_row_keys(dataset):
         raise StartError(
-            "refresh=Refresh(guide=True) needs row keys, which are not there: attach_clusters(dataset, encoder, "
-            "guide=True)"
+            f"refresh=Refresh(guide=True) needs row keys, which {f'the dataset {name!r}' if name else 'the dataset'} "
+            "does not have: attach_clusters(dataset, encoder, guide=True)"
         )
     keys: npt.NDArray[np.int64] = dataset.with_format("arrow", columns=[ROW_KEY])[:][ROW_KEY].to_numpy()
     return keys

@@ -98,10 +98,11 @@ class Refresher:
                     f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
                     f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
                 )
+            name = find_name(self.trainer, sampler.dataset)
             if self.trainer.is_world_process_zero():
-                warn_of_whole_sources(pairs.rows_of_source, _choose_clusters(sampler.refresh), "Refresh")
+                warn_of_whole_sources(pairs.rows_of_source, _choose_clusters(sampler.refresh), "Refresh", name)
             if sampler.refresh.guide:
-                read_row_keys(sampler.dataset)
+                read_row_keys(sampler.dataset, name)
                 find_guided_losses(self.trainer.loss)
         with ProcessGroup.current("refreshing clusters") as processes:
             processes.once(lambda: self.folder.remove_later(epoch, not self.trainer.state.global_step), None)

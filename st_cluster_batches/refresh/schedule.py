@@ -10,7 +10,7 @@ from st_cluster_batches.batches.protocols import PlannedSampler, Refresher
 from st_cluster_batches.columns import CLUSTER
 from st_cluster_batches.data.pairs import KEYS, Key
 from st_cluster_batches.plans.options import PlanOptions
-from st_cluster_batches.storage.numbers import as_count
+from st_cluster_batches.storage.numbers import as_count, as_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +44,8 @@ class RefreshOptions(ABC):
             object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
         if self.key not in KEYS:
             raise ValueError(f"key={self.key!r} is none of {', '.join(map(repr, KEYS))}")
+        for name in ("sample", "mine_margin"):
+            object.__setattr__(self, name, as_number(name, getattr(self, name)))
         if not 0 < self.sample <= 1:
             raise ValueError(f"sample={self.sample} must be in (0, 1]: the share of the rows that is embedded anew")
         if self.guide and self.sample < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from numbers import Real
 from typing import Any
 
 
@@ -30,3 +31,18 @@ def as_count(name: str, value: Any, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name}={number} must be at least {least}")
     return number
+
+
+def as_number(name: str, value: Any) -> float:
+    """Return a number, whole or not, as one of Python.
+
+    Args:
+        name: The argument, for the message.
+        value: What the user passes.
+
+    Raises:
+        ValueError: If it is none, such as a word of a file that nobody has read as a number.
+    """
+    if not isinstance(value, Real) or type(value).__name__ in ("bool", "bool_"):
+        raise ValueError(f"{name}={value!r} must be a number, not a {type(value).__name__}")
+    return float(value)

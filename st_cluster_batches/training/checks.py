@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
 from torch.optim import SGD
 from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
@@ -41,6 +41,7 @@ def load_checked_model(recipe: Recipe, dataset: Dataset | DatasetDict) -> Senten
     check_pairs(recipe, dataset)
     model = load_model(recipe.model, recipe.training.seed, recipe.clusters.cache_dir)
     _check_loss(recipe.model.loss, model)
+    _check_routes(recipe.training, model)
     _check_learning_rates(recipe.training, model)
     _check_parts_of_trainer(recipe.training, model)
     return model
@@ -52,6 +53,16 @@ def _check_loss(loss: str, model: SentenceTransformer | SparseEncoder) -> None:
         raise ValueError(
             f"loss: {loss} embeds a batch in parts, to save memory, and a static model embeds all of it at once; take "
             f"loss: {loss.removeprefix('cached_')}"
+        )
+
+
+def _check_routes(arguments: TrainingArguments, model: SentenceTransformer | SparseEncoder) -> None:
+    """Refuse to route texts in a model that takes all of them one way, as its trainer would in silence."""
+    routers = [module for module in model if isinstance(module, Router)]
+    if arguments.router_mapping and not routers:
+        raise ValueError(
+            f"router_mapping={arguments.router_mapping} decides nothing: the model has no Router, which takes queries "
+            "and documents different ways; leave it out"
         )
 
 
@@ -68,7 +79,8 @@ def check_pairs(recipe: Recipe, dataset: Dataset | DatasetDict) -> None:
     labels = find_labels(dataset, recipe.data)
     _check_sources(recipe.training, dataset, labels)
     _check_negatives(recipe, dataset, labels)
-    _check_prompts(recipe.training.prompts, dataset, labels)
+    for option, what in (("prompts", "have a prompt"), ("router_mapping", "be routed")):
+        _check_columns(option, getattr(recipe.training, option), what, dataset, labels)
 
 
 def _check_sources(arguments: TrainingArguments, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
@@ -97,16 +109,16 @@ def _check_negatives(recipe: Recipe, dataset: Dataset | DatasetDict, labels: Seq
             raise ValueError(explanation)
 
 
-def _check_prompts(prompts: Any, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
-    """Refuse prompts for columns or datasets that are not there: a trainer passes over any other name."""
+def _check_columns(option: str, given: Any, what: str, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
+    """Refuse what is said of columns or datasets that are not there: a trainer passes over any other name."""
     parts = dict(dataset) if isinstance(dataset, DatasetDict) else {}
     columns = sorted({name for part in parts.values() or [dataset] for name in part.column_names} - {*labels})
-    for name, prompt in prompts.items() if isinstance(prompts, dict) else ():
+    for name, own in given.items() if isinstance(given, dict) else ():
         known = [*parts, *columns]
-        if name in parts and isinstance(prompt, dict):
-            name, known = next((one for one in prompt if one not in columns), name), [*columns, name]
+        if name in parts and isinstance(own, dict):
+            name, known = next((one for one in own if one not in columns), name), [*columns, name]
         if name not in known:
-            raise ValueError(f"prompts: {name!r} is none of {', '.join(known)}, which are there to have a prompt")
+            raise ValueError(f"{option}: {name!r} is none of {', '.join(known)}, which are there to {what}")
 
 
 def _check_learning_rates(arguments: TrainingArguments, model: SentenceTransformer | SparseEncoder) -> None:

@@ -20,6 +20,11 @@ from st_cluster_batches.training.arguments import refuse_idle
 
 Strategy = Literal["random", "source", "cluster", "stock"]
 
+# What says when, or by what, a model is evaluated in its training.
+_OF_EVALUATIONS = (
+    *("eval_strategy", "eval_on_start", "eval_delay", "eval_steps", "eval_accumulation_steps", "batch_eval_metrics"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+)
 # The strategies that an option means something to.
 _STRATEGIES_OF = {
     "random_fraction": ("source", "cluster"),
@@ -119,11 +124,7 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
             raise ValueError(IDLE_SEARCH % self.per_device_train_batch_size)
         if self.train_sampling_strategy != "random":
             raise ValueError(IDLE_ORDER % self.train_sampling_strategy)
-        if self.eval_strategy != "no":
-            raise ValueError(
-                f"eval_strategy={getattr(self.eval_strategy, 'value', self.eval_strategy)} needs an eval_dataset, and "
-                "no recipe has one; leave it out, and give eval_tasks or held_out_queries, evaluated at the end"
-            )
+        self._refuse_evaluations()
         firsts = {
             "cluster_first": self.cluster_first,
             "refresh_first": self.refresh_first if self.refresh_every else 0,
@@ -134,6 +135,18 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
                     f"{name}={first} is never reached: num_train_epochs={self.num_train_epochs:g}, counted from 0; "
                     "train for more epochs, or lower it"
                 )
+
+    def _refuse_evaluations(self) -> None:
+        """Refuse what is said of evaluations during the training."""
+        defaults = {name: type(self).__dataclass_fields__[name].default for name in _OF_EVALUATIONS}
+        given = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
+        if self.save_strategy == "best":
+            given["save_strategy"] = self.save_strategy
+        for name, value in given.items():
+            raise ValueError(
+                f"{name}={getattr(value, 'value', value)} needs an eval_dataset, and no recipe has one; leave it out, "
+                "and give eval_tasks or held_out_queries, evaluated at the end"
+            )
 
     def _choose_sampler(self) -> Any:
         """Return what fills batches as the strategy says, until clusters of the model itself do, if they are to."""

@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, concatenate_datasets, load_dataset
-from examples import label_pairs, make_pairs
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from examples import label_pairs, make_pairs, make_static_model
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from trainers import make_trainer
 from workers import launch
 
@@ -96,9 +97,23 @@ def test_the_given_dataset_is_left_as_it_is(tmp_path: Path, labelled: Dataset) -
     assert labelled.format == before
 
 
+def test_the_transform_that_a_trainer_leaves_is_named_with_the_call_that_takes_it_off(
+    tmp_path: Path, labelled: Dataset
+) -> None:
+    parts = DatasetDict(a=labelled, b=label_pairs(make_pairs(60, 1)))
+    model = make_static_model()
+    losses = {name: MultipleNegativesRankingLoss(model) for name in parts}
+    make_trainer(tmp_path, parts, model=model, loss=losses).train()
+    with pytest.raises(ValueError, match=r"add_dataset_name_transform.*that a trainer has left.*with_format\(None\)"):
+        export(labelled, tmp_path / "out")
+    export(labelled.with_format(None), tmp_path / "out")
+
+
 def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path, labelled: Dataset) -> None:
     with pytest.raises(ValueError, match=r"has a transform.*dataset\.map"):
         export(labelled.with_transform(lambda batch: batch), tmp_path / "out")
+    with pytest.raises(TypeError, match=r"not a IterableDataset; take all rows: Dataset.from_list\(list\(stream\)\)"):
+        export(labelled.to_iterable_dataset(), tmp_path / "out")
     with pytest.raises(ValueError, match="epochs=0"):
         export(labelled, tmp_path / "out", epochs=0)
     with pytest.raises(ValueError, match=r"attach_clusters\(dataset, encoder\)"):

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, List, Value
 from examples import label_pairs, make_pairs, make_static_model
 from trainers import make_trainer
 
-from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, attach_clusters
+from st_cluster_batches import ClusterBatchSampler, ClusterMultiDatasetBatchSampler, Refresh, attach_clusters
 from st_cluster_batches.plans.labels import read_labels
 
 
@@ -57,6 +57,15 @@ def test_chunks_that_clusters_do_not_fill_are_told_of(
     part = fine.shuffle(seed=0).select(range(64))
     make_trainer(tmp_path, part, max_steps=1, **several).train()
     assert "of 8 chunks of 8 rows are of one cluster: most of these hold fewer rows" in caplog.text
+
+
+def test_chunks_that_refreshed_clusters_do_not_fill_want_larger_ones_of_the_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = ClusterBatchSampler.configure(refresh=Refresh(first=1, cluster_size=4), rows_per_stratum=8)
+    make_trainer(tmp_path, make_pairs(160), batch_sampler=sampler, num_train_epochs=2).train()
+    (warning,) = [one for one in caplog.messages if "chunks of 8 rows" in one]
+    assert "Make larger clusters of the model: Refresh(cluster_size=...)" in warning and "labelled" not in warning
 
 
 def test_large_batches_of_which_most_chunks_are_of_one_cluster_are_not_told_of(

@@ -465,6 +465,7 @@ def test_a_curriculum_may_begin_with_random_batches(labelled: Dataset) -> None:
     [
         ({"random_fraction": 1.0}, r"random_fraction=1.0 must be in \[0, 1\)"),
         ({"random_fraction": -0.1}, "must be in"),
+        ({"random_fraction": "0.2"}, "random_fraction='0.2' must be a number, not a str"),
         ({"strata": ("",)}, "must name label columns"),
         ({"strata": {1: ("cluster",)}}, "from epoch 0 on"),
         ({"strata": {0: (), "1": ("cluster",)}}, "first epoch in strata='1' must be a whole number"),

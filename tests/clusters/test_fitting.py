@@ -121,6 +121,10 @@ def test_interleaved_sources_are_clustered_as_if_each_were_alone(cache: Path) ->
         ({"n_clusters": "auto", "cluster_size": 3}, "exclude each other"),
         ({"global_batch_size": 0}, "global_batch_size=0"),
         ({"cluster_size": 10, "max_cluster_size": 5}, "max_cluster_size=5 is below the mean of cluster_size=10"),
+        (
+            {"cluster_size": {"all": 32, "few": None}, "max_cluster_size": 30},
+            "tuned=, 32 for 'all', so .*; leave max_cluster_size out, or give 32 or more",
+        ),
     ],
 )
 def test_bad_options_are_refused(cache: Path, options: dict[str, Any], message: str) -> None:

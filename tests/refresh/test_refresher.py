@@ -387,6 +387,10 @@ def test_a_source_of_one_cluster_is_told_of(tmp_path: Path, caplog: pytest.LogCa
     train(tmp_path, make_pairs(80), Refresh(), num_train_epochs=2)
     assert "Refresh(cluster_size=100) makes one cluster of a whole source" in caplog.text
     assert "'all' with 80 rows" in caplog.text
+    caplog.clear()
+    several = DatasetDict(small=make_pairs(80), large=make_pairs(400, 1))
+    train(tmp_path / "several", several, Refresh(), num_train_epochs=2)
+    assert "1 of 1 sources of 'small', 'all' with 80 rows" in caplog.text
 
 
 @pytest.mark.parametrize(("every", "made"), [(1, [1, 3]), (2, [1, 3])])

@@ -15,6 +15,8 @@ _FAULTS = [
     ("--pooling cls", "has no pooling"),
     ("--learning_rate_mapping {'router':1e-3}", "'router' fits the name of no parameter"),
     ("--prompts {'question':'q:'}", "'question' is none of passage, query"),
+    ("--router_mapping {'querry':'query'}", "router_mapping: 'querry' is none of passage, query"),
+    ("--router_mapping {'query':'query'}", "decides nothing: the model has no Router"),
     ("--source_alpha 0.5", "is for several datasets"),
     ("--report_to swanlab", "report_to=.*swanlab.* cannot be made by the trainer: .*pip install swanlab"),
     ("--optim lomo", "optim=lomo, optim_args=None cannot be made by the trainer: .*pip install"),
