@@ -29,7 +29,9 @@ from st_cluster_batches.storage.shared_cache import SharedCache
 _RANDOM, _PURE, _SEVERAL = Candidate(), Candidate(32), Candidate(32, rows_per_stratum=8)
 _CUT = Candidate(32, method="communities")
 _MASKED = [replace(one, masked=True) for one in (_RANDOM, _PURE, _SEVERAL)]
-_OWN, _GUIDED = [_RANDOM, _PURE, _SEVERAL, _CUT, *_MASKED], [_RANDOM, _CUT, *_MASKED]
+_STRICT = [replace(one, masked=True, margin=-0.1) for one in (_PURE, _SEVERAL, _CUT)]  # masks more
+_OWN = [_RANDOM, _PURE, _SEVERAL, _CUT, *_MASKED]
+_GUIDED = [_RANDOM, _CUT, *_MASKED, replace(_CUT, masked=True), *_STRICT]
 
 
 def summarise(scores: dict[tuple[str, Candidate], Any]) -> dict[str, Any]:
@@ -39,7 +41,8 @@ def summarise(scores: dict[tuple[str, Candidate], Any]) -> dict[str, Any]:
     for (guide, way), own in scores.items():
         if way != _RANDOM:
             whose = f" by {guide}" if way.masked or way.method == "communities" else ""
-            found[f"{way}{whose}"] = measure_gain(own, baseline)
+            margin = f", margin {way.margin}" if way.margin else ""
+            found[f"{way}{whose}{margin}"] = measure_gain(own, baseline)
     return found
 
 
