@@ -23,6 +23,7 @@ from huggingface_hub import (
     set_client_factory,
 )
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without `__all__`
 
 from st_cluster_batches.batches.card_block import remove_block
 from st_cluster_batches.publishing.built_files import list_files
@@ -52,8 +53,8 @@ class Published:
 
     Args:
         url: Of the repository, its branch or the pull request.
-        commit: Its newest commit; None of a dry run on a repository that is not there.
-        uploaded: Files that were, or in a dry run would be, added or replaced.
+        commit: Its newest commit; None of a dry run on a repository that is not there, or was not looked at.
+        uploaded: Files that were, or in a dry run would be, added or replaced; all of them where none was looked at.
         removed: Files of an earlier push that are no longer part of it.
     """
 
@@ -107,7 +108,7 @@ def push(
         private: Whether it must be private; checked before anything is uploaded.
         revision: Branch to commit to; it is made from `main` if it is not there.
         create_pr: Open a pull request instead.
-        dry_run: Only say what would be done.
+        dry_run: Only say what would be done; without a token, which files the repository is to hold.
 
     Returns:
         What was done.
@@ -126,10 +127,12 @@ def push(
         raise ValueError(f"{stage} has no {CARD}; fill a folder first: st-cluster-batches build MODEL --output DIR")
     refuse_private_content(stage)
     check_front_matter((stage / CARD).read_text(encoding="utf-8"), str(stage / CARD))
-    if get_token() is None:
+    has_token = get_token() is not None
+    if not (has_token or dry_run):
         raise PublishError("There is no token to publish with: run `hf auth login`, or set HF_TOKEN")
     try:
-        return _Push(HfApi(), stage, repo_id, kind, private, revision, create_pr, dry_run).run()
+        one = _Push(HfApi(), stage, repo_id, kind, private, revision, create_pr, dry_run)
+        return one.run() if has_token else one.list_unseen()
     except PublishError:
         raise
     # RuntimeError by both storages of large files.
@@ -178,6 +181,17 @@ class _Push:
         )
         self._verify(commit.oid, local)
         return Published(commit.pr_url or self._url(), commit.oid, uploaded, removed)
+
+    def list_unseen(self) -> Published:
+        """List all that the repository is to hold, without a look at what it holds."""
+        validate_repo_id(self.repo_id)  # as the first request would
+        logger.warning(
+            "There is no token to look at the Hub with: these are all files that %s is to hold, those too that it may "
+            "hold already, and nothing says whether you may write to it. To look, run `hf auth login`, or set "
+            "HF_TOKEN",
+            self.repo_id,
+        )
+        return Published(self._url(), None, sorted(self._read_contents()[1]), [])
 
     def _find_parent(self) -> str | None:
         """Make repository and branch if they are not there, and return the newest commit."""

@@ -374,6 +374,19 @@ def test_revision_makes_a_branch_and_dry_run_writes_nothing(hub: LoopbackHub, cl
     assert "model.safetensors" not in files_of(hub)
 
 
+def test_a_dry_run_without_a_token_lists_what_is_to_be_there_and_asks_the_hub_nothing(
+    hub: LoopbackHub, client: HubClient, stage: Path
+) -> None:
+    with_token = client.run("publish", stage, MODEL, "--dry-run")
+    hub.requests.clear()
+    done = client.run("publish", stage, MODEL, "--dry-run", token="")
+    assert done["code"] == 0 and not hub.requests
+    assert done["stdout"] == with_token["stdout"] and "model.safetensors would be pushed" in done["stdout"]
+    assert "no token to look at the Hub with" in done["stderr"] and "HF_TOKEN" in done["stderr"]
+    assert "no token" not in with_token["stderr"]
+    assert_says(client.run("publish", stage, "alice/my model", "--dry-run", token=""), "give it as user/name")
+
+
 @pytest.mark.parametrize("repo", ["mymodel", "a/b/c", "/model", "alice/"])
 def test_an_id_of_nobody_is_refused_before_any_request(
     hub: LoopbackHub, clients: dict[str, HubClient], stage: Path, repo: str
