@@ -90,7 +90,7 @@ def compare_choice(tuned: Choice, has_guide: bool, encoder: Encoder, parts: Sequ
             "The choice was tuned with clusters of %s, these are of %s%s: its sizes may not be the best here; tune "
             "with this encoder, its truncate_dim included",
             tuned.encoder,
-            encoder.name,
+            _name_other(encoder, tuned.encoder, tuned.encoder_hash),
             "" if encoder.truncate_dim is None else f" with truncate_dim={encoder.truncate_dim}",
         )
     if tuned.masked_sources and not has_guide:  # whoever asks for a guide knows what for
@@ -124,13 +124,25 @@ def compare_guide(tuned: Choice, guide: Encoder, is_given: bool) -> None:
             "--guide_model, in a recipe guide_model:"
         )
     # Of another encoder there is a warning already.
-    if is_given and guide.fingerprint != tuned.about.get("guide_hash", tuned.encoder_hash):
+    wanted = tuned.about.get("guide_hash", tuned.encoder_hash)
+    if is_given and guide.fingerprint != wanted:
         logger.warning(
             "The choice was tuned with a mask by %s, and %s is to mask here: its gain may be another one; tune with "
             "this guide_model",
             tuned.guide_model or tuned.encoder,
-            guide.name,
+            _name_other(guide, tuned.guide_model or tuned.encoder, wanted),
         )
+
+
+def _name_other(encoder: Encoder, name: str, wanted: str) -> str:
+    """Return the name of a model that is not the one of that name and hash, told from it where both have one name."""
+    if encoder.name != name:
+        return encoder.name
+    # A model in memory has the name of its class, a folder its last part alone.
+    return (
+        f"another {name}, whose weights, prompts, maximal length or dimensions differ (hash "
+        f"{encoder.fingerprint[:16]}, not {wanted[:16]})"
+    )
 
 
 def _compare_tried_columns(tuned: Choice, parts: Sequence[Pairs]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
-from examples import make_pairs
+from examples import make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 
 from st_cluster_batches import Choice, ClusterBatchSampler, attach_clusters, inspect
@@ -19,6 +19,7 @@ from st_cluster_batches.clusters.attach import cluster_dataset
 from st_cluster_batches.clusters.choice import Candidate
 from st_cluster_batches.clusters.choice_checks import check_known
 from st_cluster_batches.clusters.description import describe_clustering
+from st_cluster_batches.clusters.encoder import Encoder
 from st_cluster_batches.clusters.options import AttachOptions, ClusterOptions
 from st_cluster_batches.clusters.output import write_output
 from st_cluster_batches.row_keys import read_marks
@@ -222,6 +223,17 @@ def test_another_encoder_and_a_mask_are_told_of(
         )
     assert "guide=train, margin=0.05)" in caplog.text
     assert "tuned with clusters of encoder" in caplog.text and "masks false negatives of fine" in caplog.text
+
+
+def test_another_model_of_one_name_is_told_from_the_one_that_was_tuned(
+    static_model: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried, other = Encoder(static_model, Path()), make_static_model(seed=1)
+    masked = replace(make_choice(all=Candidate(20, masked=True)), encoder=tried.name, encoder_hash=tried.fingerprint)
+    attach_clusters(make_pairs(120), other, tuned=masked, guide_model=other)
+    told = sorted(line for line in caplog.messages if "another SentenceTransformer, whose weights" in line)
+    assert "tuned with a mask by" in told[0] and "tuned with clusters of" in told[1] and len(told) == 2
+    assert all(f"{Encoder(other, Path()).fingerprint[:16]}, not {tried.fingerprint[:16]}" in line for line in told)
 
 
 @pytest.mark.parametrize("tuned_rows", [24, 25])
