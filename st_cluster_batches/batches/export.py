@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -168,14 +168,10 @@ def _write(
 
 def _choose_columns(dataset: Dataset, columns: Sequence[str] | None) -> Dataset:
     """Return a copy of the dataset that shows, as Arrow tables, what is to be written, and labels."""
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
     if not isinstance(dataset, Dataset):
-        call = "of several, export each into a folder of its own: for name, part in dataset.items(): "
-        call += "export_batches(part, folder / name, ...)"
-        if not isinstance(dataset, DatasetDict):
-            call = find_call(dataset, "export_batches")
-        raise TypeError(f"export_batches takes one Dataset, not a {type(dataset).__name__}; {call}")
+        raise TypeError(f"export_batches takes one Dataset, not a {type(dataset).__name__}; {_find_call(dataset)}")
     if dataset.format["type"] == "custom":
         transform = dataset.format["format_kwargs"]["transform"]
         name = getattr(getattr(transform, "func", transform), "__qualname__", "of its own")
@@ -194,6 +190,21 @@ def _choose_columns(dataset: Dataset, columns: Sequence[str] | None) -> Dataset:
         [*kept, *(one for one in dataset.column_names if one not in kept)]
     )
     return ordered.with_format("arrow", columns=list(kept))
+
+
+def _find_call(given: Any) -> str:
+    """Return the calls that export what is no dataset: each of several into a folder of its own."""
+    from datasets import Dataset, IterableDataset
+
+    if isinstance(given, Mapping):
+        each, folder, held = "for name, part in dataset.items()", "folder / name", list(given.values())
+    else:
+        each, folder = "for number, part in enumerate(datasets)", "folder / str(number)"
+        held = list(given) if isinstance(given, list | tuple) else []
+    if not held or not all(isinstance(one, Dataset | IterableDataset) for one in held):
+        return find_call(given, "export_batches")
+    part = "part" if isinstance(held[0], Dataset) else "Dataset.from_list(list(part))"
+    return f"of several, export each into a folder of its own: {each}: export_batches({part}, {folder}, ...)"
 
 
 def _hash_rows(shown: Dataset, show_progress_bar: bool) -> str:

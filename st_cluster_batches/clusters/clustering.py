@@ -103,7 +103,8 @@ class Clustering:
         """Label rows, old or new, by their nearest centroid.
 
         Args:
-            dataset: Pairs, triplets or longer tuples of text. An IterableDataset is labelled as it is read.
+            dataset: Pairs, triplets or longer tuples of text. An IterableDataset is labelled as it is read; trainers
+                take no batch sampler for it, so export_batches(Dataset.from_list(list(stream)), ...) writes them.
             columns: Query, positive, negatives, in order; see `attach_clusters`.
             source_column: Column that names the source of a row. Its values must be known to the clustering.
             false_negative_threshold: See `attach_clusters`; not for an IterableDataset.

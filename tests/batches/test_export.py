@@ -4,15 +4,16 @@ import json
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict, concatenate_datasets, load_dataset
 from examples import label_pairs, make_pairs, make_static_model
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from trainers import make_trainer
 from workers import launch
 
-from st_cluster_batches import ClusterBatchSampler, export_batches
+from st_cluster_batches import ClusterBatchSampler, export_batches, fit_clusters
 from st_cluster_batches.batches.export import EXPORT_FILE
 
 
@@ -25,6 +26,36 @@ def export(dataset: Dataset, directory: Path, world_size: int = 1, epochs: int =
 def read(directory: Path, rank: int = 0) -> list[str]:
     files = sorted(str(path) for path in directory.glob(f"rank{rank:04d}-*.parquet"))
     return [row["query"] for row in load_dataset("parquet", data_files=files, split="train", streaming=True)]
+
+
+@pytest.mark.parametrize("kind", ["DatasetDict", "IterableDatasetDict", "dict", "list"])
+def test_of_several_datasets_or_streams_each_is_exported_as_the_message_says(
+    tmp_path: Path, labelled: Dataset, kind: str
+) -> None:
+    stream = labelled.to_iterable_dataset()
+    several: Any = {
+        "DatasetDict": DatasetDict(a=labelled),
+        "IterableDatasetDict": IterableDatasetDict(a=stream),
+        "dict": {"a": labelled},
+        "list": [labelled],
+    }[kind]
+    with pytest.raises(TypeError, match=f"takes one Dataset, not a {kind}; of several, export each into") as refused:
+        export(several, tmp_path / "out")
+    call = str(refused.value).partition("folder of its own: ")[2].replace("...", "8, show_progress_bar=False")
+    names = {"dataset": several, "datasets": several, "folder": tmp_path, "Dataset": Dataset}
+    exec(call, {**names, "export_batches": export_batches})
+    export(labelled, tmp_path / "whole")
+    assert read(tmp_path / ("0" if kind == "list" else "a")) == read(tmp_path / "whole")
+
+
+def test_a_stream_that_a_clustering_has_labelled_is_exported_once_its_rows_are_taken(
+    tmp_path: Path, labelled: Dataset
+) -> None:
+    clustering = fit_clusters(make_pairs(200), make_static_model(), n_clusters=3)
+    stream = clustering.attach(make_pairs(200).to_iterable_dataset())
+    export(Dataset.from_list(list(stream)), tmp_path / "stream")
+    export(clustering.attach(make_pairs(200)), tmp_path / "rows")
+    assert read(tmp_path / "stream") == read(tmp_path / "rows")
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
