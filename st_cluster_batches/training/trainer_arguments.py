@@ -23,7 +23,9 @@ Strategy = Literal["random", "source", "cluster", "stock"]
 # What says when, or by what, a model is evaluated in its training.
 _OF_EVALUATIONS = (
     *("eval_strategy", "eval_on_start", "eval_delay", "eval_steps", "eval_accumulation_steps", "batch_eval_metrics"),
-    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "do_eval", "do_predict"),
+    *("eval_do_concat_batches", "eval_use_gather_object", "bf16_full_eval", "fp16_full_eval"),
+    "include_for_metrics",
 )
 # The strategies that an option means something to.
 _STRATEGIES_OF = {
@@ -138,7 +140,8 @@ class TrainingArguments(SentenceTransformerTrainingArguments, SparseEncoderTrain
 
     def _refuse_evaluations(self) -> None:
         """Refuse what is said of evaluations during the training."""
-        defaults = {name: type(self).__dataclass_fields__[name].default for name in _OF_EVALUATIONS}
+        stock = {name: type(self).__dataclass_fields__[name].default for name in _OF_EVALUATIONS}
+        defaults: dict[str, Any] = {**stock, "include_for_metrics": []}  # which a factory makes
         given = {name: getattr(self, name) for name in defaults if getattr(self, name) != defaults[name]}
         if self.save_strategy == "best":
             given["save_strategy"] = self.save_strategy
