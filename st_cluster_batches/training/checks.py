@@ -57,13 +57,22 @@ def _check_loss(loss: str, model: SentenceTransformer | SparseEncoder) -> None:
 
 
 def _check_routes(arguments: TrainingArguments, model: SentenceTransformer | SparseEncoder) -> None:
-    """Refuse to route texts in a model that takes all of them one way, as its trainer would in silence."""
+    """Refuse routes that a model has not: one without any takes no notice, a Router stops at the first step."""
+    mapping: dict[str, Any] = arguments.router_mapping or {}
     routers = [module for module in model if isinstance(module, Router)]
-    if arguments.router_mapping and not routers:
+    if mapping and not routers:
         raise ValueError(
-            f"router_mapping={arguments.router_mapping} decides nothing: the model has no Router, which takes queries "
+            f"router_mapping={mapping} decides nothing: the model has no Router, which takes queries "
             "and documents different ways; leave it out"
         )
+    wanted = [route for own in mapping.values() for route in (own.values() if isinstance(own, dict) else [own])]
+    for router in routers:
+        known = [*router.sub_modules, *(task for task, _ in router.route_mappings)]
+        # A mapping of None is one of any route.
+        if None not in known and (unknown := [route for route in wanted if route not in known]):
+            raise ValueError(
+                f"router_mapping: {unknown[0]!r} is none of {', '.join(dict.fromkeys(known))}, the routes of the model"
+            )
 
 
 def check_pairs(recipe: Recipe, dataset: Dataset | DatasetDict) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from examples import make_static_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 
 from st_cluster_batches.evaluation.comparison import compare
 from st_cluster_batches.training.recipe import read_recipe
@@ -35,6 +39,21 @@ def test_a_fault_that_the_model_shows_is_found_before_anything_is_embedded(
     with pytest.raises(ValueError, match=message):
         compare(workspace / "recipe.yaml", workspace / "compared", n_seeds=1, overrides=given)
     assert not [*(workspace / "cache").glob("clustering-*"), *(workspace / "cache").rglob("*.npy")]
+
+
+@pytest.mark.parametrize("mapping", [{"query": "querry"}, {"query": "query", "passage": "passage"}])
+def test_routes_that_a_router_has_not_are_refused_before_anything_is_embedded(
+    workspace: Path, mapping: dict[str, str]
+) -> None:
+    paths = [make_static_model()[0]], [make_static_model(seed=1)[0]]
+    SentenceTransformer(modules=[Router.for_query_document(*paths)]).save(str(workspace / "routed"))
+    words = ["--model_name_or_path", str(workspace / "routed"), "--router_mapping"]
+    (wrong,) = {*mapping.values()} - {"query"}
+    with pytest.raises(ValueError, match=f"router_mapping: '{wrong}' is none of query, document"):
+        prepare_run(read_recipe(workspace / "recipe.yaml", [*words, json.dumps(mapping)]))
+    assert not [*(workspace / "cache").rglob("*.npy")]
+    run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*words, '{"query": "query", "passage": "document"}']))
+    run.train()
 
 
 def test_optimizers_schedules_and_rates_that_fit_train(workspace: Path) -> None:
