@@ -25,7 +25,10 @@ _FEW_OF_THOSE_ASKED = 0.8  # as a share; k-means leaves a few centroids without 
 
 
 def warn_of_sizes(
-    statistics: Mapping[str, Any], options: ClusterOptions, remedy: str = "max_cluster_size= splits it"
+    statistics: Mapping[str, Any],
+    options: ClusterOptions,
+    remedy: str = "max_cluster_size= splits it",
+    dataset: str | None = None,
 ) -> None:
     """Warn where there are fewer clusters than asked for, or one came out too large.
 
@@ -33,6 +36,7 @@ def warn_of_sizes(
         statistics: Of a clustering's manifest: rows, clusters and their sizes by source.
         options: What the clusters were made by.
         remedy: What mends a large cluster, in the caller's options.
+        dataset: The name of theirs, if there are several, each clustered by itself.
     """
     small, few, alike, large = list[str](), list[str](), list[str](), list[str]()
     for source, one in statistics.items():
@@ -60,8 +64,8 @@ def warn_of_sizes(
         (large, "most of their rows in one cluster", remedy),
     ):
         if found:
-            text = "%d of %d sources have %s: %s. %s"
-            logger.warning(text, len(found), len(statistics), what, list_few(found), mend)
+            text, of = "%d of %d sources%s have %s: %s. %s", f" of {dataset!r}" if dataset else ""
+            logger.warning(text, len(found), len(statistics), of, what, list_few(found), mend)
 
 
 def warn_of_whole_sources(

@@ -92,13 +92,13 @@ class Refresher:
                 "of a text by itself; attach clusters beforehand: attach_clusters(dataset, encoder)"
             )
         for number, sampler in enumerate(samplers):
-            pairs = self._read_pairs(sampler, number)
+            pairs, name = self._read_pairs(sampler, number), find_name(self.trainer, sampler.dataset)
             if sampler.refresh.mine and pairs.targets:
                 raise StartError(
                     f"refresh=Refresh(mine={sampler.refresh.mine}) looks for passages that do not answer a query, but "
-                    f"{pairs.targets} say what each pair is; take them out, or leave mine= away"
+                    f"{pairs.targets}{f' of {name!r}' if name else ''} say what each pair is; take them out, or leave "
+                    "mine= away"
                 )
-            name = find_name(self.trainer, sampler.dataset)
             if self.trainer.is_world_process_zero():
                 warn_of_whole_sources(pairs.rows_of_source, _choose_clusters(sampler.refresh), "Refresh", name)
             if sampler.refresh.guide:
@@ -151,6 +151,7 @@ class Refresher:
         """Embed, cluster and assign together with the other processes, and write down what has come of it."""
         started = time.perf_counter()
         refresh, pairs = sampler.refresh, self._read_pairs(sampler, number)
+        name = find_name(self.trainer, sampler.dataset)
         folder = self.folder.at(epoch, number)
         last, last_vectors = self.folder.find_last(sampler.find_refresh(epoch - 1), number)
         encoder = self._make_encoder(sampler.dataset, pairs, refresh, cache)
@@ -159,9 +160,9 @@ class Refresher:
         clustering = fit_vectors([vectors], options, cache, None if last is None else last.centroids)
         if last is None and cache.processes.is_main:  # once: those of later epochs start from these
             remedy = f"Refresh(cluster_size=) of fewer than {refresh.cluster_size} splits it"
-            warn_of_sizes(clustering.manifest["statistics"], options, remedy)
+            warn_of_sizes(clustering.manifest["statistics"], options, remedy, name)
         centroids = clustering.centroids
-        sizes = [len(centroids[name]) for name in pairs.sources]
+        sizes = [len(centroids[source]) for source in pairs.sources]
         first = dict(zip(pairs.sources, np.cumsum([0, *sizes]).tolist(), strict=False))
         nearest = assign_rows(vectors, refresh.key, centroids)
         clusters = read_clusters(pairs, nearest, first, 0, len(pairs)).astype(np.int32)
@@ -185,7 +186,7 @@ class Refresher:
         sampler.relabel(epoch, clusters)
         self._load_guide(epoch, number)
         if self.trainer.is_world_process_zero():
-            tell_of_refresh(record, find_name(self.trainer, sampler.dataset))
+            tell_of_refresh(record, name)
 
     def _read_pairs(self, sampler: RefreshedSampler, number: int) -> Pairs:
         """Read the texts as the collator gets them, in its order."""

@@ -457,6 +457,27 @@ def test_what_a_refresh_lacks_is_said_before_the_first_step(
         train(tmp_path, rows, refresh, loss=_NoStep)
 
 
+@pytest.mark.parametrize(
+    ("part", "refresh", "message"),
+    [
+        (make_pairs(40, 1), Refresh(guide=True), "needs row keys, which the dataset 'lacking' does not have"),
+        (
+            make_pairs(40, 1).add_column("label", [0, 1] * 20),
+            Refresh(mine=1),
+            r"\['label'\] of 'lacking' say what each",
+        ),
+    ],
+)
+def test_what_one_of_several_datasets_lacks_for_a_refresh_is_said_by_its_name(
+    tmp_path: Path, part: Dataset, refresh: Refresh, message: str
+) -> None:
+    model = make_static_model(seed=1)
+    whole = attach_clusters(make_pairs(40), model, n_clusters=2, guide=True)
+    losses = {"whole": GuidedMultipleNegativesRankingLoss(model, guide=whole), "lacking": _NoStep(model)}
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, DatasetDict(whole=whole, lacking=part), refresh, model=model, loss=losses)
+
+
 class _NoStep(torch.nn.Module):
     """A loss that no batch may reach."""
 
@@ -621,6 +642,10 @@ def test_a_giant_is_told_of_once_with_what_mends_it(tmp_path: Path, caplog: pyte
     train(tmp_path, rows, Refresh(cluster_size=14))
     told = [line for line in caplog.messages if "of its 98 rows" in line]
     assert len(told) == 1 and told[0].endswith("Refresh(cluster_size=) of fewer than 14 splits it")
+    caplog.clear()
+    train(tmp_path / "several", DatasetDict(giant=rows, other=make_pairs(98)), Refresh(cluster_size=14))
+    (line,) = [line for line in caplog.messages if "of its 98 rows" in line]
+    assert "1 of 1 sources of 'giant' have most of their rows in one cluster" in line
 
 
 def test_vectors_of_guides_that_no_checkpoint_needs_are_removed(tmp_path: Path) -> None:
