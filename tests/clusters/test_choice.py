@@ -191,6 +191,9 @@ def test_a_choice_is_not_mixed_with_other_sizes(choice: Choice) -> None:
     for given in (ClusterOptions(n_clusters=3), ClusterOptions(cluster_size=9)):
         with pytest.raises(ValueError, match="not to be given beside"):
             AttachOptions(given, tuned=choice)
+    with pytest.raises(ValueError, match=r"or tuned=, 20 for 'fine', .*; leave max_cluster_size out, or give 20"):
+        AttachOptions(ClusterOptions(max_cluster_size=19), tuned=choice)
+    assert AttachOptions(ClusterOptions(max_cluster_size=20), tuned=choice).clusters.max_cluster_size == 20
     with pytest.raises(ValueError, match="says how clusters are made"):
         AttachOptions(ClusterOptions(method={"fine": "kmeans"}), tuned=choice)
     assert AttachOptions(AttachOptions(tuned=choice).clusters, tuned=choice).clusters.method == choice.methods

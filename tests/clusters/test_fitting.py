@@ -125,6 +125,8 @@ def test_interleaved_sources_are_clustered_as_if_each_were_alone(cache: Path) ->
             {"cluster_size": {"all": 32, "few": None}, "max_cluster_size": 30},
             "tuned=, 32 for 'all', so .*; leave max_cluster_size out, or give 32 or more",
         ),
+        ({"niter": "20"}, "niter='20' must be a whole number"),
+        ({"cluster_size": {"all": "32"}}, "cluster_size of 'all'='32' must be a whole number"),
     ],
 )
 def test_bad_options_are_refused(cache: Path, options: dict[str, Any], message: str) -> None:

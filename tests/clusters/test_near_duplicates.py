@@ -120,6 +120,15 @@ def test_a_threshold_needs_passages(cache: Path) -> None:
         attach(make_pairs(10).select_columns("query"), cache, 0.9)
 
 
+@pytest.mark.parametrize("threshold", ["0.9", True, [0.9], complex(1)])
+def test_a_threshold_that_is_no_number_is_refused_by_its_name(cache: Path, threshold: Any) -> None:
+    with pytest.raises(ValueError, match=r"false_negative_threshold=.* must be a number, not a"):
+        attach(make_pairs(10), cache, threshold)
+    clustering = fit_clusters(make_pairs(30), make_static_model(), n_clusters=2, cache_dir=cache)
+    with pytest.raises(ValueError, match=r"false_negative_threshold=.* must be a number, not a"):
+        clustering.attach(make_pairs(30), false_negative_threshold=threshold, cache_dir=cache)
+
+
 def test_a_cluster_full_of_duplicates_fits_in_memory(cache: Path) -> None:
     same = Dataset.from_dict({"query": [f"soup {at}" for at in range(3000)], "passage": ["salt"] * 3000})
     labelled = attach(same, cache, 0.9, columns=("query", "passage"))  # named, or one value for all would be refused
