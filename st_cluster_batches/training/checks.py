@@ -90,6 +90,7 @@ def check_pairs(recipe: Recipe, dataset: Dataset | DatasetDict) -> None:
     _check_negatives(recipe, dataset, labels)
     for option, what in (("prompts", "have a prompt"), ("router_mapping", "be routed")):
         _check_columns(option, getattr(recipe.training, option), what, dataset, labels)
+    _check_route_levels(recipe.training, dataset)
 
 
 def _check_sources(arguments: TrainingArguments, dataset: Dataset | DatasetDict, labels: Sequence[str]) -> None:
@@ -128,6 +129,19 @@ def _check_columns(option: str, given: Any, what: str, dataset: Dataset | Datase
             name, known = next((one for one in own if one not in columns), name), [*columns, name]
         if name not in known:
             raise ValueError(f"{option}: {name!r} is none of {', '.join(known)}, which are there to {what}")
+
+
+def _check_route_levels(arguments: TrainingArguments, dataset: Dataset | DatasetDict) -> None:
+    """Refuse routes by column and by dataset at once: a trainer takes all for what the first one is."""
+    mapping: dict[str, Any] = arguments.router_mapping or {}
+    parts = dict(dataset) if isinstance(dataset, DatasetDict) else {}
+    columns = {name for part in parts.values() or [dataset] for name in part.column_names}
+    is_nested = [isinstance(own, dict) for own in mapping.values()]
+    if not (mapping.keys() <= parts.keys() if all(is_nested) else mapping.keys() <= columns and not any(is_nested)):
+        raise ValueError(
+            f"router_mapping={mapping} says routes neither by column alone nor by dataset alone, and a trainer would "
+            "pass over some in silence: give {column: route}, or of a DatasetDict {dataset: {column: route}}"
+        )
 
 
 def _check_learning_rates(arguments: TrainingArguments, model: SentenceTransformer | SparseEncoder) -> None:

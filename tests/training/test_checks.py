@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from examples import make_static_model
+from datasets import DatasetDict
+from examples import make_pairs, make_static_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 
 from st_cluster_batches.evaluation.comparison import compare
+from st_cluster_batches.training.checks import check_pairs
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
 
@@ -54,6 +57,29 @@ def test_routes_that_a_router_has_not_are_refused_before_anything_is_embedded(
     assert not [*(workspace / "cache").rglob("*.npy")]
     run, _ = prepare_run(read_recipe(workspace / "recipe.yaml", [*words, '{"query": "query", "passage": "document"}']))
     run.train()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "fits"),
+    [
+        ({"query": "query"}, True),
+        ({"a": {"query": "query"}, "b": {"passage": "document"}}, True),
+        ({"a": "query"}, False),
+        ({"a": {"query": "query"}, "passage": "document"}, False),
+        ({"query": "query", "b": {"passage": "document"}}, False),
+        ({"query": {"query": "query"}}, False),
+    ],
+)
+def test_routes_are_by_column_or_by_dataset_and_not_by_both(
+    workspace: Path, mapping: dict[str, Any], fits: bool
+) -> None:
+    recipe = read_recipe(workspace / "recipe.yaml", ["--router_mapping", json.dumps(mapping)])
+    several = DatasetDict(a=make_pairs(40), b=make_pairs(40, 1))
+    if fits:
+        check_pairs(recipe, several)
+        return
+    with pytest.raises(ValueError, match="neither by column alone nor by dataset alone"):
+        check_pairs(recipe, several)
 
 
 def test_optimizers_schedules_and_rates_that_fit_train(workspace: Path) -> None:
