@@ -21,6 +21,7 @@ from st_cluster_batches.parsing import build_parser
 from st_cluster_batches.training.arguments import ModelArguments
 from st_cluster_batches.training.recipe import read_recipe
 from st_cluster_batches.training.run import prepare_run
+from st_cluster_batches.training.trainer_arguments import TrainingArguments
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*/*/*.yaml"))
@@ -105,7 +106,7 @@ def test_accelerate_reads_its_configuration(path: Path) -> None:
 
 def test_commands_in_comments_and_documents_name_files_and_keys_that_exist() -> None:
     documents = [*RECIPES, *sorted((ROOT / "recipes").glob("*.md"))]
-    keys = {one.name for one in fields(ModelArguments)}
+    keys = {one.name for kind in (ModelArguments, TrainingArguments) for one in fields(kind)}
     n_commands = 0
     for path in documents:
         for line in re.findall(r"^(?:#  +|)((?:accelerate launch|st-cluster-batches) .*)$", path.read_text(), re.M):
