@@ -97,8 +97,7 @@ def tell_of_epoch(sampler: PlannedSampler, epoch: int, trainer: Any) -> None:
             if sampler.refreshed_at is None
             else "Make larger clusters of the model: Refresh(cluster_size=...)",
         )
-    n_all = n_batches + counts.random + bool(counts.last)  # the short one may be the only one
-    if columns and n_all == 1 and not counts.dropped and len(plan.labels.source_of_stratum) > 1:
+    if columns and counts.is_one_batch and len(plan.labels.source_of_stratum) > 1:
         logger.warning(
             "In %s one batch of %d rows holds them all, so that clusters decide nothing; lower "
             "per_device_train_batch_size",

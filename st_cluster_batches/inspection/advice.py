@@ -47,7 +47,7 @@ def give_advice(inspection: Inspection, tuned: Choice | None = None) -> list[str
         *_on_duplicates(inspection),
         *false_negatives,
         *_on_mixed_topics(inspection, is_coarser_advised=bool(sizes or false_negatives)),
-        *([] if is_tuned or _is_one_batch(inspection) else _on_hardness(inspection)),
+        *([] if is_tuned or inspection.plans["cluster"].is_one_batch else _on_hardness(inspection)),
         *_on_stability(inspection),
     ]
     if tuned is not None and is_tuned:
@@ -72,7 +72,7 @@ def _describe_choice(tuned: Choice) -> str:
 def _on_sizes(inspection: Inspection) -> Iterator[str]:
     plan = inspection.plans["cluster"]
     n_batches = plan.planned
-    if _is_one_batch(inspection):
+    if plan.is_one_batch:
         yield f"One batch holds all {inspection.rows:,} rows, so that clusters decide nothing. Lower batch_size."
         return
     rows = int(np.median([topic.rows for topic in inspection.clusters]))
@@ -104,11 +104,6 @@ def _on_sizes(inspection: Inspection) -> Iterator[str]:
             f"{plan.dropped:,} rows ({plan.dropped / inspection.rows:.1%}) are in no batch: they fill no whole global "
             f"batch of {plan.global_batch_size:,}. Lower batch_size."
         )
-
-
-def _is_one_batch(inspection: Inspection) -> bool:
-    plan = inspection.plans["cluster"]
-    return not plan.dropped and plan.planned + plan.random + bool(plan.last) == 1
 
 
 def _advise_larger(inspection: Inspection, size: int) -> str:

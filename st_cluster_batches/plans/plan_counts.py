@@ -41,6 +41,11 @@ class PlanCounts:
         return self.pure + self.pooled + self.mixed
 
     @property
+    def is_one_batch(self) -> bool:
+        """Whether one global batch holds all rows, be it a last short one, so that strata decide nothing."""
+        return not self.dropped and self.planned + self.random + bool(self.last) == 1
+
+    @property
     def pure_share(self) -> float:
         """Return which share of the batches that strata decide, or of their chunks, they fill, given-up ones too."""
         pure = self.pure_chunks / self.chunks if self.chunks else self.pure / max(self.planned, 1)
